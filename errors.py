@@ -1,7 +1,8 @@
 """Errors with a meaning for the user: one class, one line of text, one exit code.
 
-The message says what happened, where, and what to do. docs/exit-codes.md lists the exit codes; ``0`` is success,
-``1`` is a defect in wbcpipe itself (a traceback is shown with ``--debug``), ``2`` a mistake in the command line.
+The message says what happened, where, and what to do. The documentation lists the exit codes from
+this module; ``0`` is success, ``1`` is a defect in wbcpipe itself (a traceback is shown with
+``--debug``), ``2`` a mistake in the command line.
 """
 
 from typing import ClassVar
@@ -12,9 +13,14 @@ __all__ = [
     "BatchCheckError",
     "BatchFailedError",
     "BatchIncompleteError",
+    "BucketNotFoundError",
     "BundleError",
+    "BundleMismatchError",
+    "ClusterError",
     "ConfigError",
     "CoreLostError",
+    "CorruptObjectError",
+    "CredentialsError",
     "DamagedDataError",
     "DeliveryError",
     "DeviceCrashError",
@@ -22,14 +28,21 @@ __all__ = [
     "DiskFullError",
     "DocumentError",
     "DroppedFrameError",
+    "FieldsFreedError",
     "FrameFileError",
     "HardwareBusyError",
     "HardwareError",
     "IdentityError",
     "ImportDataError",
+    "IncompleteUploadError",
     "InterruptedRunError",
     "LoaderStateError",
+    "MissingPackageError",
     "NoCellsError",
+    "ProcessFailedError",
+    "ProcessIncompleteError",
+    "RemotePermissionError",
+    "RemoteStorageError",
     "SampleBusyError",
     "SampleNameError",
     "SampleStateError",
@@ -55,7 +68,9 @@ class SampleNameError(WbcpipeError, ValueError):
 
 
 class SampleStateError(WbcpipeError, RuntimeError):
-    """The sample lacks a file that a stage needs, has a damaged file, or contradicts the command."""
+    """The sample lacks a file that a stage needs, has a damaged file, or contradicts the
+    command.
+    """
 
     exit_code = 11
 
@@ -96,6 +111,12 @@ class ConfigError(WbcpipeError, ValueError):
     exit_code = 21
 
 
+class MissingPackageError(ConfigError, ImportError):
+    """A package that the command needs is not installed; the text says how to install it."""
+
+    exit_code = 3
+
+
 class StageLimitError(WbcpipeError, ValueError):
     """A stage or focus position is outside the limits of the scope."""
 
@@ -133,7 +154,9 @@ class AcquisitionError(WbcpipeError, RuntimeError):
 
 
 class CoreLostError(DeviceCrashError):
-    """The Micro-Manager core does not answer, or its devices cannot be initialised again in this process."""
+    """The Micro-Manager core does not answer, or its devices cannot be initialised again in this
+    process.
+    """
 
     exit_code = 28
 
@@ -175,7 +198,10 @@ class TrainingDataError(WbcpipeError, ValueError):
 
 
 class WorklistError(WbcpipeError, ValueError):
-    """A worklist cannot be read, or asks for something that is not possible; the text has every line number."""
+    """A worklist cannot be read, or asks for something that is not possible.
+
+    The text has every line number.
+    """
 
     exit_code = 50
 
@@ -228,6 +254,30 @@ class DeliveryError(WbcpipeError, RuntimeError):
     exit_code = 61
 
 
+class ClusterError(WbcpipeError, RuntimeError):
+    """The scheduler of a cluster does not answer or was lost, or its workers cannot be used."""
+
+    exit_code = 77
+
+
+class ProcessIncompleteError(WbcpipeError, RuntimeError):
+    """`wbcpipe process` ended, and some of the samples have no result."""
+
+    exit_code = 78
+
+
+class ProcessFailedError(WbcpipeError, RuntimeError):
+    """`wbcpipe process` ended, and none of the samples has a result, for several reasons."""
+
+    exit_code = 79
+
+
+class BundleMismatchError(BundleError):
+    """A bundle fits none of the samples."""
+
+    exit_code = 80
+
+
 class InterruptedRunError(WbcpipeError, RuntimeError):
     """The operator or a signal stopped the run; the same command resumes it.
 
@@ -235,3 +285,45 @@ class InterruptedRunError(WbcpipeError, RuntimeError):
     """
 
     exit_code = 130
+
+
+class RemoteStorageError(WbcpipeError, OSError):
+    """The object storage cannot be reached, or answers with an error."""
+
+    exit_code = 70
+
+
+class BucketNotFoundError(RemoteStorageError):
+    """There is no bucket of that name."""
+
+    exit_code = 71
+
+
+class CredentialsError(RemoteStorageError):
+    """The object storage refuses the credentials, or there are none."""
+
+    exit_code = 72
+
+
+class RemotePermissionError(RemoteStorageError):
+    """The credentials do not allow the request."""
+
+    exit_code = 73
+
+
+class IncompleteUploadError(WbcpipeError, RuntimeError):
+    """A sample is not in the bucket, or not all of it."""
+
+    exit_code = 74
+
+
+class CorruptObjectError(WbcpipeError, ValueError):
+    """An object is missing, cut short, or not what its manifest says."""
+
+    exit_code = 75
+
+
+class FieldsFreedError(SampleStateError):
+    """The raw fields of a sample were freed here; they are in a bucket."""
+
+    exit_code = 76

@@ -46,19 +46,22 @@ def fields_for(scope: Scope, plan: AcquisitionPlan, fields: int | None, cells: i
     Args:
         scope: For the number of cells expected in a field.
         plan: For the number of fields in the slot.
-        fields, cells: What the user asked for: at most one of the two; 200 cells if neither is given.
+        fields, cells: What the user asked for: at most one of the two; 200 cells if neither is
+            given.
 
     Raises:
         ConfigError: Both are given, or more fields than the slot holds.
     """
     if fields is not None and cells is not None:
         raise ConfigError("give --fields or --cells, not both.")
-    wanted = fields if fields is not None else math.ceil((cells or 200) / scope.expected_cells_per_field)
+    wanted = (
+        fields if fields is not None else math.ceil((cells or 200) / scope.expected_cells_per_field)
+    )
     max_fields = plan.n_fields
     if not 1 <= wanted <= max_fields:
         raise ConfigError(
-            f"{wanted} fields are requested; slot {plan.slot!r} of scope {scope.name!r} has room for 1 to "
-            f"{max_fields}. Request fewer, or enlarge 'slots.{plan.slot}' in {scope.path}."
+            f"{wanted} fields are requested; slot {plan.slot!r} of scope {scope.name!r} has room "
+            f"for 1 to {max_fields}. Request fewer, or enlarge 'slots.{plan.slot}' in {scope.path}."
         )
     return wanted
 
@@ -106,7 +109,11 @@ class AcquireOptions:
 
 
 @click.command(context_settings={"max_content_width": 100})
-@click.option("--slide", required=True, help="Id of the slide; also names the sample unless --sample is given.")
+@click.option(
+    "--slide",
+    required=True,
+    help="Id of the slide; also names the sample unless --sample is given.",
+)
 @click.option("--sample", "sample_name", help="Name of the sample. Default: the slide's id.")
 @scope_option
 @slot_option
@@ -114,7 +121,8 @@ class AcquireOptions:
 @click.option(
     "--protocol",
     type=click.Choice(["one-pass", "two-pass"]),
-    help="All four frames at each field; or bright field, the stain, then fluorescence, in one go [one-pass].",
+    help="All four frames at each field; or bright field, the stain, then fluorescence, in one go "
+    "[one-pass].",
 )
 @click.option(
     "--pass",
@@ -124,52 +132,76 @@ class AcquireOptions:
 )
 @already_stained_option
 @click.option("--fields", type=click.IntRange(min=1), help="Number of fields of view to take.")
-@click.option("--cells", type=click.IntRange(min=1), help="Take the fields expected to hold this many cells [200].")
+@click.option(
+    "--cells",
+    type=click.IntRange(min=1),
+    help="Take the fields expected to hold this many cells [200].",
+)
 @deadline_option
 @sequencing_option
 @core_log_option
-@click.option("--overlap", type=float, default=0.1, show_default=True, help="Overlap of neighbouring fields, 0 to 0.5.")
+@click.option(
+    "--overlap",
+    type=float,
+    default=0.1,
+    show_default=True,
+    help="Overlap of neighbouring fields, 0 to 0.5.",
+)
 @specimen_options
 @data_option
 @json_option
 @options_into(AcquireOptions)
 def acquire(options: AcquireOptions) -> None:
-    """Scan a slide: take the frames of each field of view, and write one OME-TIFF per field and pass.
+    """Scan a slide: take the frames of each field of view, and write one OME-TIFF per field and
+    pass.
 
-    The focus is mapped first, in bright field, so that the stain does not bleach. Then fields are taken row by row
-    from a corner of the slot. Fields on disk are kept: after a power cut, a crash or Ctrl-C the same command continues
-    where it stopped, and a larger --fields takes more. A field that cannot be taken, even after its devices were
-    reloaded or the acquisition process was restarted, is recorded in missing.json and the run continues; the same
-    command tries it again.
+    The focus is mapped first, in bright field, so that the stain does not bleach. Then fields are
+    taken row by row from a corner of the slot. Fields on disk are kept: after a power cut, a crash
+    or Ctrl-C the same command continues where it stopped, and a larger --fields takes more. A field
+    that cannot be taken, even after its devices were reloaded or the acquisition process was
+    restarted, is recorded in missing.json and the run continues; the same command tries it again.
 
-    For a slide that is stained between the passes, --pass brightfield takes the three bright-field frames. Minutes or
-    days later, --pass fluorescence finds the slide on the stage again and takes the fluorescence of the same fields.
-    --protocol two-pass takes both passes and stains the slide between them, as the scope file says. It stains only if
-    the bright-field pass is complete before the deadline and few of its fields are missing (20 %).
+    For a slide that is stained between the passes, --pass brightfield takes the three bright-field
+    frames. Minutes or days later, --pass fluorescence finds the slide on the stage again and takes
+    the fluorescence of the same fields. --protocol two-pass takes both passes and stains the slide
+    between them, as the scope file says. It stains only if the bright-field pass is complete before
+    the deadline and few of its fields are missing (20 %).
 
     \b
     Examples:
-      wbcpipe acquire --slide demo1 --fields 12               the virtual scope, no microscope needed
+      wbcpipe acquire --slide demo1 --fields 12           the virtual scope, no microscope needed
       wbcpipe acquire --slide S42 --scope mylab --slot B --cells 400
       wbcpipe acquire --slide S42 --scope mylab --pass brightfield
       wbcpipe acquire --slide S42 --scope mylab --protocol two-pass
     """
     from wbcpipe.acquire.capture.sample_record import check_sample
     from wbcpipe.acquire.config.scope import load_scope
+    from wbcpipe.acquire.hardware.device_adapters import require_core
     from wbcpipe.acquire.loader.checks import load_request, slot_for
     from wbcpipe.acquire.open_microscope import specimen_for
-    from wbcpipe.acquire.passes import TWO_PASS, PassJob, check_space_for_passes, passes_to_take, take_passes
+    from wbcpipe.acquire.passes import (
+        TWO_PASS,
+        PassJob,
+        check_space_for_passes,
+        passes_to_take,
+        take_passes,
+    )
     from wbcpipe.acquire.plan import AcquisitionPlan
     from wbcpipe.acquire.request import AcquisitionRequest, earliest_deadline_s
     from wbcpipe.acquire.staining.checks import check_staining
     from wbcpipe.cli.progress import Reporter
     from wbcpipe.samples.fields import fields_on_disk
+    from wbcpipe.samples.freed import refuse_if_freed
     from wbcpipe.samples.sample import Sample, data_root
     from wbcpipe.samples.scan_outcome import ScanOutcome
 
     # All checks come before anything is written.
     sample = Sample.open(data_root(options.data), options.sample_name or options.slide)
-    scope = load_scope(options.scope_name).with_sequencing(options.sequencing).with_core_log(options.core_log)
+    scope = (
+        load_scope(options.scope_name)
+        .with_sequencing(options.sequencing)
+        .with_core_log(options.core_log)
+    )
     load = load_request(scope, sample.path.parent, options.slide, options.place)
     plan = AcquisitionPlan.from_scope(scope, slot_for(scope, options.slot), overlap=options.overlap)
     requested, fields = options.passes(), options.fields
@@ -180,24 +212,37 @@ def acquire(options: AcquireOptions) -> None:
     passes = passes_to_take(sample, requested, already_stained=options.already_stained)
     if passes == TWO_PASS:
         check_staining(scope)
-    request = AcquisitionRequest(sample, scope, plan, specimen, passes[0], slide=options.slide, load=load)
+    request = AcquisitionRequest(
+        sample, scope, plan, specimen, passes[0], slide=options.slide, load=load
+    )
+    require_core(scope)
     check_sample(request)
+    refuse_if_freed(sample, "acquire")
     check_space_for_passes(sample, scope, passes, n_fields)
     started_s = time.monotonic()
-    request = replace(request, deadline_s=earliest_deadline_s(scope, options.deadline_s, time.time()))
+    request = replace(
+        request, deadline_s=earliest_deadline_s(scope, options.deadline_s, time.time())
+    )
     job = PassJob(request, passes, n_fields, requested == TWO_PASS, options.already_stained)
     with sample.lock("acquire"), sample.log_failure("acquire"):
         with Reporter(quiet=options.as_json) as reporter:
             results = take_passes(job, reporter)
         last = list(results.values())[-1]
         stop_reason: StopReason = "fields" if last.in_time else "deadline"
-        outcome = ScanOutcome(reason=stop_reason, fields_done=len(last.done), fields_wanted=n_fields)
+        outcome = ScanOutcome(
+            reason=stop_reason, fields_done=len(last.done), fields_wanted=n_fields
+        )
         outcome.save(sample)
     _print_result(sample, results, outcome, time.monotonic() - started_s, as_json=options.as_json)
 
 
 def _print_result(
-    sample: Sample, results: Mapping[Pass, PassResult], outcome: ScanOutcome, seconds: float, *, as_json: bool
+    sample: Sample,
+    results: Mapping[Pass, PassResult],
+    outcome: ScanOutcome,
+    seconds: float,
+    *,
+    as_json: bool,
 ) -> None:
     """Print the result of the passes.
 
@@ -213,7 +258,8 @@ def _print_result(
         if result.missing and len(result.missing) == len(result.done):
             reason = result.missing[min(result.missing)]
             raise AcquisitionError(
-                f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: {reason}"
+                f"sample {sample.name!r}: none of {n_fields} fields could be taken; the first: "
+                f"{reason}"
             )
     last = list(results.values())[-1]
     if as_json:
@@ -222,7 +268,9 @@ def _print_result(
             "path": str(sample.path),
             "fields_wanted": n_fields,
             "fields_taken": len(last.taken),
-            "fields_missing": {str(index): reason for index, reason in sorted(last.missing.items())},
+            "fields_missing": {
+                str(index): reason for index, reason in sorted(last.missing.items())
+            },
             "fields_empty": len(last.empty),
             "passes": {name: len(result.taken) for name, result in results.items()},
             "stopped_by_deadline": stopped,
@@ -237,7 +285,9 @@ def _print_result(
         details = f", {len(result.missing)} missing (see {missing_path})" if result.missing else ""
         details += f", {len(result.empty)} skipped as empty" if result.empty else ""
         details += f" after {seconds:.1f} s" if result is last else ""
-        click.echo(f"{len(result.taken)} of {n_fields} fields on disk{details}: {sample.raw_path(name)}")
+        click.echo(
+            f"{len(result.taken)} of {n_fields} fields on disk{details}: {sample.raw_path(name)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -256,7 +306,13 @@ class DoctorOptions:
 @click.command(context_settings={"max_content_width": 100})
 @scope_option
 @click.option("--slot", help="Slot whose scan area is checked. Default: the first of the scope.")
-@click.option("--fields", type=click.IntRange(min=1), default=60, show_default=True, help="Fields of one slide.")
+@click.option(
+    "--fields",
+    type=click.IntRange(min=1),
+    default=60,
+    show_default=True,
+    help="Fields of one slide.",
+)
 @click.option("--offline", is_flag=True, help="Check the files only; load no core.")
 @core_log_option
 @data_option
@@ -265,9 +321,11 @@ class DoctorOptions:
 def doctor(options: DoctorOptions) -> None:
     """Check a scope file and its microscope.
 
-    Reads the scope file, its Micro-Manager .cfg and its calibration, then loads the core in a separate process, so that
-    a driver that crashes is reported. Every light is switched with the shutter closed, and one dark frame is taken; no
-    stage moves. Each check that fails says what to do. Exit code 0, or 21 (files) or 23 (hardware) if one fails.
+    Reads the scope file, its Micro-Manager .cfg and its calibration, then loads the core in a
+    separate process, so that a driver that crashes is reported. Every light is switched with the
+    shutter closed, and one dark frame is taken; no stage moves. Each check that fails says what to
+    do. Exit code 0, or 21 (files) or 23 (hardware) if one fails. With --json come the versions and
+    the platform, as a report of a problem needs them; the home folder is written as ~.
 
     \b
     Examples:
@@ -279,6 +337,7 @@ def doctor(options: DoctorOptions) -> None:
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.doctor import Check, check_live, check_offline, first_failure
     from wbcpipe.samples.sample import data_root
+    from wbcpipe.system.environment import describe_environment, without_home
 
     checks: list[Check] = []
     try:
@@ -293,7 +352,13 @@ def doctor(options: DoctorOptions) -> None:
     if options.as_json:
         click.echo(
             json.dumps(
-                {"scope": options.scope_name, "ok": failure is None, "checks": [asdict(c) for c in checks]}, indent=2
+                {
+                    "scope": without_home(options.scope_name),
+                    "ok": failure is None,
+                    "checks": [asdict(c) | {"detail": without_home(c.detail)} for c in checks],
+                    "environment": describe_environment(),
+                },
+                indent=2,
             )
         )
     else:
@@ -321,9 +386,9 @@ def _print_checks(checks: list[Check]) -> None:
 def scopes(as_json: bool) -> None:
     """List the scope files of the known microscopes.
 
-    Scope files are searched in the folder named by WBCPIPE_SCOPES, then among the shipped ones. `--scope` takes a name
-    from this list, or the path of a .toml file. To add yours, copy a shipped file and run
-    `wbcpipe doctor --scope ./yours.toml`.
+    Scope files are searched in the folder named by WBCPIPE_SCOPES, then among the shipped ones.
+    `--scope` takes a name from this list, or the path of a .toml file. To add yours, copy a shipped
+    file and run `wbcpipe doctor --scope ./yours.toml`.
     """
     from wbcpipe.acquire.config.scope import list_scopes, load_scope
 
@@ -331,7 +396,12 @@ def scopes(as_json: bool) -> None:
     for name, path in list_scopes().items():
         try:
             scope = load_scope(path)
-            entry = {"name": name, "title": scope.title, "virtual": scope.virtual, "slots": list(scope.slots)}
+            entry = {
+                "name": name,
+                "title": scope.title,
+                "virtual": scope.virtual,
+                "slots": list(scope.slots),
+            }
         except WbcpipeError as error:
             entry = {"name": name, "error": str(error)}
         found.append({**entry, "path": str(path)})

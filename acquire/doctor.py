@@ -11,14 +11,26 @@ from wbcpipe.acquire.calibration.compare import check_calibration
 from wbcpipe.acquire.capture.frame_checks import is_changed_exposure
 from wbcpipe.acquire.capture.sample_record import estimate_seconds
 from wbcpipe.acquire.config.cfg_reader import read_config
-from wbcpipe.acquire.config.micromanager_cfg import configuration_problems, configuration_warnings, light_settings
+from wbcpipe.acquire.config.micromanager_cfg import (
+    configuration_problems,
+    configuration_warnings,
+    light_settings,
+)
 from wbcpipe.acquire.config.pixel_size import pixel_size_difference
 from wbcpipe.acquire.config.policies import keyed
+from wbcpipe.acquire.hardware.device_adapters import require_core
 from wbcpipe.acquire.label.check import label_file_problems
 from wbcpipe.acquire.loader.checks import live_loader_problems, loader_file_problems
 from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.procedures.checks import program_problem, property_problem, step_problems
-from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError, StageLimitError, WbcpipeError
+from wbcpipe.errors import (
+    ConfigError,
+    HardwareError,
+    InterruptedRunError,
+    MissingPackageError,
+    StageLimitError,
+    WbcpipeError,
+)
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
 from wbcpipe.system.power_settings import power_findings
@@ -45,26 +57,37 @@ class Check:
         name: What was checked.
         status: ``ok``, ``warn`` (it works, but should be corrected) or ``fail``.
         detail: What was found and, unless ok, what to do.
-        part: ``file`` or ``hardware``.
+        part: ``file``, ``hardware`` or ``package``.
     """
 
     name: str
     status: Literal["ok", "warn", "fail"]
     detail: str
-    part: Literal["file", "hardware"] = "file"
+    part: Literal["file", "hardware", "package"] = "file"
 
 
-def first_failure(checks: list[Check]) -> ConfigError | HardwareError | None:
-    """Return the error, with its exit code, that the failed checks amount to: that of the files before the hardware."""
-    for part, error in (("file", ConfigError), ("hardware", HardwareError)):
+def first_failure(checks: list[Check]) -> WbcpipeError | None:
+    """Return the error, with its exit code, that the failed checks amount to: that of the files
+    before that of a package, and this before the hardware.
+    """
+    errors: dict[str, type[WbcpipeError]] = {
+        "file": ConfigError,
+        "package": MissingPackageError,
+        "hardware": HardwareError,
+    }
+    for part, error in errors.items():
         failed = [check.name for check in checks if check.status == "fail" and check.part == part]
         if failed:
-            return error(f"{len(failed)} of {len(checks)} checks failed: {', '.join(dict.fromkeys(failed))}.")
+            return error(
+                f"{len(failed)} of {len(checks)} checks failed: {', '.join(dict.fromkeys(failed))}."
+            )
     return None
 
 
 def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterator[Check]:
-    """Check the scope file, its .cfg, its calibration, the scan area, the disk and the computer; no device is touched.
+    """Check the scope file, its .cfg, its calibration, the scan area, the disk and the computer.
+
+    No device is touched.
 
     Args:
         scope: Scope to check.
@@ -77,16 +100,23 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
     yield from _check_cfg(scope)
     if scope.staining.command:
         problem = program_problem("staining.command", scope.staining.command)
-        yield Check("staining", "fail" if problem else "ok", problem or f"{scope.staining.command[0]} can be started")
+        yield Check(
+            "staining",
+            "fail" if problem else "ok",
+            problem or f"{scope.staining.command[0]} can be started",
+        )
     yield from _check_slides(scope)
     if scope.light.dark is not None:
         yield Check(
             "shutter",
             "warn",
-            "none: each frame waits until its light is switched on and off, and if a driver crashes or hangs, the "
-            "light stays on until another process sets 'light.dark'; name a shutter if the microscope has one",
+            "none: each frame waits until its light is switched on and off, and if a driver "
+            "crashes or hangs, the light stays on until another process sets 'light.dark'; name a "
+            "shutter if the microscope has one",
         )
-    yield from (Check(found.name, found.status, found.detail) for found in check_calibration(scope, data))
+    yield from (
+        Check(found.name, found.status, found.detail) for found in check_calibration(scope, data)
+    )
     try:
         plan = AcquisitionPlan.from_scope(scope, slot)
     except (ConfigError, StageLimitError) as error:
@@ -94,15 +124,20 @@ def check_offline(scope: Scope, slot: str, n_fields: int, data: Path) -> Iterato
         return
     max_fields = plan.n_fields
     cells = max_fields * scope.expected_cells_per_field
-    yield Check("scan area", "ok", f"slot {slot} holds {max_fields} fields, about {cells:.0f} cells")
+    yield Check(
+        "scan area", "ok", f"slot {slot} holds {max_fields} fields, about {cells:.0f} cells"
+    )
     if n_fields > max_fields:
         yield Check(
             "fields",
             "warn",
-            f"{n_fields} fields requested, the slot holds {max_fields}; request fewer, or enlarge 'slots.{slot}'",
+            f"{n_fields} fields requested, the slot holds {max_fields}; request fewer, or enlarge "
+            f"'slots.{slot}'",
         )
     fields, seconds = min(n_fields, max_fields), estimate_seconds(scope, plan, n_fields)
-    yield Check("time", "ok", f"about {_duration(seconds)} for {fields} fields (estimated, not measured)")
+    yield Check(
+        "time", "ok", f"about {_duration(seconds)} for {fields} fields (estimated, not measured)"
+    )
     yield _check_disk(data, fields * scope.field_bytes(MODALITIES))
 
 
@@ -114,9 +149,15 @@ def _check_cfg(scope: Scope) -> Iterator[Check]:
         return
     problems = configuration_problems(scope, config)
     yield from (Check(".cfg file", "fail", problem) for problem in problems)
-    yield from (Check(".cfg file", "warn", warning) for warning in configuration_warnings(scope, config))
+    yield from (
+        Check(".cfg file", "warn", warning) for warning in configuration_warnings(scope, config)
+    )
     if not problems:
-        yield Check(".cfg file", "ok", f"{scope.config_path.name} has every device, group and preset of the scope file")
+        yield Check(
+            ".cfg file",
+            "ok",
+            f"{scope.config_path.name} has every device, group and preset of the scope file",
+        )
 
 
 def _check_slides(scope: Scope) -> Iterator[Check]:
@@ -127,13 +168,19 @@ def _check_slides(scope: Scope) -> Iterator[Check]:
         yield Check("loader", "fail" if problems else "ok", "; ".join(problems) or found)
     if scope.label.method != "none":
         problems = label_file_problems(scope)
-        by = f"{scope.label.device} reads" if scope.label.method == "camera" else "the scan camera reads"
+        by = (
+            f"{scope.label.device} reads"
+            if scope.label.method == "camera"
+            else "the scan camera reads"
+        )
         found = f"{by} {', '.join(scope.label.formats)}"
         yield Check("label", "fail" if problems else "ok", "; ".join(problems) or found)
 
 
 def _check_disk(data: Path, needed_bytes: int) -> Check:
-    free_bytes = shutil.disk_usage(next(folder for folder in (data, *data.parents) if folder.exists())).free
+    free_bytes = shutil.disk_usage(
+        next(folder for folder in (data, *data.parents) if folder.exists())
+    ).free
     detail = f"{needed_bytes / 1e9:.1f} GB for a slide, {free_bytes / 1e9:.1f} GB free at {data}"
     if free_bytes < needed_bytes:
         return Check("disk", "fail", detail + "; free space or give another disk with --data")
@@ -143,15 +190,25 @@ def _check_disk(data: Path, needed_bytes: int) -> Check:
 
 
 def check_live(scope: Scope) -> list[Check]:
-    """Load the core in a child process and compare it with the scope; nothing moves and the shutter stays closed."""
+    """Load the core in a child process and compare it with the scope.
+
+    Nothing moves and the shutter stays closed.
+    """
+    try:
+        require_core(scope)
+    except MissingPackageError as error:
+        return [Check("core", "fail", str(error), "package")]
     child: ChildProcess[Check] = ChildProcess(_check_in_child, scope, name="wbcpipe-doctor")
     checks: list[Check] = []
     try:
         with child:
-            for check in child.messages(_LIVE_TIMEOUT_S):
-                checks.append(check)
+            checks.extend(child.messages(_LIVE_TIMEOUT_S))
     except ChildLostError as lost:
-        checks.append(_hardware("core", f"the process {lost.reason}{_advice(lost.exit_code)}{_log_advice(scope)}"))
+        checks.append(
+            _hardware(
+                "core", f"the process {lost.reason}{_advice(lost.exit_code)}{_log_advice(scope)}"
+            )
+        )
     except WbcpipeError as error:
         checks.append(_hardware("core", str(error)))
     return checks
@@ -163,15 +220,19 @@ def _advice(exit_code: int | None) -> str:
     if exit_code == 1:
         return ": it could not start; its traceback stands above"
     return (
-        ": a device driver crashed, or the adapters use another device interface than pymmcore; load the .cfg in "
-        "Micro-Manager itself to see which device it is"
+        ": a device driver crashed, or the adapters use another device interface than pymmcore; "
+        "load the .cfg in Micro-Manager itself to see which device it is"
     )
 
 
 def _log_advice(scope: Scope) -> str:
     if scope.core_log is not None:
         return f"; the core's log: {scope.core_log}"
-    return "; --core-log FILE writes down what it did" if scope.micromanager.backend == "headless" else ""
+    return (
+        "; --core-log FILE writes down what it did"
+        if scope.micromanager.backend == "headless"
+        else ""
+    )
 
 
 def _check_in_child(scope: Scope, parent: ParentLink) -> None:
@@ -193,7 +254,10 @@ def _live_checks(scope: Scope) -> Generator[Check]:
     from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 
     if scope.micromanager.backend == "headless":
-        yield _hardware("device interface", found=f"{check_interface(scope)}, adapters in {adapter_folder(scope)}")
+        yield _hardware(
+            "device interface",
+            found=f"{check_interface(scope)}, adapters in {adapter_folder(scope)}",
+        )
     link = CoreLink(scope)
     try:
         yield _hardware("core", found=f"{len(link.devices())} devices loaded")
@@ -205,12 +269,21 @@ def _live_checks(scope: Scope) -> Generator[Check]:
         if scope.staining.steps:
             steps = (*scope.staining.keyed_steps(), *scope.staining.keyed_safe_state())
             problems = "; ".join(step_problems(link, steps))
-            yield _hardware("staining", problems, "the devices accept every step; none was carried out")
+            yield _hardware(
+                "staining", problems, "the devices accept every step; none was carried out"
+            )
         if scope.loader.load:
             problems = "; ".join(live_loader_problems(scope, link))
-            yield _hardware("loader", problems, "the devices have every property of its steps; none was carried out")
+            yield _hardware(
+                "loader",
+                problems,
+                "the devices have every property of its steps; none was carried out",
+            )
         if scope.label.lamp_on or scope.label.lamp_off:
-            lamp = (*keyed("label.lamp_on", scope.label.lamp_on), *keyed("label.lamp_off", scope.label.lamp_off))
+            lamp = (
+                *keyed("label.lamp_on", scope.label.lamp_on),
+                *keyed("label.lamp_off", scope.label.lamp_off),
+            )
             problems = "; ".join(step_problems(link, lamp))
             yield _hardware("label", problems, "the devices accept the settings of its lamp")
         yield from _check_camera(CoreMicroscope(scope, link))
@@ -231,7 +304,9 @@ def _check_lights(scope: Scope, link: CoreLink) -> Iterator[Check]:
             else:
                 try:
                     link.set_property(device, key, value)
-                    link.wait_for((device,), scope.reliability.switch_timeout_s, f"switching to {name}")
+                    link.wait_for(
+                        (device,), scope.reliability.switch_timeout_s, f"switching to {name}"
+                    )
                 except HardwareError as error:
                     problems.append(str(error))
         link.shutter.darken()
@@ -244,7 +319,9 @@ def _check_exposures(scope: Scope, link: CoreLink) -> Check:
     camera = scope.camera.device
     limits = link.limits(camera, "Exposure") if link.has_property(camera, "Exposure") else None
     allowed = (
-        "the camera reports no limits" if limits is None else f"the camera takes {limits[0]:g} to {limits[1]:g} ms"
+        "the camera reports no limits"
+        if limits is None
+        else f"the camera takes {limits[0]:g} to {limits[1]:g} ms"
     )
     problems = []
     for name, modality in scope.modalities.items():
@@ -256,7 +333,9 @@ def _check_exposures(scope: Scope, link: CoreLink) -> Check:
         actual_ms = float(link.call("get_exposure"))
         if is_changed_exposure(modality.exposure_ms, actual_ms):
             problems.append(f"{key} becomes {actual_ms:g} ms in the camera")
-    return _hardware("exposures", f"{'; '.join(problems)}; {allowed}: change it" if problems else "", allowed)
+    return _hardware(
+        "exposures", f"{'; '.join(problems)}; {allowed}: change it" if problems else "", allowed
+    )
 
 
 def _check_focusing_device(scope: Scope, link: CoreLink) -> Check:
@@ -266,7 +345,10 @@ def _check_focusing_device(scope: Scope, link: CoreLink) -> Check:
     except HardwareError as error:
         problem = f"{error} Name a focusing device of the .cfg in 'focus.hardware_device'."
         return _hardware("focusing device", problem)
-    return _hardware("focusing device", found=f"{device} is one; the first fields of a run show whether it finds cells")
+    return _hardware(
+        "focusing device",
+        found=f"{device} is one; the first fields of a run show whether it finds cells",
+    )
 
 
 def _check_position(scope: Scope, link: CoreLink) -> Iterator[Check]:
@@ -283,12 +365,19 @@ def _check_position(scope: Scope, link: CoreLink) -> Iterator[Check]:
     if all(low <= value <= high for value, (low, high) in limits):
         yield _hardware("stage", found=found)
     else:
-        yield Check("stage", "warn", f"{found}: outside the scope's limits; home it first", "hardware")
+        yield Check(
+            "stage", "warn", f"{found}: outside the scope's limits; home it first", "hardware"
+        )
     affine = tuple(float(number) for number in link.call("get_pixel_size_affine"))
     known = (affine[0], affine[1], affine[3], affine[4]) if len(affine) == 6 else None
     # The core's own values hold for its present binning.
     binning = scope.camera.binning
-    known = known and (known[0] / binning, known[1] / binning, known[2] / binning, known[3] / binning)
+    known = known and (
+        known[0] / binning,
+        known[1] / binning,
+        known[2] / binning,
+        known[3] / binning,
+    )
     pixel_um = float(link.call("get_pixel_size_um")) / binning
     if difference := pixel_size_difference(scope.camera, pixel_um, known):
         yield Check("pixel size", "warn", f"Micro-Manager has {difference}", "hardware")
@@ -298,7 +387,9 @@ def _check_camera(microscope: CoreMicroscope) -> Iterator[Check]:
     """Set the camera up as for a run and expose one frame without light."""
     scope = microscope.scope
     height_px, width_px = scope.camera.image_px
-    yield _hardware("camera", found=f"{width_px} x {height_px} pixels of {scope.camera.image_pixel_um:g} um")
+    yield _hardware(
+        "camera", found=f"{width_px} x {height_px} pixels of {scope.camera.image_pixel_um:g} um"
+    )
     microscope.camera.send_exposure(scope.modalities.color1.exposure_ms)
     microscope.camera.snap(scope.reliability.camera_timeout_s)
     pixels = microscope.camera.image()
@@ -307,8 +398,16 @@ def _check_camera(microscope: CoreMicroscope) -> Iterator[Check]:
     if bits == scope.camera.bits:
         yield _hardware("dark exposure", found=found)
         return
-    advice = f"{found}; 'camera.bits' says {scope.camera.bits}: write bits = {bits}, or correct 'camera.pixel_type'"
-    yield Check("dark exposure", "warn", f"{advice}, unless the camera fills its words only so far", "hardware")
+    advice = (
+        f"{found}; 'camera.bits' says {scope.camera.bits}: write bits = {bits}, or correct "
+        f"'camera.pixel_type'"
+    )
+    yield Check(
+        "dark exposure",
+        "warn",
+        f"{advice}, unless the camera fills its words only so far",
+        "hardware",
+    )
 
 
 def _duration(seconds: float) -> str:

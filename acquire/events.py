@@ -58,12 +58,19 @@ def field_events(
         frame_z_um = round(z_um + modality.z_offset_um, 3)
         if not low_um <= frame_z_um <= high_um:
             raise StageLimitError(
-                f"field {field.index}, {name}: Z of {frame_z_um:g} um is outside the soft limits {low_um:g} to "
-                f"{high_um:g} um; check the focus, 'modalities.{name}.z_offset_um' and 'stage.z_um'."
+                f"field {field.index}, {name}: Z of {frame_z_um:g} um is outside the soft limits "
+                f"{low_um:g} to {high_um:g} um; check the focus, 'modalities.{name}.z_offset_um' "
+                f"and 'stage.z_um'."
             )
         events.append(
             CaptureEvent(
-                field.index, name, field.x_um, field.y_um, frame_z_um, modality.exposure_ms, modality.wavelength_nm
+                field.index,
+                name,
+                field.x_um,
+                field.y_um,
+                frame_z_um,
+                modality.exposure_ms,
+                modality.wavelength_nm,
             )
         )
     return tuple(events)

@@ -1,6 +1,9 @@
-"""Opens the microscope of a scope file: the real one, or the virtual one with a specimen on its stage.
+"""Opens the microscope of a scope file.
 
-This is the only module that chooses between the two; no other module outside `simulation` needs the virtual scope.
+The real one, or the virtual one with a specimen on its stage.
+
+This is the only module that chooses between the two; no other module outside `simulation` needs the
+virtual scope.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ __all__ = ["load_driver", "open_for_staining", "open_microscope", "restore_truth
 def load_driver(specimen: SpecimenPlan | None) -> None:
     """Import what `open_microscope` needs, without touching a device."""
     importlib.import_module(
-        "wbcpipe.acquire.hardware.microscope" if specimen is None else "wbcpipe.acquire.simulation.virtual_scope"
+        "wbcpipe.acquire.hardware.microscope"
+        if specimen is None
+        else "wbcpipe.acquire.simulation.virtual_scope"
     )
 
 
@@ -35,8 +40,8 @@ def open_microscope(
     Args:
         scope: which microscope.
         specimen: what lies on the stage of a virtual scope; ``None`` on a real one.
-        planned: the pass to take. A virtual slide then lies as in that pass, has the light of the fields on disk, and
-            writes its ``truth.csv``.
+        planned: the pass to take. A virtual slide then lies as in that pass, has the light of the
+            fields on disk, and writes its ``truth.csv``.
 
     Raises:
         HardwareError: it does not open.
@@ -53,7 +58,8 @@ def open_microscope(
 def open_for_staining(
     scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
 ) -> Microscope:
-    """Open the microscope for the first of two passes, as `open_microscope` does, if it can stain the slide after it.
+    """Open the microscope for the first of two passes, as `open_microscope` does, if it can stain
+    the slide after it.
 
     Raises:
         ConfigError: its devices cannot carry out the staining steps.
@@ -66,7 +72,9 @@ def open_for_staining(
     try:
         if isinstance(microscope, CoreMicroscope):
             staining = scope.staining
-            check_steps(scope, microscope.link, (*staining.keyed_steps(), *staining.keyed_safe_state()))
+            check_steps(
+                scope, microscope.link, (*staining.keyed_steps(), *staining.keyed_safe_state())
+            )
     except BaseException:
         microscope.close()
         raise
@@ -88,7 +96,9 @@ def restore_truth(request: AcquisitionRequest) -> None:
     raw = request.sample.path / "raw"
     if not raw.is_dir():
         return
-    name = next((one for one in reversed(passes_on_disk(raw)) if any((raw / one).glob("field_*"))), None)
+    name = next(
+        (one for one in reversed(passes_on_disk(raw)) if any((raw / one).glob("field_*"))), None
+    )
     if name is not None:
         planned = PlannedPass(request.sample, request.plan, name, request.slide_id)
         restore_field_truth(planned, request.specimen, request.scope)
@@ -98,12 +108,14 @@ def specimen_for(scope: Scope, seed: int | None, preparation: str | None) -> Spe
     """Return the specimen on a virtual scope's stage, ``None`` on a real one.
 
     Raises:
-        ConfigError: a specimen is asked for on a real microscope, or the seed or preparation is not allowed.
+        ConfigError: a specimen is asked for on a real microscope, or the seed or preparation is not
+            allowed.
     """
     if not scope.virtual:
         if seed is not None or preparation is not None:
             raise ConfigError(
-                f"scope {scope.name!r} is a real microscope: --specimen-seed and --specimen-preparation do not apply."
+                f"scope {scope.name!r} is a real microscope: --specimen-seed and "
+                f"--specimen-preparation do not apply."
             )
         return None
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan

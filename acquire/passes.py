@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
@@ -10,7 +11,13 @@ from wbcpipe.acquire.capture.sample_record import check_disk_space
 from wbcpipe.acquire.loader.workflow import load_slide
 from wbcpipe.acquire.open_microscope import open_for_staining, restore_truth
 from wbcpipe.acquire.staining.workflow import is_stained, mark_stained, remaining_s, stain
-from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
+from wbcpipe.acquire.supervise.messages import (
+    DeadlinePassed,
+    FieldEmpty,
+    FieldMissing,
+    FieldTaken,
+    Progress,
+)
 from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 from wbcpipe.errors import AcquisitionError, ConfigError, SampleStateError
 from wbcpipe.samples.field_status import read_missing, read_skipped
@@ -22,9 +29,9 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.request import AcquisitionRequest
-    from wbcpipe.cli.progress import ProgressReporter
     from wbcpipe.samples.fields import Pass
     from wbcpipe.samples.sample import Sample
+    from wbcpipe.system.progress import ProgressReporter
 
 __all__ = [
     "TWO_PASS",
@@ -40,6 +47,8 @@ __all__ = [
     "take_pass",
     "take_passes",
 ]
+
+_log = logging.getLogger(__name__)
 
 #: The passes of ``--protocol two-pass``, in order.
 TWO_PASS: Final[tuple[Pass, ...]] = ("brightfield", "fluorescence")
@@ -87,13 +96,18 @@ class PassJob:
 
 
 def no_field_before_deadline(sample: Sample) -> AcquisitionError:
-    """Return the error of `acquire` and `run` when the deadline passed before any field was taken."""
+    """Return the error of `acquire` and `run` when the deadline passed before any field was
+    taken.
+    """
     return AcquisitionError(
-        f"sample {sample.name!r}: the deadline passed before any field was taken; run again with a later one."
+        f"sample {sample.name!r}: the deadline passed before any field was taken; run again with "
+        f"a later one."
     )
 
 
-def passes_to_take(sample: Sample, passes: tuple[Pass, ...], *, already_stained: bool) -> tuple[Pass, ...]:
+def passes_to_take(
+    sample: Sample, passes: tuple[Pass, ...], *, already_stained: bool
+) -> tuple[Pass, ...]:
     """Return the requested passes without the bright field of a slide that is stained.
 
     Args:
@@ -103,39 +117,47 @@ def passes_to_take(sample: Sample, passes: tuple[Pass, ...], *, already_stained:
 
     Raises:
         ConfigError: ``already_stained`` without both passes.
-        SampleStateError: The slide is stained, and bright field is requested or was never taken; or an earlier
-            staining did not end, and the operator has not stated whether the slide is stained.
+        SampleStateError: The slide is stained, and bright field is requested or was never taken; or
+            an earlier staining did not end, and the operator has not stated whether the slide is
+            stained.
     """
     if already_stained and passes != TWO_PASS:
         raise ConfigError(
-            f"--already-stained is for --protocol two-pass, and the {passes[0]} pass is requested; leave it out. "
-            "--pass fluorescence always assumes a stained slide."
+            f"--already-stained is for --protocol two-pass, and the {passes[0]} pass is "
+            f"requested; leave it out. --pass fluorescence always assumes a stained slide."
         )
     if passes == ("single",):
         return passes
     # A request for fluorescence alone states that the slide is stained, whatever is recorded of it.
     stained = already_stained or (
-        staining_state(sample) in ("incubating", "stained") if passes == ("fluorescence",) else slide_is_stained(sample)
+        staining_state(sample) in ("incubating", "stained")
+        if passes == ("fluorescence",)
+        else slide_is_stained(sample)
     )
     if not stained:
         return passes
     if not fields_on_disk(sample.raw_path("brightfield")):
         raise SampleStateError(
-            f"sample {sample.name!r}: the slide is recorded as stained, but no bright field of it was taken, and it "
-            "can no longer be taken. Use another slide; or take this one as another sample, with --protocol one-pass. "
-            f"If it is not stained: leave --already-stained out, and delete {sample.path / 'raw' / 'staining.json'} "
+            f"sample {sample.name!r}: the slide is recorded as stained, but no bright field of it "
+            f"was taken, and it can no longer be taken. Use another slide; or take this one as "
+            "another sample, with --protocol one-pass. "
+            f"If it is not stained: leave --already-stained out, and delete "
+            f"{sample.path / 'raw' / 'staining.json'} "
             "if that file exists."
         )
     if passes == ("brightfield",):
         raise SampleStateError(
-            f"sample {sample.name!r}: the slide is stained, so its bright field differs from that of the first pass; "
-            "go on with --pass fluorescence."
+            f"sample {sample.name!r}: the slide is stained, so its bright field differs from that "
+            f"of the first pass; go on with --pass fluorescence."
         )
     return ("fluorescence",)
 
 
-def check_space_for_passes(sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: int) -> None:
-    """Check that the missing fields of all passes over the first ``n_fields`` fit on the disk together.
+def check_space_for_passes(
+    sample: Sample, scope: Scope, passes: Sequence[Pass], n_fields: int
+) -> None:
+    """Check that the missing fields of all passes over the first ``n_fields`` fit on the disk
+    together.
 
     Raises:
         DiskFullError: They do not; nothing was written.
@@ -144,7 +166,9 @@ def check_space_for_passes(sample: Sample, scope: Scope, passes: Sequence[Pass],
     to_take: dict[Pass, int] = {}
     for name in passes:
         known = {*fields_on_disk(sample.raw_path(name)), *read_skipped(sample.raw_path(name))}
-        possible = set(range(n_fields)).difference(read_skipped(first) if name == "fluorescence" else ())
+        possible = set(range(n_fields)).difference(
+            read_skipped(first) if name == "fluorescence" else ()
+        )
         if tuple(passes) == ("fluorescence",):
             possible &= set(fields_on_disk(first))  # no more bright field can be added
         to_take[name] = len(possible - known)
@@ -169,15 +193,31 @@ def take_pass(
         request: the pass.
         n_fields: number of fields.
         reporter: shows the progress.
-        begin: called when the process has started, before the microscope opens; returns the deadline, which replaces
-            that of ``request``.
+        begin: called when the process has started, before the microscope opens; returns the
+            deadline, which replaces that of ``request``.
     """
     with AcquisitionWorker(request) as worker:
         if begin is not None:
             worker.set_deadline(begin())
         load_for(request, reporter)  # the process opens the microscope at the first request
         worker.request_fields(n_fields)
-        return _follow(worker, n_fields, reporter)
+        _log.info(
+            "sample %s: pass %s, %d fields asked for, scope %s",
+            request.sample.name,
+            request.pass_name,
+            n_fields,
+            request.scope.name,
+        )
+        result = _follow(worker, n_fields, reporter)
+    _log.info(
+        "sample %s: pass %s, %d fields taken, %d empty, %d missing",
+        request.sample.name,
+        request.pass_name,
+        len(result.taken),
+        len(result.empty),
+        len(result.missing),
+    )
+    return result
 
 
 def _follow(worker: AcquisitionWorker, n_fields: int, reporter: ProgressReporter) -> PassResult:
@@ -205,7 +245,9 @@ def _follow(worker: AcquisitionWorker, n_fields: int, reporter: ProgressReporter
 
 
 def take_passes(job: PassJob, reporter: ProgressReporter) -> dict[Pass, PassResult]:
-    """Take passes one after the other; without fluorescence if the deadline leaves no time to stain the slide.
+    """Take passes one after the other.
+
+    Without fluorescence if the deadline leaves no time to stain the slide.
 
     Raises:
         AcquisitionError: The bright-field pass is not complete enough to stain the slide.
@@ -215,7 +257,9 @@ def take_passes(job: PassJob, reporter: ProgressReporter) -> dict[Pass, PassResu
     for name in job.passes:
         request = replace(job.request, pass_name=name)
         if job.stain and name == "fluorescence":
-            reason = stain_between_passes(request, job.n_fields, already_stained=job.already_stained, reporter=reporter)
+            reason = stain_between_passes(
+                request, job.n_fields, already_stained=job.already_stained, reporter=reporter
+            )
             if reason:
                 reporter.say(reason)
                 results[name] = PassResult(in_time=False)
@@ -236,36 +280,53 @@ def slide_is_stained(sample: Sample) -> bool:
 
 
 def check_bright_field_complete(sample: Sample, scope: Scope, n_fields: int) -> None:
-    """Check that the bright-field pass is complete enough to stain the slide: no bright field can be added afterwards.
+    """Check that the bright-field pass is complete enough to stain the slide: no bright field can
+    be added afterwards.
 
-    Each of the first ``n_fields`` must be on disk, empty, or missing after all attempts; at least one must be on disk;
-    and at most ``staining.max_missing_percent`` of the fields that are not empty may be missing.
+    Each of the first ``n_fields`` must be on disk, empty, or missing after all attempts; at least
+    one must be on disk; and at most ``staining.max_missing_percent`` of the fields that are not
+    empty may be missing.
 
     Raises:
         AcquisitionError: It is not; the slide is not changed.
     """
     raw = sample.raw_path("brightfield")
     taken, empty, wanted = fields_on_disk(raw), read_skipped(raw), range(n_fields)
-    missing = {index: why for index, why in read_missing(raw).items() if index not in taken and index in wanted}
+    missing = {
+        index: why
+        for index, why in read_missing(raw).items()
+        if index not in taken and index in wanted
+    }
     n_taken = sum(index in taken for index in wanted)
-    n_open = sum(index not in taken and index not in missing and index not in empty for index in wanted)
+    n_open = sum(
+        index not in taken and index not in missing and index not in empty for index in wanted
+    )
     too_many = 100 * len(missing) > scope.staining.max_missing_percent * (n_taken + len(missing))
     if n_open:
         reason = f"{n_open} of {n_fields} bright fields were not taken yet."
     elif missing and (not n_taken or too_many):
         first = min(missing)
         reason = (
-            f"{len(missing)} of {n_fields} bright fields are missing, and 'staining.max_missing_percent' allows "
-            f"{scope.staining.max_missing_percent:g} %; the first, field {first}: {missing[first].rstrip('.')}."
+            f"{len(missing)} of {n_fields} bright fields are missing, and "
+            f"'staining.max_missing_percent' allows "
+            f"{scope.staining.max_missing_percent:g} %; the first, field {first}: "
+            f"{missing[first].rstrip('.')}."
         )
     elif not n_taken:
-        reason = f"all {n_fields} bright fields show bare glass: is there a slide, and is the slot right?"
+        reason = (
+            f"all {n_fields} bright fields show bare glass: is there a slide, and is the "
+            f"slot right?"
+        )
     else:
         return
-    or_stain = ", or stain the slide and go on with the fields on disk: --already-stained" if n_taken else ""
+    or_stain = (
+        ", or stain the slide and go on with the fields on disk: --already-stained"
+        if n_taken
+        else ""
+    )
     raise AcquisitionError(
-        f"sample {sample.name!r}: the slide is not stained: {reason} Correct this and run the same command again, "
-        f"which tries these fields once more{or_stain}."
+        f"sample {sample.name!r}: the slide is not stained: {reason} Correct this and run the "
+        f"same command again, which tries these fields once more{or_stain}."
     )
 
 
@@ -275,8 +336,9 @@ def stain_between_passes(
     """Stain the slide after the bright-field pass, unless that is done.
 
     Args:
-        request: Of either pass: the sample with its bright-field pass, the microscope with its staining method, and the
-            deadline; the slide is stained only if fluorescence can start before it.
+        request: Of either pass: the sample with its bright-field pass, the microscope with its
+            staining method, and the deadline; the slide is stained only if fluorescence can start
+            before it.
         n_fields: Number of bright fields that were requested.
         already_stained: The operator states that the slide is stained.
         reporter: Shows the progress.

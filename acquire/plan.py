@@ -40,14 +40,16 @@ class AcquisitionPlan(PlanRecord):
     def _one_field_at_least(self) -> Self:
         if self.columns < 1 or self.rows < 1:
             raise ValueError(
-                f"the area of {self.x_um[1] - self.x_um[0]:g} x {self.y_um[1] - self.y_um[0]:g} um is smaller than a "
-                f"field of {self.field_width_um:g} x {self.field_height_um:g} um; enlarge the slot's scan area"
+                f"the area of {self.x_um[1] - self.x_um[0]:g} x {self.y_um[1] - self.y_um[0]:g} "
+                f"um is smaller than a field of {self.field_width_um:g} x {self.field_height_um:g} "
+                f"um; enlarge the slot's scan area"
             )
         if self.n_fields > MAX_PLANNED_FIELDS:
             raise ValueError(
-                f"the area of {self.x_um[1] - self.x_um[0]:g} x {self.y_um[1] - self.y_um[0]:g} um holds "
-                f"{self.columns} x {self.rows} = {self.n_fields} fields of {self.field_width_um:g} x "
-                f"{self.field_height_um:g} um; a plan has at most {MAX_PLANNED_FIELDS}: reduce 'slots.{self.slot}', or "
+                f"the area of {self.x_um[1] - self.x_um[0]:g} x {self.y_um[1] - self.y_um[0]:g} "
+                f"um holds {self.columns} x {self.rows} = {self.n_fields} fields of "
+                f"{self.field_width_um:g} x {self.field_height_um:g} um; a plan has at most "
+                f"{MAX_PLANNED_FIELDS}: reduce 'slots.{self.slot}', or "
                 "correct 'camera.pixel_um' and 'camera.roi_px'"
             )
         return self
@@ -62,18 +64,25 @@ class AcquisitionPlan(PlanRecord):
         """Return the plan over the scan area of a slot.
 
         Raises:
-            ConfigError: There is no such slot, its area is smaller than a field or has too many fields or focus points,
-                or the overlap is not 0 to 0.5.
+            ConfigError: There is no such slot, its area is smaller than a field or has too many
+                fields or focus points, or the overlap is not 0 to 0.5.
             StageLimitError: The scan area exceeds the stage's limits.
         """
         if not 0 <= overlap <= 0.5:
-            raise ConfigError(f"the overlap {overlap:g} is not allowed: give 0 to 0.5, a fraction of a field's side.")
+            raise ConfigError(
+                f"the overlap {overlap:g} is not allowed: give 0 to 0.5, a fraction of a field's "
+                f"side."
+            )
         area = scope.slot(slot)
-        for axis, scanned, reach in (("x", area.x_um, scope.stage.x_um), ("y", area.y_um, scope.stage.y_um)):
+        for axis, scanned, reach in (
+            ("x", area.x_um, scope.stage.x_um),
+            ("y", area.y_um, scope.stage.y_um),
+        ):
             if scanned[0] < reach[0] or scanned[1] > reach[1]:
                 raise StageLimitError(
-                    f"{scope.path}: slot {slot!r} scans {axis} from {scanned[0]:g} to {scanned[1]:g} um, the stage "
-                    f"reaches {reach[0]:g} to {reach[1]:g} um; correct 'slots.{slot}.{axis}_um' or 'stage.{axis}_um'."
+                    f"{scope.path}: slot {slot!r} scans {axis} from {scanned[0]:g} to "
+                    f"{scanned[1]:g} um, the stage reaches {reach[0]:g} to {reach[1]:g} um; "
+                    f"correct 'slots.{slot}.{axis}_um' or 'stage.{axis}_um'."
                 )
         _check_focus_points(scope, slot)
         width_um, height_um = scope.field_um
@@ -87,10 +96,14 @@ class AcquisitionPlan(PlanRecord):
                 y_um=area.y_um,
             )
         except ValidationError as error:
-            raise ConfigError(f"{scope.path}: slot {slot!r}: {error.errors()[0]['ctx']['error']}.") from error
+            raise ConfigError(
+                f"{scope.path}: slot {slot!r}: {error.errors()[0]['ctx']['error']}."
+            ) from error
 
     def fields(self) -> tuple[PlannedField, ...]:
-        """Return all fields of the area in order: from the corner of lowest x and y, row by row, back and forth."""
+        """Return all fields of the area in order: from the corner of lowest x and y, row by row,
+        back and forth.
+        """
         pitch_x_um = self.field_width_um * (1 - self.overlap)
         pitch_y_um = self.field_height_um * (1 - self.overlap)
         planned: list[PlannedField] = []
@@ -110,8 +123,9 @@ def _check_focus_points(scope: Scope, slot: str) -> None:
     points = (area.x_um[1] - area.x_um[0]) * (area.y_um[1] - area.y_um[0]) / spacing_um**2
     if scope.focus.method != "fixed" and points > MAX_FOCUS_POINTS:
         raise ConfigError(
-            f"{scope.path}: slot {slot!r}: 'focus.spacing_um' of {spacing_um:g} um makes {points:.0f} focus points; at "
-            f"most {MAX_FOCUS_POINTS} are allowed: enlarge it, or reduce 'slots.{slot}'."
+            f"{scope.path}: slot {slot!r}: 'focus.spacing_um' of {spacing_um:g} um makes "
+            f"{points:.0f} focus points; at most {MAX_FOCUS_POINTS} are allowed: enlarge it, or "
+            f"reduce 'slots.{slot}'."
         )
 
 

@@ -1,4 +1,7 @@
-"""An acquisition request: which fields of which slide to take, with which microscope, until when."""
+"""An acquisition request.
+
+Which fields of which slide to take, with which microscope, until when.
+"""
 
 from __future__ import annotations
 
@@ -29,10 +32,14 @@ class AcquisitionRequest:
         scope, plan: Microscope and planned fields.
         specimen: On a virtual scope, the specimen on its stage.
         pass_name: Pass over the slide.
-        deadline_s: Time (of `time.time`) after which no new field is started; ``None`` for no deadline.
-        microscope: Opens the microscope, in place of `open_microscope`; sent to the child process, so it must pickle.
-        slide: Id of the physical slide, with which its label is compared; the sample's name by default.
-        load: Where the scope has a loader: the slide to bring to the stage before the microscope is opened.
+        deadline_s: Time (of `time.time`) after which no new field is started; ``None`` for no
+            deadline.
+        microscope: Opens the microscope, in place of `open_microscope`; sent to the child process,
+            so it must pickle.
+        slide: Id of the physical slide, with which its label is compared; the sample's name by
+            default.
+        load: Where the scope has a loader: the slide to bring to the stage before the microscope is
+            opened.
     """
 
     sample: Sample

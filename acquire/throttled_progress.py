@@ -12,7 +12,8 @@ __all__ = ["ThrottledProgress"]
 
 
 class ThrottledProgress:
-    """Passes on at most one message every ``every_s`` seconds, the first one that long after its creation.
+    """Passes on at most one message every ``every_s`` seconds, the first one that long after its
+    creation.
 
     Args:
         progress: Receives the messages.

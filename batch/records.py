@@ -1,9 +1,12 @@
-"""Typed models of the files of a batch: the worklist as read, the journal, the commands and the heartbeat."""
+"""Typed models of the files of a batch.
+
+The worklist as read, the journal, the commands and the heartbeat.
+"""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypedDict
 
 from pydantic import AwareDatetime, Field
 
@@ -14,6 +17,7 @@ __all__ = [
     "BatchRecord",
     "Command",
     "CommandKind",
+    "EntryDetails",
     "Heartbeat",
     "JournalEntry",
     "MicroscopeState",
@@ -25,8 +29,8 @@ __all__ = [
     "phase_figure",
 ]
 
-#: ``two-pass`` stains each slide after its bright field; ``two-pass-list`` takes the bright field of all such slides,
-#: then stains them, then takes the fluorescence of all.
+#: ``two-pass`` stains each slide after its bright field; ``two-pass-list`` takes the bright field
+#: of all such slides, then stains them, then takes the fluorescence of all.
 BatchProtocol = Literal["one-pass", "two-pass", "two-pass-list"]
 #: What the process of a sample does; each phase has its own time limit.
 Phase = Literal[
@@ -94,7 +98,8 @@ class WorklistRow(Part):
         slot: of the stage insert; empty where a loader brings the slide to its own slot.
         scope: name or path of the scope file.
         protocol: see `BatchProtocol`.
-        cells: number of cells to count; ``None`` for the default, or where ``precision`` or ``fields`` is given.
+        cells: number of cells to count; ``None`` for the default, or where ``precision`` or
+            ``fields`` is given.
         precision: targets as `run --precision` takes them, for example ``NEU:5%``.
         fields: take exactly this many fields.
         bundle: name or path of the model, or ``auto``.
@@ -124,7 +129,9 @@ class WorklistRow(Part):
 
 
 class BatchRecord(Record):
-    """``batch.json``: the worklist as read; written first, and again when rows are added or changed.
+    """``batch.json``: the worklist as read.
+
+    Written first, and again when rows are added or changed.
 
     Attributes:
         name: of the batch and its folder.
@@ -133,7 +140,9 @@ class BatchRecord(Record):
         rows: in the order of the worklist, then those added.
     """
 
-    remedy: ClassVar[str] = "restore the file from a backup, or move the batch's folder away and run the worklist again"
+    remedy: ClassVar[str] = (
+        "restore the file from a backup, or move the batch's folder away and run the worklist again"
+    )
 
     name: str
     created: AwareDatetime
@@ -152,8 +161,9 @@ class JournalEntry(Part):
         error: class of the error, for example ``DeviceTimeoutError``; empty without one.
         reason: in words, for people.
         by: user and computer, of an event that an operator asked for.
-        figures: of the event, by name: ``<phase>_s`` for the seconds spent in each phase (``scanning_s``,
-            ``loading_the_slide_s``; see `phase_figure`), ``fields``, ``cells``, ``memory_bytes`` (peak).
+        figures: of the event, by name: ``<phase>_s`` for the seconds spent in each phase
+            (``scanning_s``, ``loading_the_slide_s``; see `phase_figure`), ``fields``, ``cells``,
+            ``memory_bytes`` (peak).
     """
 
     time: datetime
@@ -164,6 +174,16 @@ class JournalEntry(Part):
     reason: str = ""
     by: str = ""
     figures: dict[str, float] = Field(default_factory=dict)
+
+
+class EntryDetails(TypedDict, total=False):
+    """The optional parts of a `JournalEntry`."""
+
+    attempt: int
+    error: str
+    reason: str
+    by: str
+    figures: dict[str, float]
 
 
 def phase_figure(phase: Phase) -> str:
@@ -179,7 +199,8 @@ class Command(Record):
     """A file of ``inbox/``: what an operator asks of a running batch.
 
     Attributes:
-        kind: ``confirm`` says that the operator has done what the batch waits for (slides stained or loaded).
+        kind: ``confirm`` says that the operator has done what the batch waits for (slides stained
+            or loaded).
         sample: of the row; empty for `stop`, `confirm` and for all rows.
         row: for ``add``.
         at_once: for ``stop``: do not finish the sample that is being scanned.
@@ -199,8 +220,8 @@ class ProcessStatus(Part):
     """The process of one sample, in the heartbeat.
 
     Attributes:
-        sample, attempt: of the row.
-        pid, created: of the process; both together identify it, since the system uses a process id again. ``created``
+        sample, attempt: of the row. pid, created: of the process; both together identify it, since
+        the system uses a process id again. ``created``
             is the time since the epoch in seconds, as psutil gives it.
         phase: see `Phase`.
         phase_since: when the phase began.

@@ -38,7 +38,8 @@ def load_request(row: WorklistRow, scope: Scope, data: Path) -> LoadRequest | No
         return None
     if row.slot and not row.slot.isdecimal():
         raise ConfigError(
-            f"slot {row.slot!r} is no place in the loader of scope {scope.name!r}, which counts its places from 1."
+            f"slot {row.slot!r} is no place in the loader of scope {scope.name!r}, which counts "
+            f"its places from 1."
         )
     request = LoadRequest(scope, data, row.slide or row.sample, int(row.slot or 0))
     request.place()
@@ -46,7 +47,9 @@ def load_request(row: WorklistRow, scope: Scope, data: Path) -> LoadRequest | No
 
 
 def stage_slot(row: WorklistRow, scope: Scope) -> str:
-    """Return the slot of the stage on which the row's slide is scanned: the loader's, else that of the row."""
+    """Return the slot of the stage on which the row's slide is scanned: the loader's, else that of
+    the row.
+    """
     return scope.loader_slot or row.slot or next(iter(scope.slots))
 
 
@@ -59,8 +62,8 @@ def row_request(row: WorklistRow, scope: Scope, data: Path) -> ScanRequest:
         data: data root.
 
     Raises:
-        ConfigError: the scope has no such slot, or its scan area holds no field; or the specimen, or the place in the
-            loader, is not allowed.
+        ConfigError: the scope has no such slot, or its scan area holds no field; or the specimen,
+            or the place in the loader, is not allowed.
         StageLimitError: the scan area is outside the limits of the stage.
     """
     return ScanRequest(

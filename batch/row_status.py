@@ -14,7 +14,16 @@ if TYPE_CHECKING:
 __all__ = ["DONE_STATES", "RowState", "RowStatus", "advance", "replay"]
 
 RowState = Literal[
-    "waiting", "held", "scanning", "scanned", "staining", "stained", "processing", "finished", "skipped", "quarantined"
+    "waiting",
+    "held",
+    "scanning",
+    "scanned",
+    "staining",
+    "stained",
+    "processing",
+    "finished",
+    "skipped",
+    "quarantined",
 ]
 #: States that a row leaves only when the operator asks for it.
 DONE_STATES: Final = frozenset[RowState]({"finished", "skipped", "quarantined"})
@@ -38,7 +47,8 @@ class RowStatus:
 
     Attributes:
         row: of the worklist.
-        state: see `RowState`; ``waiting`` and ``scanned`` wait for the microscope, for a stain or for a free process.
+        state: see `RowState`; ``waiting`` and ``scanned`` wait for the microscope, for a stain or
+            for a free process.
         attempts: that failed since the row was added or retried.
         error, reason: of the last failure, or why the row is held, skipped or quarantined.
         started, ended: of the first attempt and of the last transition to a state of `DONE_STATES`.
@@ -61,7 +71,10 @@ class RowStatus:
 
 
 def replay(rows: Iterable[WorklistRow], journal: Iterable[JournalEntry]) -> dict[str, RowStatus]:
-    """Return the status of each row, by sample, in the order of ``rows``; entries of unknown rows are ignored."""
+    """Return the status of each row, by sample, in the order of ``rows``.
+
+    Entries of unknown rows are ignored.
+    """
     status = {row.sample: RowStatus(row) for row in rows}
     for entry in journal:
         if entry.event == "scanning_stopped":
@@ -76,8 +89,18 @@ def advance(status: RowStatus, entry: JournalEntry) -> RowStatus:
     status = replace(status, figures={**status.figures, **entry.figures})
     match entry.event:
         case "attempt_failed":
-            before: RowState = "waiting" if status.state in ("scanning", "staining") else _before_processing(status)
-            return replace(status, state=before, attempts=status.attempts + 1, error=entry.error, reason=entry.reason)
+            before: RowState = (
+                "waiting"
+                if status.state in ("scanning", "staining")
+                else _before_processing(status)
+            )
+            return replace(
+                status,
+                state=before,
+                attempts=status.attempts + 1,
+                error=entry.error,
+                reason=entry.reason,
+            )
         case "interrupted":
             if status.state in ("scanning", "staining"):
                 return replace(status, state="waiting")
@@ -93,7 +116,9 @@ def advance(status: RowStatus, entry: JournalEntry) -> RowStatus:
     if state in DONE_STATES or state == "held":
         reason = entry.reason or ("" if state == "finished" else status.reason)
         error = entry.error or ("" if state == "finished" else status.error)
-        return replace(status, reason=reason, error=error, ended=entry.time if state in DONE_STATES else None)
+        return replace(
+            status, reason=reason, error=error, ended=entry.time if state in DONE_STATES else None
+        )
     return replace(status, started=status.started or entry.time)
 
 

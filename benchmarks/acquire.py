@@ -1,11 +1,15 @@
-"""12 fields of 4 x 2048 x 2048, exposures 5/5/5/20 ms, on the real core: wbcpipe, pycromanager and pymmcore-plus.
+"""12 fields of 4 x 2048 x 2048, exposures 5/5/5/20 ms, on the real core.
 
-The floor is what no software can save: the exposures, and the same stage moves with nothing between them. wbcpipe
-runs its own path (`AcquisitionSession`: OME-TIFF, one file a field, flushed) with sequences that the hardware
-times, the same with a look at the first frame that decides about fluorescence, and with a command for each frame.
-pycromanager's `Acquisition` writes NDTiff; pymmcore-plus's engine writes OME-TIFF, or discards its frames. Neither of
-these flushes its files to the disk. "Light to dark" is the time from the first exposure's beginning to the last one's
-end: the capture without the last files. Every run has a process of its own; runs are interleaved, the median counts.
+Wbcpipe, pycromanager and pymmcore-plus.
+
+The floor is what no software can save: the exposures, and the same stage moves with nothing between
+them. wbcpipe runs its own path (`AcquisitionSession`: OME-TIFF, one file a field, flushed) with
+sequences that the hardware times, the same with a look at the first frame that decides about
+fluorescence, and with a command for each frame. pycromanager's `Acquisition` writes NDTiff;
+pymmcore-plus's engine writes OME-TIFF, or discards its frames. Neither of these flushes its files
+to the disk. "Light to dark" is the time from the first exposure's beginning to the last one's
+end: the capture without the last files. Every run has a process of its own; runs are interleaved,
+    the median counts.
 """
 
 from __future__ import annotations
@@ -60,11 +64,20 @@ ROWS = {
     "plus-none": "pymmcore-plus MDA engine, discarded",
 }
 NEEDS = {"plus-tiff": "pymmcore_plus", "plus-none": "pymmcore_plus"}
-PACKAGES = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "pymmcore-plus", "useq-schema", "tifffile")
+PACKAGES = (
+    "wbcpipe",
+    "pycromanager",
+    "pymmcore",
+    "mm-test-adapters",
+    "pymmcore-plus",
+    "useq-schema",
+    "tifffile",
+)
 
 
 def bench_scope(sequencing: str, *, look: bool = False) -> Scope:
-    """The demo scope with its camera's own pixels, which are all alike: so nothing judges what they show.
+    """The demo scope with its camera's own pixels, which are all alike: so nothing judges what they
+    show.
 
     With ``look`` each field's first frame is looked at before fluorescence, whatever comes of it.
     """
@@ -75,7 +88,9 @@ def bench_scope(sequencing: str, *, look: bool = False) -> Scope:
         "frame_checks": {"enabled": False},
         "scan": {"skip_empty": look},
     }
-    changed = {name: getattr(scope, name).model_copy(update=change) for name, change in parts.items()}
+    changed = {
+        name: getattr(scope, name).model_copy(update=change) for name, change in parts.items()
+    }
     return scope.model_copy(update={"virtual": False, **changed})
 
 
@@ -88,10 +103,12 @@ def places_um(scope: Scope) -> list[tuple[float, float]]:
 
 
 def warm_memory(folder: Path) -> None:
-    """Write and remove more bytes than the run will: what a run costs shall not hang on the state of free memory.
+    """Write and remove more bytes than the run will: what a run costs shall not hang on the state
+    of free memory.
 
-    A virtual machine's memory that nothing used for seconds may be its host's again; to get a frame of it back took
-    17 ms where a frame was written in 2. Three times as much leaves enough when other processes take of it.
+    A virtual machine's memory that nothing used for seconds may be its host's again; to get a frame
+    of it back took 17 ms where a frame was written in 2. Three times as much leaves enough when
+    other processes take of it.
     """
     content = np.ones(FIELD_BYTES, np.uint8)
     paths = [folder / f"warm-{number}" for number in range(3 * FIELDS)]
@@ -102,7 +119,9 @@ def warm_memory(folder: Path) -> None:
 
 
 def files_alone(folder: Path) -> tuple[float, float]:
-    """Seconds to write and flush as many bytes, with nothing else: no software is faster than the disk."""
+    """Seconds to write and flush as many bytes, with nothing else: no software is faster than the
+    disk.
+    """
     content = np.ones(FIELD_BYTES, np.uint8)
     warm_memory(folder)
     start_s = time.perf_counter()
@@ -115,7 +134,10 @@ def files_alone(folder: Path) -> tuple[float, float]:
 
 
 def floor(folder: Path) -> tuple[float, float]:
-    """Seconds of the exposures and of the moves; the second figure leaves out the move to the first field."""
+    """Seconds of the exposures and of the moves.
+
+    The second figure leaves out the move to the first field.
+    """
     del folder
     scope = bench_scope("off")
     link = CoreLink(scope)
@@ -134,7 +156,9 @@ def floor(folder: Path) -> tuple[float, float]:
 
 
 def core_alone(folder: Path) -> tuple[float, float]:
-    """Seconds of the same moves and sequences with nothing done to their frames: what the core and its camera take."""
+    """Seconds of the same moves and sequences with nothing done to their frames: what the core and
+    its camera take.
+    """
     del folder
     scope = bench_scope("off")
     link = CoreLink(scope)
@@ -163,7 +187,9 @@ def ours(folder: Path, sequencing: str, *, look: bool = False) -> tuple[float, f
     scope = bench_scope(sequencing, look=look)
     empty_fields.EMPTY_BELOW_UM2 = -1.0  # type: ignore[misc] # this camera's frames show nothing, and are all taken
     sample = Sample.open(folder, "bench")
-    with AcquisitionSession(AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"))) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"))
+    ) as session:
         session.take(range(WARM))
         warm_memory(folder)
         start_s = time.perf_counter()
@@ -173,7 +199,9 @@ def ours(folder: Path, sequencing: str, *, look: bool = False) -> tuple[float, f
     assert len(files) == WARM + FIELDS, files
     first, last = session.inventory.taken[WARM], session.inventory.taken[WARM + FIELDS - 1]
     apart = datetime.fromisoformat(last.acquired) - datetime.fromisoformat(first.acquired)
-    return seconds, apart.total_seconds() + last.frames[-1].time_s + last.frames[-1].exposure_ms / 1000
+    return seconds, apart.total_seconds() + last.frames[-1].time_s + last.frames[
+        -1
+    ].exposure_ms / 1000
 
 
 def pycromanager(folder: Path) -> tuple[float, float]:
@@ -181,10 +209,14 @@ def pycromanager(folder: Path) -> tuple[float, float]:
     from pycromanager import Acquisition, Core, start_headless, stop_headless
 
     scope = bench_scope("off")
-    start_headless(str(adapter_folder(scope)), config_file=str(scope.config_path), python_backend=True)
+    start_headless(
+        str(adapter_folder(scope)), config_file=str(scope.config_path), python_backend=True
+    )
     core = Core()
     core.set_auto_shutter(True)
-    core.set_property("LED", "Sequence", "Off")  # its Python engine raises NotImplementedError for sequences
+    core.set_property(
+        "LED", "Sequence", "Off"
+    )  # its Python engine raises NotImplementedError for sequences
 
     def acquire(name: str, places: list[tuple[float, float]]) -> float:
         events = [
@@ -214,7 +246,10 @@ def pycromanager(folder: Path) -> tuple[float, float]:
 
 
 def pymmcore_plus(folder: Path, *, keep: bool) -> tuple[float, float]:
-    """Seconds of pymmcore-plus's engine, which sequences what the devices let it; then below 0 if frames were lost."""
+    """Seconds of pymmcore-plus's engine, which sequences what the devices let it.
+
+    Then below 0 if frames were lost.
+    """
     import useq
     from pymmcore_plus import CMMCorePlus
 
@@ -290,7 +325,9 @@ def installed(package: str) -> str:
 
 
 def cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+    for line in (
+        Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ()
+    ):
         if line.startswith("model name"):
             return line.split(":", 1)[1].strip()
     return platform.processor() or platform.machine()
@@ -303,14 +340,21 @@ def measure(repeats: int, folder: Path) -> dict[str, Any]:
     for _ in range(repeats):
         for key in keys:
             runs[key].append(run_apart(key, folder))
-    floor_s, floor_dark_s = (statistics.median(column) for column in zip(*runs["floor"], strict=True))
+    floor_s, floor_dark_s = (
+        statistics.median(column) for column in zip(*runs["floor"], strict=True)
+    )
     rows: list[dict[str, Any]] = []
     for key, what in ROWS.items():
         if key not in runs:
             rows.append({"what": what, "median_s": None, "note": "not installed"})
             continue
         seconds, dark_s = (sorted(column) for column in zip(*runs[key], strict=True))
-        row = {"what": what, "median_s": statistics.median(seconds), "least_s": seconds[0], "most_s": seconds[-1]}
+        row = {
+            "what": what,
+            "median_s": statistics.median(seconds),
+            "least_s": seconds[0],
+            "most_s": seconds[-1],
+        }
         row["x_floor"] = row["median_s"] / floor_s
         if dark_s[0] < 0:
             row["note"] = f"{sum(value < 0 for value in dark_s)} of {repeats} runs lost frames"
@@ -333,7 +377,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the files are written")
+    parser.add_argument(
+        "--dir", type=Path, default=Path(tempfile.gettempdir()), help="where the files are written"
+    )
     parser.add_argument("--run", choices=list(RUNS), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.run:
@@ -343,14 +389,27 @@ def main() -> None:
     if options.json:
         print(json.dumps(result))
         return
-    print(f"{FIELDS} fields x 4 x 2048^2; {options.repeats} runs of each, interleaved; {result['cpu']}")
-    print(f"{'what runs it':38} {'median s':>8} {'least':>7} {'most':>7} {'x floor':>8} {'light to dark':>14}")
+    print(
+        f"{FIELDS} fields x 4 x 2048^2; {options.repeats} runs of each, interleaved; "
+        f"{result['cpu']}"
+    )
+    print(
+        f"{'what runs it':38} {'median s':>8} {'least':>7} {'most':>7} {'x floor':>8} "
+        f"{'light to dark':>14}"
+    )
     for row in result["rows"]:
         if row["median_s"] is None:
             print(f"{row['what']:38} {row['note']}")
             continue
-        dark = f"{row['light_to_dark_x_floor']:14.2f}" if "light_to_dark_x_floor" in row else f"  {row.get('note', '')}"
-        figures = f"{row['median_s']:8.3f} {row['least_s']:7.3f} {row['most_s']:7.3f} {row['x_floor']:8.2f}"
+        dark = (
+            f"{row['light_to_dark_x_floor']:14.2f}"
+            if "light_to_dark_x_floor" in row
+            else f"  {row.get('note', '')}"
+        )
+        figures = (
+            f"{row['median_s']:8.3f} {row['least_s']:7.3f} {row['most_s']:7.3f} "
+            f"{row['x_floor']:8.2f}"
+        )
         print(f"{row['what']:38} {figures} {dark}".rstrip())
 
 

@@ -1,10 +1,12 @@
-"""What each step beyond the paper is worth on a study's cells: fusion, temperatures, abstention, faults, prevalence.
+"""What each step beyond the paper is worth on a study's cells.
+
+Fusion, temperatures, abstention, faults, prevalence.
 
     python benchmarks/beyond.py STUDY [--method NAME] [--json]
 
-STUDY is the folder of `wbcpipe study`; every `result.safetensors` below it is one fold of one method: held-out cells to
-fit on and test cells to score on. With no arguments logits are drawn at random, which shows that the script works and
-nothing else.
+STUDY is the folder of `wbcpipe study`; every `result.safetensors` below it is one fold of one
+method: held-out cells to fit on and test cells to score on. With no arguments logits are drawn at
+random, which shows that the script works and nothing else.
 """
 
 from __future__ import annotations
@@ -30,16 +32,29 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLASSES = ("NEU", "LYM", "EOS", "MO", "BAS")
-FAULTS = {"missing_logits": "zeros", "typical_logits": "typical", "shifted_logits": "shifted", "other_logits": "other"}
+FAULTS = {
+    "missing_logits": "zeros",
+    "typical_logits": "typical",
+    "shifted_logits": "shifted",
+    "other_logits": "other",
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", type=Path, nargs="?", help="folder of a study; without it, drawn logits")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "study", type=Path, nargs="?", help="folder of a study; without it, drawn logits"
+    )
     parser.add_argument("--method", help="only results whose path names it")
     parser.add_argument("--json", action="store_true", help="one object for machines")
     options = parser.parse_args()
-    found = results(options.study, options.method) if options.study else {"drawn": [drawn(seed) for seed in range(3)]}
+    found = (
+        results(options.study, options.method)
+        if options.study
+        else {"drawn": [drawn(seed) for seed in range(3)]}
+    )
     if not found:
         sys.exit(f"{options.study}: no result.safetensors below it; run `wbcpipe study` first.")
     output: list[dict[str, Any]] = []
@@ -49,10 +64,26 @@ def main() -> None:
         if not options.json:
             print(f"# {method}, {len(folds)} folds\n\n{markdown(rows)}")
     if options.json:
-        gain = [row for row in output if row["variant"].startswith("as bundled") and row["figure"] == "weighted F1"]
-        ratios = [np.mean(row["by_fold"]) / np.mean(np.subtract(row["by_fold"], row["less_base"])) for row in gain]
+        gain = [
+            row
+            for row in output
+            if row["variant"].startswith("as bundled") and row["figure"] == "weighted F1"
+        ]
+        ratios = [
+            np.mean(row["by_fold"]) / np.mean(np.subtract(row["by_fold"], row["less_base"]))
+            for row in gain
+        ]
         ratio = float(np.mean(ratios))
-        print(json.dumps({"name": "beyond", "ratio": ratio, "rows": output, "versions": {"wbcpipe": __version__}}))
+        print(
+            json.dumps(
+                {
+                    "name": "beyond",
+                    "ratio": ratio,
+                    "rows": output,
+                    "versions": {"wbcpipe": __version__},
+                }
+            )
+        )
 
 
 def results(study: Path, method: str | None) -> dict[str, list[FoldLogits]]:
@@ -67,20 +98,27 @@ def results(study: Path, method: str | None) -> dict[str, list[FoldLogits]]:
 
 
 def names(rows: Path | None, fold: FoldLogits) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Classes and modalities, as the study that has a row in this folder tells; numbers where nothing is told."""
+    """Classes and modalities, as the study that has a row in this folder tells.
+
+    Numbers where nothing is told.
+    """
     for path in sorted(rows.glob("*/result.json")) if rows else ():
         told = json.loads(path.read_text(encoding="utf-8"))
         return tuple(told["classes"]), tuple(told["modalities"])
     heads, classes = fold.test_logits.shape[1:]
     inputs = max([len(logits) for logits in fold.faults.values()], default=heads)
-    return tuple(f"class {k + 1}" for k in range(classes)), tuple(f"modality {m + 1}" for m in range(inputs))
+    return tuple(f"class {k + 1}" for k in range(classes)), tuple(
+        f"modality {m + 1}" for m in range(inputs)
+    )
 
 
 def read(path: Path) -> FoldLogits:
     """One fold."""
     with safe_open(path, framework="np") as file:
         there = set(file.keys())
-        arrays = {name: file.get_tensor(name) for name in there if name.endswith(("logits", "labels"))}
+        arrays = {
+            name: file.get_tensor(name) for name in there if name.endswith(("logits", "labels"))
+        }
     return FoldLogits(
         calibration_logits=arrays["calibration_logits"],
         calibration_labels=arrays["calibration_labels"].astype(np.int64),
@@ -91,12 +129,17 @@ def read(path: Path) -> FoldLogits:
 
 
 def drawn(seed: int, heads: Sequence[float] = (3.0, 2.0, 2.0, 1.0), cells: int = 600) -> FoldLogits:
-    """Logits of heads with some skill each, three times too confident; a missing modality leaves its head to guess."""
+    """Logits of heads with some skill each, three times too confident.
+
+    A missing modality leaves its head to guess.
+    """
     rng = np.random.default_rng(seed)
 
     def logits(labels: NDArray[np.int64]) -> NDArray[np.float64]:
         truth = np.eye(len(CLASSES))[labels][:, None] * np.asarray(heads)[None, :, None]
-        found: NDArray[np.float64] = 3.0 * (truth + rng.normal(size=(len(labels), len(heads), len(CLASSES))))
+        found: NDArray[np.float64] = 3.0 * (
+            truth + rng.normal(size=(len(labels), len(heads), len(CLASSES)))
+        )
         return found
 
     held, test = rng.integers(0, len(CLASSES), cells), rng.integers(0, len(CLASSES), cells)

@@ -1,11 +1,13 @@
-"""Detect white cells in the fields of another laboratory, and compare with the boxes of its authors.
+"""Detect white cells in the fields of another laboratory, and compare with the boxes of its
+authors.
 
     python benchmarks/boxed_fields.py [--folder FOLDER] [--json]
 
-The default is `../shared/data/chula/fields`: 16 fields of 1440 x 900 pixels, 0.1 um each, in which some white cells
-have no box. A clone of github.com/draaslan/blood-cell-detection-dataset works too: 100 fields of 256 x 256 pixels, 103
-boxes of white cells, three of which hold a red cell (images 100, 104 and 114); its pixel size follows from the boxes of
-uncut red cells (7.5 um). Correct, wrong and missed are counted as in `detection_bccd`.
+The default is `../shared/data/chula/fields`: 16 fields of 1440 x 900 pixels, 0.1 um each, in which
+some white cells have no box. A clone of github.com/draaslan/blood-cell-detection-dataset works too:
+100 fields of 256 x 256 pixels, 103 boxes of white cells, three of which hold a red cell (images
+100, 104 and 114); its pixel size follows from the boxes of uncut red cells (7.5 um). Correct, wrong
+and missed are counted as in `detection_bccd`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ _CHULA_UM = 0.1
 
 
 def read_boxes(folder: Path) -> tuple[dict[Path, np.ndarray], float]:
-    """Return the white cells' boxes (N, 4) of each image as ymin, xmin, ymax, xmax in pixels, and the pixel size."""
+    """Return the white cells' boxes (N, 4) of each image as ymin, xmin, ymax, xmax in pixels, and
+    the pixel size.
+    """
     sides = ("ymin", "xmin", "ymax", "xmax")
     white: dict[Path, list[list[float]]] = defaultdict(list)
     red: list[list[float]] = []
@@ -42,7 +46,8 @@ def read_boxes(folder: Path) -> tuple[dict[Path, np.ndarray], float]:
         return {path: np.array(boxes) for path, boxes in sorted(white.items())}, _CHULA_UM
     if not (folder / "annotations.csv").is_file():
         raise SystemExit(
-            f"{folder}: neither boxes.csv nor annotations.csv is there; give the folder of a set named above."
+            f"{folder}: neither boxes.csv nor annotations.csv is there; give the folder of a set "
+            f"named above."
         )
     with (folder / "annotations.csv").open(newline="") as handle:
         for row in csv.DictReader(handle):
@@ -55,8 +60,12 @@ def read_boxes(folder: Path) -> tuple[dict[Path, np.ndarray], float]:
             elif min(box) > 2 and max(box) < side_px - 3:
                 red.append(box)
     extents = np.array(red)
-    diameter_px = np.median(np.concatenate([extents[:, 2] - extents[:, 0], extents[:, 3] - extents[:, 1]]))
-    return {path: np.array(boxes).reshape(-1, 4) for path, boxes in sorted(white.items())}, _RED_CELL_UM / diameter_px
+    diameter_px = np.median(
+        np.concatenate([extents[:, 2] - extents[:, 0], extents[:, 3] - extents[:, 1]])
+    )
+    return {
+        path: np.array(boxes).reshape(-1, 4) for path, boxes in sorted(white.items())
+    }, _RED_CELL_UM / diameter_px
 
 
 def measure(folder: Path) -> dict[str, Any]:
@@ -89,7 +98,16 @@ def main() -> None:
     row = measure(arguments.folder)
     if arguments.json:
         versions = {name: version(name) for name in ("wbcpipe", "numpy", "scipy")}
-        print(json.dumps({"name": "boxed_fields", "ratio": row["recall"], "rows": [row], "versions": versions}))
+        print(
+            json.dumps(
+                {
+                    "name": "boxed_fields",
+                    "ratio": row["recall"],
+                    "rows": [row],
+                    "versions": versions,
+                }
+            )
+        )
         return
     for name, value in row.items():
         print(f"{name:<24}{value:.3f}" if isinstance(value, float) else f"{name:<24}{value}")

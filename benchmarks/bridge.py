@@ -1,4 +1,6 @@
-"""What a call costs over the bridge, and in this process, on the same core: the virtual scope's 2048 x 2048 camera.
+"""What a call costs over the bridge, and in this process, on the same core.
+
+The virtual scope's 2048 x 2048 camera.
 
 The other end is the tests' server, in Python; Micro-Manager's own, in Java, has its own speed.
 """
@@ -47,11 +49,16 @@ def measure(scope: Scope) -> dict[str, float]:
         return {
             "open": opened_ms,
             "read the focus position": median_ms(lambda: link.call("get_position"), 300),
-            "read X and Y": median_ms(lambda: (link.call("get_x_position"), link.call("get_y_position")), 200),
-            "switch the light": median_ms(lambda: link.set_property("LED", "Label", next(labels)), 200),
+            "read X and Y": median_ms(
+                lambda: (link.call("get_x_position"), link.call("get_y_position")), 200
+            ),
+            "switch the light": median_ms(
+                lambda: link.set_property("LED", "Label", next(labels)), 200
+            ),
             "open and close the shutter": median_ms(lambda: shutter(link), 100),
             "expose 1 ms": median_ms(
-                lambda: link.call_with_deadline(lambda: link.call("snap_image"), 5.0, "exposing"), 50
+                lambda: link.call_with_deadline(lambda: link.call("snap_image"), 5.0, "exposing"),
+                50,
             ),
             "fetch a frame, 8 MiB": median_ms(lambda: link.call("get_image"), 30),
             "list the devices": median_ms(link.devices, 30),
@@ -63,7 +70,9 @@ def measure(scope: Scope) -> dict[str, float]:
 def measure_bridge(scope: Scope) -> dict[str, float]:
     script = ROOT / "tests/acquire/hardware/bridge_server.py"
     command = [sys.executable, str(script), str(scope.config_path), "--port", "0"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
         assert server.stdout is not None
         assert server.stdin is not None
         port = int(server.stdout.readline())
@@ -85,7 +94,10 @@ def main() -> None:
         report = {
             "name": "bridge",
             "ratio": bridge["fetch a frame, 8 MiB"] / here["fetch a frame, 8 MiB"],
-            "rows": [{"what": what, "bridge_ms": bridge[what], "headless_ms": here[what]} for what in here],
+            "rows": [
+                {"what": what, "bridge_ms": bridge[what], "headless_ms": here[what]}
+                for what in here
+            ],
             "versions": {name: importlib.metadata.version(name) for name in packages},
             "cpu": platform.processor() or platform.machine(),
         }

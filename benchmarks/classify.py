@@ -1,13 +1,17 @@
-"""How fast cells are called: engines side by side, MM-MIMO against late fusion, and the whole stage from Zarr.
+"""How fast cells are called.
 
-    python benchmarks/classify.py [--cells 4096] [--repeats 5] [--threads 2] [--bundle virtual-shufflenet] [--json]
+Engines side by side, MM-MIMO against late fusion, and the whole stage from Zarr.
 
-Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, in batches that suit each, in turn, all
-streams busy; medians count. A GPU is measured where there is one, and runs the whole stage then. That is
-`classify_sample` on synthetic crops, from the store to the calls in it, against the same engine in the same streams and
-batches on pictures that are ready in memory; the engine is made once for both. It runs at the bundle's side, at that
-side from a store without crops of half the side, and at 224 px with the same weights. Processor time tells more where
-other programs run beside. Steps are processor time of one thread.
+    python benchmarks/classify.py [--cells 4096] [--repeats 5] [--threads 2]
+        [--bundle virtual-shufflenet] [--json]
+
+Engines run a ShuffleNet V2 MM-MIMO of random weights on 4 x 224 x 224 pictures, in batches that
+suit each, in turn, all streams busy; medians count. A GPU is measured where there is one, and runs
+the whole stage then. That is `classify_sample` on synthetic crops, from the store to the calls in
+it, against the same engine in the same streams and batches on pictures that are ready in memory;
+the engine is made once for both. It runs at the bundle's side, at that side from a store without
+crops of half the side, and at 224 px with the same weights. Processor time tells more where other
+programs run beside. Steps are processor time of one thread.
 """
 
 from __future__ import annotations
@@ -101,7 +105,9 @@ def engines() -> dict[str, Any]:
     if importlib.util.find_spec("openvino"):
         found["OpenVINO float32, one lane"] = OneLane(mimo)
         found["OpenVINO float32"] = last = OpenVinoEngine(mimo, SHAPE)
-    same = OpenVinoEngine(late, SHAPE) if isinstance(last, OpenVinoEngine) else TorchEngine(late, cpu)
+    same = (
+        OpenVinoEngine(late, SHAPE) if isinstance(last, OpenVinoEngine) else TorchEngine(late, cpu)
+    )
     found["late fusion"] = same
     if torch.cuda.is_available():
         found["GPU"] = TorchEngine(mimo, torch.device("cuda"), "float16")
@@ -119,7 +125,9 @@ def seconds_of(work: Callable[[], object]) -> NDArray[np.float64]:
 def bare(engine: Engine, batches: list[NDArray[np.float32]]) -> NDArray[np.float64]:
     """`seconds_of` all streams of an engine at work."""
     with stream_pool(engine) as pool:
-        list(pool.map(engine, batches[: engine.streams]))  # threads are there, and have their memory
+        list(
+            pool.map(engine, batches[: engine.streams])
+        )  # threads are there, and have their memory
         return seconds_of(lambda: list(pool.map(engine, batches)))
 
 
@@ -156,7 +164,8 @@ def smooth_crops(count: int) -> NDArray[np.uint16]:
 def block_of(images: NDArray[np.uint16]) -> CellBlock:
     count = len(images)
     columns = {
-        key: np.zeros((count, *entry_shape(column, images.shape[1])), column.dtype) for key, column in COLUMNS.items()
+        key: np.zeros((count, *entry_shape(column, images.shape[1])), column.dtype)
+        for key, column in COLUMNS.items()
     }
     return CellBlock(images, np.zeros((count, *images.shape[2:]), np.uint8), columns, [""] * count)
 
@@ -181,7 +190,10 @@ def whole_stage(bundle: Bundle, engine: Engine, sample: Sample, repeats: int) ->
     crops = store.images(0, PREPARED, side_px=side_px)
     size = classifier.batch_size
     batches = parts_of(
-        np.concatenate([classifier.prepare(crops[at : at + 64]) for at in range(0, len(crops), 64)]), size
+        np.concatenate(
+            [classifier.prepare(crops[at : at + 64]) for at in range(0, len(crops), 64)]
+        ),
+        size,
     )
     bare_s, stage_s = [], []
     with patch.object(stage, "select_engine", lambda *_, **__: engine):
@@ -191,13 +203,20 @@ def whole_stage(bundle: Bundle, engine: Engine, sample: Sample, repeats: int) ->
             stage_s.append(seconds_of(lambda: stage.classify_sample(sample, bundle)))
     room = classifier.image_buffer()
     steps = {
-        "read": core_ms(lambda at: store.images(at, at + size, side_px=side_px, out=crops[:size]), len(batches), size),
+        "read": core_ms(
+            lambda at: store.images(at, at + size, side_px=side_px, out=crops[:size]),
+            len(batches),
+            size,
+        ),
         "prepare and call": core_ms(
             lambda at: classifier.probability_of(crops[at : at + size], room), len(batches), size
         ),
         "network": core_ms(lambda at: engine(batches[at // size]), len(batches), size),
     }
-    (bare_clock_s, bare_core_s), (clock_s, core_s) = np.median(bare_s, axis=0), np.median(stage_s, axis=0)
+    (bare_clock_s, bare_core_s), (clock_s, core_s) = (
+        np.median(bare_s, axis=0),
+        np.median(stage_s, axis=0),
+    )
     return {
         "engine": engine.name,
         "batch_size": size,
@@ -238,11 +257,16 @@ def without_half(path: Path) -> None:
 def stages(name: str, count: int, repeats: int) -> list[dict[str, Any]]:
     """The stage at the bundle's side, at that side from whole crops, and at 224 px."""
     bundle = load_bundle(name)
-    wide = dataclasses.replace(bundle, info=bundle.info.model_copy(update={"side": bundle.info.crop_px}))
+    wide = dataclasses.replace(
+        bundle, info=bundle.info.model_copy(update={"side": bundle.info.crop_px})
+    )
     usual, large = select_engine(bundle), select_engine(wide)
     with tempfile.TemporaryDirectory() as folder:
         sample = synthetic_sample(Path(folder), count)
-        rows = [whole_stage(bundle, usual, sample, repeats), whole_stage(wide, large, sample, repeats)]
+        rows = [
+            whole_stage(bundle, usual, sample, repeats),
+            whole_stage(wide, large, sample, repeats),
+        ]
         without_half(sample.cells_path)
         return [*rows, whole_stage(bundle, usual, sample, repeats)]
 
@@ -265,7 +289,9 @@ def cpu_name() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=int, default=768)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
@@ -280,7 +306,11 @@ def main() -> None:
         "name": "classify",
         "ratio": times_as_fast(same, base),
         "rows": [
-            {"what": name, "cells_per_s": float(np.median(rate)), "x_eager": times_as_fast(rate, base)}
+            {
+                "what": name,
+                "cells_per_s": float(np.median(rate)),
+                "x_eager": times_as_fast(rate, base),
+            }
             for name, rate in speed.items()
         ],
         "mm_mimo_x_late_fusion": times_as_fast(same, speed["late fusion"]),
@@ -294,17 +324,23 @@ def main() -> None:
 
 def table(result: dict[str, Any], repeats: int) -> str:
     lines = [f"{repeats} times in turn, {result['threads']} threads, {result['cpu']}"]
-    for row in result["rows"]:
-        lines.append(f"{row['what']:32} {row['cells_per_s']:8.0f} cells/s {row['x_eager']:6.2f} x eager")
-    lines.append(f"MM-MIMO is {result['mm_mimo_x_late_fusion']:.2f} x as fast as late fusion on the same engine")
+    lines += [
+        f"{row['what']:32} {row['cells_per_s']:8.0f} cells/s {row['x_eager']:6.2f} x eager"
+        for row in result["rows"]
+    ]
+    lines.append(
+        f"MM-MIMO is {result['mm_mimo_x_late_fusion']:.2f} x as fast as late fusion on the same "
+        f"engine"
+    )
     for row in result["stages"]:
         steps = ", ".join(f"{step} {cost:.3f}" for step, cost in row["core_ms"].items())
         lines.append(
-            f"whole stage at {row['side_px']} px from crops of {row['read_px']} px, {row['engine']}, "
-            f"{row['batch_size']} at once: "
+            f"whole stage at {row['side_px']} px from crops of {row['read_px']} px, "
+            f"{row['engine']}, {row['batch_size']} at once: "
             f"{row['stage_per_s']:.0f} cells/s, {100 * row['share']:.0f} % of the bare engine's "
-            f"{row['bare_per_s']:.0f}; of processor time {row['bare_core_ms']:.3f} of {row['stage_core_ms']:.3f} ms a "
-            f"cell, {100 * row['share_of_core_time']:.0f} % (alone: {steps})"
+            f"{row['bare_per_s']:.0f}; of processor time {row['bare_core_ms']:.3f} of "
+            f"{row['stage_core_ms']:.3f} ms a cell, {100 * row['share_of_core_time']:.0f} % "
+            f"(alone: {steps})"
         )
     return "\n".join(lines)
 

@@ -1,16 +1,20 @@
 """Damage every kind of file of a finished sample, and see that nothing wrong is taken for right.
 
-    python benchmarks/damage.py [--damages 60] [--mutations 60] [--full] [--seed 1] [--sample FOLDER] [--json]
+    python benchmarks/damage.py [--damages 60] [--mutations 60] [--full] [--seed 1]
+        [--sample FOLDER] [--json]
 
-A virtual slide of three fields is scanned, segmented, classified and reported (or ``--sample`` is copied). Then, one at
-a time, a file is damaged: a bit is flipped, a run of bytes is zeroed, the file is cut short, emptied or deleted, or
-replaced by that of a neighbouring field. After each, `status` and `verify` run, and `segment`, `classify` and `report`
-in this process, as the commands do. A damage is *healed* if the results are those of the undamaged sample, *noticed* if
-a message names the file, *silent* if the results differ and nothing says so, a *defect* if an error has no type.
+A virtual slide of three fields is scanned, segmented, classified and reported (or ``--sample`` is
+copied). Then, one at a time, a file is damaged: a bit is flipped, a run of bytes is zeroed, the
+file is cut short, emptied or deleted, or replaced by that of a neighbouring field. After each,
+`status` and `verify` run, and `segment`, `classify` and `report` in this process, as the commands
+do. A damage is *healed* if the results are those of the undamaged sample, *noticed* if a message
+names the file, *silent* if the results differ and nothing says so, a *defect* if an error has no
+type.
 
-Each small file is also mutated (bits, bytes, insertions, deletions, swapped runs, nesting, types) and read as the
-commands read it: the content is the same, or the file is refused with its name. ``--full``: 250 damages, and 1,200
-mutations of each small file. The ratio is the share of the damages that `verify` finds.
+Each small file is also mutated (bits, bytes, insertions, deletions, swapped runs, nesting, types)
+and read as the commands read it: the content is the same, or the file is refused with its name.
+``--full``: 250 damages, and 1,200 mutations of each small file. The ratio is the share of the
+damages that `verify` finds.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import argparse
 import contextlib
 import io
 import json
+import logging
 import random
 import shutil
 import subprocess
@@ -58,16 +63,35 @@ if TYPE_CHECKING:
 KINDS = ("bit", "zeros", "truncated", "emptied", "deleted", "neighbour", "foreign")
 #: Results do not depend on these; only `verify` reads them.
 JOURNALS = ("log.jsonl",)
-UNCHECKED = (".sample.lock", ".sample.holder", ".acquire.lock", ".acquire.holder", ".run.lock", ".run.holder")
+UNCHECKED = (
+    ".sample.lock",
+    ".sample.holder",
+    ".acquire.lock",
+    ".acquire.holder",
+    ".run.lock",
+    ".run.holder",
+)
 
 
 def make_sample(root: Path, fields: int, seed: int = 7) -> None:
-    command = ["run", "--sample", "demo", "--fields", str(fields), "--specimen-seed", str(seed), "--data", str(root)]
+    command = [
+        "run",
+        "--sample",
+        "demo",
+        "--fields",
+        str(fields),
+        "--specimen-seed",
+        str(seed),
+        "--data",
+        str(root),
+    ]
     subprocess.run([sys.executable, "-m", "wbcpipe", *command], check=True, capture_output=True)
 
 
 def files_of(sample: Path) -> dict[str, list[Path]]:
-    """Every file of a sample by its kind: a kind of many files is damaged no more often than one of a single file."""
+    """Every file of a sample by its kind: a kind of many files is damaged no more often than one of
+    a single file.
+    """
     kinds: dict[str, list[Path]] = {}
     for path in sorted(sample.rglob("*")):
         if path.is_file() and path.name not in UNCHECKED and not path.name.startswith("."):
@@ -90,7 +114,11 @@ def damage(path: Path, kind: str, rng: random.Random, foreign: Path) -> str:
             return "copied from another sample"
         kind = "bit"
     if kind == "neighbour":
-        others = [other for other in path.parent.iterdir() if other.is_file() and other.name[:6] == path.name[:6]]
+        others = [
+            other
+            for other in path.parent.iterdir()
+            if other.is_file() and other.name[:6] == path.name[:6]
+        ]
         others = [other for other in others if other != path]
         if not others or "field_" not in path.name:
             kind = "bit"
@@ -137,9 +165,14 @@ def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
 
 
 def commands(sample: Sample, bundle: Any) -> str:
-    """Run the later stages as the commands do; return what they say."""
+    """Run the later stages as the commands do; return what they say, warnings included."""
     said = io.StringIO()
-    with contextlib.redirect_stderr(said):
+    shown = logging.StreamHandler(said)
+    shown.setLevel(logging.WARNING)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(contextlib.redirect_stderr(said))
+        logging.getLogger("wbcpipe").addHandler(shown)
+        stack.callback(logging.getLogger("wbcpipe").removeHandler, shown)
         steps: tuple[Callable[[], object], ...] = (
             lambda: segment_sample(sample, pixel_um=bundle.info.pixel_um, jobs=1),
             lambda: classify_stage.classify_sample(sample, bundle),
@@ -153,7 +186,9 @@ def commands(sample: Sample, bundle: Any) -> str:
     return said.getvalue()
 
 
-def damaged_once(pristine: Path, work: Path, path: Path, kind: str, context: dict[str, Any]) -> dict[str, Any]:
+def damaged_once(
+    pristine: Path, work: Path, path: Path, kind: str, context: dict[str, Any]
+) -> dict[str, Any]:
     """Damage a file of a copy, run everything, and judge; the copy is pristine again afterwards."""
     sample = Sample.open(work.parent, work.name)
     inside = path.relative_to(pristine)
@@ -163,9 +198,13 @@ def damaged_once(pristine: Path, work: Path, path: Path, kind: str, context: dic
     quick_names = [target.name, target.parent.name, inside.as_posix()]
     try:
         check = verify_sample(sample)
-        row["verify"] = any(one.file in inside.as_posix() or inside.as_posix() in one.file for one in check.damages)
+        row["verify"] = any(
+            one.file in inside.as_posix() or inside.as_posix() in one.file for one in check.damages
+        )
         if inside.name == "sample.json" and row["kind"] == "foreign":
-            row["verify"] = bool(check.damages)  # the other files say that they are of another sample
+            row["verify"] = bool(
+                check.damages
+            )  # the other files say that they are of another sample
         status = next((one for one in list_samples(work.parent) if one.name == work.name), None)
         said = commands(sample, context["bundle"]) + (status.problem if status else "")
         if inside.name in JOURNALS:
@@ -176,7 +215,9 @@ def damaged_once(pristine: Path, work: Path, path: Path, kind: str, context: dic
             except WbcpipeError as error:
                 healed, said = False, said + str(error)
             named = any(name in said for name in quick_names) or f"field {_index(target)} " in said
-            row["outcome"] = "healed" if healed else "noticed" if named or "damaged" in said else "silent"
+            row["outcome"] = (
+                "healed" if healed else "noticed" if named or "damaged" in said else "silent"
+            )
         row["said"] = said.strip().splitlines()[:1]
     except Exception as error:  # noqa: BLE001 - a defect is what this script looks for
         row |= {"outcome": "defect", "said": [f"{type(error).__name__}: {error}"]}
@@ -216,11 +257,21 @@ def mutate(content: bytes, rng: random.Random) -> bytes:
         lambda: content[:at],
         lambda: content.replace(b"0", b"1", 1),
         lambda: (
-            content[:at] + rng.choice((b"NaN", b"1e999", b"null", b'"text"', b"[]", b"{}", b"\xff\xfe")) + content[at:]
+            content[:at]
+            + rng.choice((b"NaN", b"1e999", b"null", b'"text"', b"[]", b"{}", b"\xff\xfe"))
+            + content[at:]
         ),
         lambda: b"[" * 100_000 + content,
         lambda: rng.choice(
-            (b"[]", b"null", b"7", b'"text"', b"{}", b'{"format_version": 1}', b"[" * 2000 + b"]" * 2000)
+            (
+                b"[]",
+                b"null",
+                b"7",
+                b'"text"',
+                b"{}",
+                b'{"format_version": 1}',
+                b"[" * 2000 + b"]" * 2000,
+            )
         ),
     )
     return rng.choice(choices)()
@@ -239,7 +290,10 @@ def small_files(sample: Sample) -> dict[str, tuple[Path, Callable[[], object]]]:
         "staining.json": (sample.path / "raw" / "staining.json", lambda: read_staining(sample)),
         "light.jsonl": (raw / "light.jsonl", lambda: read_exposures(raw)),
         "truth.csv": (sample.truth_path, lambda: read_truth(sample.truth_path)),
-        "cells.zarr/zarr.json": (sample.cells_path / "zarr.json", lambda: CellStore(sample.cells_path).attributes),
+        "cells.zarr/zarr.json": (
+            sample.cells_path / "zarr.json",
+            lambda: CellStore(sample.cells_path).attributes,
+        ),
         "cells.zarr/y_um/zarr.json": (
             sample.cells_path / "y_um" / "zarr.json",
             lambda: CellStore(sample.cells_path).column("y_um").tolist(),
@@ -290,12 +344,18 @@ def judged(path: Path, read: Callable[[], object], right: object) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--damages", type=int, default=60)
     parser.add_argument("--mutations", type=int, default=100, help="of each small file")
-    parser.add_argument("--full", action="store_true", help="250 damages, 1,200 mutations of each small file")
+    parser.add_argument(
+        "--full", action="store_true", help="250 damages, 1,200 mutations of each small file"
+    )
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--sample", type=Path, help="folder of a finished sample of one pass; it is copied")
+    parser.add_argument(
+        "--sample", type=Path, help="folder of a finished sample of one pass; it is copied"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of tables")
     options = parser.parse_args()
     if options.full:
@@ -325,7 +385,9 @@ def main() -> int:
     }
     print(json.dumps(result) if options.json else table(result))
     wrong = (
-        outcomes["silent"] + outcomes["defect"] + sum(row.get("silent", 0) + row.get("defect", 0) for row in changed)
+        outcomes["silent"]
+        + outcomes["defect"]
+        + sum(row.get("silent", 0) + row.get("defect", 0) for row in changed)
     )
     return int(bool(wrong) or found < len(rows))
 
@@ -346,22 +408,28 @@ def run(
     rows = []
     for number in range(options.damages):
         names = sorted(kinds)
-        path = rng.choice(kinds[names[number % len(names)] if number < len(names) else rng.choice(names)])
+        path = rng.choice(
+            kinds[names[number % len(names)] if number < len(names) else rng.choice(names)]
+        )
         rows.append(damaged_once(pristine, work, path, rng.choice(KINDS), context))
     return rows, mutations(sample, options.mutations, rng)
 
 
 def table(result: dict[str, Any]) -> str:
     lines = [
-        f"{len(result['rows'])} single damages: {dict(result['outcomes'])}; verify finds {100 * result['ratio']:.1f} %"
+        f"{len(result['rows'])} single damages: {dict(result['outcomes'])}; verify finds "
+        f"{100 * result['ratio']:.1f} %"
     ]
-    for row in result["rows"]:
-        if row["outcome"] in ("silent", "defect") or not row.get("verify"):
-            lines.append(
-                f"  {row['file']}, {row['what']}: {row['outcome']}, verify {row.get('verify')}, said {row['said']}"
-            )
-    for row in result["mutations"]:
-        lines.append("  " + ", ".join(f"{name} {value}" for name, value in row.items() if value != ""))
+    lines += [
+        f"  {row['file']}, {row['what']}: {row['outcome']}, verify {row.get('verify')}, "
+        f"said {row['said']}"
+        for row in result["rows"]
+        if row["outcome"] in ("silent", "defect") or not row.get("verify")
+    ]
+    lines += [
+        "  " + ", ".join(f"{name} {value}" for name, value in row.items() if value != "")
+        for row in result["mutations"]
+    ]
     return "\n".join([*lines, f"{result['seconds']} s, {result['cpu']}"])
 
 

@@ -1,12 +1,15 @@
-"""Detection of white cells in 364 real smear fields (BCCD, MIT licence), against the boxes drawn by its authors.
+"""Detection of white cells in 364 real smear fields (BCCD, MIT licence), against the boxes drawn by
+its authors.
 
-A detection is right when its centre lies inside a WBC box that no other detection has used (largest matching); every
-other detection is wrong, every other box missed. Detections flagged as debris are left out, those cut by the border
-are not. Nothing else is left out: six pictures show a white cell that has no box, and one box labelled WBC holds a
-platelet, so that no honest detector reaches 1 here.
+A detection is right when its centre lies inside a WBC box that no other detection has used (largest
+matching); every other detection is wrong, every other box missed. Detections flagged as debris are
+left out, those cut by the border are not. Nothing else is left out: six pictures show a white cell
+that has no box, and one box labelled WBC holds a platelet, so that no honest detector reaches 1
+here.
 
-Beside it stands a dozen lines fitted to these very pictures (blue minus green, Otsu, closing, a size limit), and both
-run again under another white balance and exposure: other laboratories' pictures differ at least by that.
+Beside it stands a dozen lines fitted to these very pictures (blue minus green, Otsu, closing, a
+size limit), and both run again under another white balance and exposure: other laboratories'
+pictures differ at least by that.
 
 Pixel size: red cells are 101 px wide on average, so 0.075 um at 7.5 um.
 """
@@ -36,7 +39,12 @@ from wbcpipe.segment.stain_separation import nuclear_stain, scale_16bit
 
 PIXEL_UM = 0.075
 #: Gains of red, green and blue.
-LIGHTS = {"as given": (1.0, 1.0, 1.0), "yellowish": (1.0, 0.87, 0.58), "dark": (0.5, 0.5, 0.5), "pink": (1.0, 0.7, 0.8)}
+LIGHTS = {
+    "as given": (1.0, 1.0, 1.0),
+    "yellowish": (1.0, 0.87, 0.58),
+    "dark": (0.5, 0.5, 0.5),
+    "pink": (1.0, 0.7, 0.8),
+}
 
 
 def read_boxes(path: Path) -> np.ndarray:
@@ -54,7 +62,9 @@ def read_boxes(path: Path) -> np.ndarray:
 def ours(rgb: np.ndarray) -> np.ndarray:
     """Centres (N, 2) found by wbcpipe."""
     planes = scale_16bit(rgb)
-    found = detect_cells(nuclear_stain(planes).detection_channel(planes, PIXEL_UM), PIXEL_UM, "stained")
+    found = detect_cells(
+        nuclear_stain(planes).detection_channel(planes, PIXEL_UM), PIXEL_UM, "stained"
+    )
     return np.stack([found.y_px, found.x_px], -1)[(found.quality & QcFlag.DEBRIS) == 0]
 
 
@@ -114,7 +124,9 @@ def measure(folder: Path) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "bccd")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(__file__).parents[2] / "shared" / "data" / "bccd"
+    )
     arguments = parser.parse_args()
     rows = measure(arguments.folder)
     if arguments.json:

@@ -1,14 +1,15 @@
-"""Cells found in other laboratories' pictures, and their masks, against cells and nuclei that experts drew.
+"""Cells found in other laboratories' pictures, and their masks, against cells and nuclei that
+experts drew.
 
     git clone https://github.com/zxaoyou/segmentation_WBC
     python benchmarks/drawn_masks.py --folder segmentation_WBC [--changes --every N] [--json]
 
-Two sets of single white cells with the outlines of nucleus and cytoplasm (Zheng, Wang, Wang and Liu, Micron 107 (2018)
-55, doi:10.1016/j.micron.2018.01.010): 300 pictures of 120 x 120 pixels, a rapid stain, red cells lysed (Jiangxi Tecom);
-100 of 300 x 300 from CellaVision's blog. Given are the pixel size, read off the red cells (7.5 um), and the kind of
-stain.
-They take the whole way from file to ``cells.zarr``. With --changes every N-th picture is seen again through the stains,
-cameras and light of `generality`.
+Two sets of single white cells with the outlines of nucleus and cytoplasm (Zheng, Wang, Wang and
+Liu, Micron 107 (2018) 55, doi:10.1016/j.micron.2018.01.010): 300 pictures of 120 x 120 pixels, a
+rapid stain, red cells lysed (Jiangxi Tecom); 100 of 300 x 300 from CellaVision's blog. Given are
+the pixel size, read off the red cells (7.5 um), and the kind of stain. They take the whole way from
+file to ``cells.zarr``. With --changes every N-th picture is seen again through the stains, cameras
+and light of `generality`.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def dice(one: np.ndarray, other: np.ndarray) -> float:
     return float(2 * (one & other).sum() / max(1, one.sum() + other.sum()))
 
 
-def in_picture(store: CellStore, rows: np.ndarray, shape: tuple[int, int], pixel_um: float) -> np.ndarray:
+def in_picture(
+    store: CellStore, rows: np.ndarray, shape: tuple[int, int], pixel_um: float
+) -> np.ndarray:
     """The masks of some cells, laid back into their picture: (Y, X) uint8."""
     whole = np.zeros(shape, np.uint8)
     for row in rows:
@@ -55,7 +58,9 @@ def in_picture(store: CellStore, rows: np.ndarray, shape: tuple[int, int], pixel
         centre = np.array([store.column("y_px")[row], store.column("x_px")[row]])
         if abs(pixel_um / store.pixel_um - 1) < 1e-6:
             centre = np.floor(centre) + 0.5  # as `segment.segment_field.crop_centres` puts it
-        places = (np.indices(shape) - centre[:, None, None]) * pixel_um / store.pixel_um + (mask.shape[0] - 1) / 2
+        places = (np.indices(shape) - centre[:, None, None]) * pixel_um / store.pixel_um + (
+            mask.shape[0] - 1
+        ) / 2
         whole = np.maximum(whole, ndimage.map_coordinates(mask, places, order=0))
     return whole
 
@@ -64,7 +69,10 @@ def measure(folder: Path, name: str, scratch: Path, change: Change, every: int) 
     """One row: a set's pictures, changed, against its drawn masks."""
     pixel_um, files = SETS[name], sorted((folder / name).glob("*.bmp"))[::every]
     if not files:
-        raise SystemExit(f"{folder / name}: no pictures there; clone the repository named above, give it as --folder.")
+        raise SystemExit(
+            f"{folder / name}: no pictures there; clone the repository named above, give it as "
+            f"--folder."
+        )
     sample = Sample.open(scratch, name.replace(" ", "-"))
     pictures = scratch / f"{sample.name}-png"
     pictures.mkdir()
@@ -80,13 +88,18 @@ def measure(folder: Path, name: str, scratch: Path, change: Change, every: int) 
     nuclei, cells = [], []
     for index, file in enumerate(files):
         side = Image.open(pictures / f"{file.stem}.png").size
-        drawn = np.asarray(Image.open(file.with_suffix(".png")).convert("L").resize(side, Image.Resampling.NEAREST))
+        drawn = np.asarray(
+            Image.open(file.with_suffix(".png")).convert("L").resize(side, Image.Resampling.NEAREST)
+        )
         rows = np.flatnonzero((field == index) & ((quality & QcFlag.DEBRIS) == 0))
         centres = np.round(np.stack([y[rows], x[rows]])).astype(int)
         own = drawn[tuple(np.clip(centres, 0, np.array(drawn.shape)[:, None] - 1))] > CELL
         right += bool(own.any())
-        # One too many of the drawn cell is wrong; so is any other, but at the border, where none was drawn.
-        wrong += max(0, int(own.sum()) - 1) + int((~own & ((quality[rows] & QcFlag.BORDER) == 0)).sum())
+        # One too many of the drawn cell is wrong; so is any other, but at the border, where none
+        # was drawn.
+        wrong += max(0, int(own.sum()) - 1) + int(
+            (~own & ((quality[rows] & QcFlag.BORDER) == 0)).sum()
+        )
         if own.any():
             mask = in_picture(store, rows[own], drawn.shape, pixel_um)
             nuclei.append(dice(mask == NUCLEUS, drawn > DRAWN_NUCLEUS))
@@ -106,15 +119,27 @@ def measure(folder: Path, name: str, scratch: Path, change: Change, every: int) 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--folder", type=Path, default=Path("segmentation_WBC"), help="clone of the sets' repository")
-    parser.add_argument("--changes", action="store_true", help="as other laboratories might show them, too")
+    parser.add_argument(
+        "--folder",
+        type=Path,
+        default=Path("segmentation_WBC"),
+        help="clone of the sets' repository",
+    )
+    parser.add_argument(
+        "--changes", action="store_true", help="as other laboratories might show them, too"
+    )
     parser.add_argument("--every", type=int, default=1, metavar="N", help="take every N-th picture")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     if not arguments.folder.is_dir():
-        raise SystemExit(f"skipped: {arguments.folder} is not there; clone the repository named above for --folder.")
+        raise SystemExit(
+            f"skipped: {arguments.folder} is not there; clone the repository named above for "
+            f"--folder."
+        )
     rows = []
-    for title, change in CHANGES.items() if arguments.changes else [("as given", CHANGES["as given"])]:
+    for title, change in (
+        CHANGES.items() if arguments.changes else [("as given", CHANGES["as given"])]
+    ):
         for name in SETS:
             with tempfile.TemporaryDirectory() as scratch:
                 row = measure(arguments.folder, name, Path(scratch), change, arguments.every)
@@ -122,12 +147,21 @@ def main() -> None:
     if arguments.json:
         ratio = min(row["nucleus_dice"] for row in rows)
         versions = {name: version(name) for name in ("wbcpipe", "numpy", "scipy", "scikit-image")}
-        print(json.dumps({"name": "drawn_masks", "ratio": ratio, "rows": rows, "versions": versions}))
+        print(
+            json.dumps({"name": "drawn_masks", "ratio": ratio, "rows": rows, "versions": versions})
+        )
         return
-    print("| change | set | pictures | recall | precision | nucleus Dice | worst 5 % | cell Dice | worst 5 % |")
+    print(
+        "| change | set | pictures | recall | precision | nucleus Dice | worst 5 % | cell Dice | "
+        "worst 5 % |"
+    )
     print("|---" * 9 + "|")
     for row in rows:
-        print("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()) + " |")
+        print(
+            "| "
+            + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
+            + " |"
+        )
 
 
 if __name__ == "__main__":

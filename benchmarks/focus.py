@@ -1,7 +1,10 @@
-"""How well and how fast the focus is found: the demo scope's plan over virtual slides, tilted, bowed, with gaps.
+"""How well and how fast the focus is found.
 
-The error is Z of the surface less the specimen's own, at the centre of every field of slot A. The virtual microscope
-is driven directly, as fast as it renders; one slide is focused through the real Micro-Manager core too.
+The demo scope's plan over virtual slides, tilted, bowed, with gaps.
+
+The error is Z of the surface less the specimen's own, at the centre of every field of slot A. The
+virtual microscope is driven directly, as fast as it renders; one slide is focused through the real
+Micro-Manager core too.
 """
 
 import argparse
@@ -33,7 +36,8 @@ SEEDS = (21, 22, 23, 24, 25)
 ALLOWED_UM = 0.3
 ALLOWED_SHARE = 0.95
 WIDE_PLACES = 40
-#: Of a real scope: a move of Z with its settling, read-out and hand-over of a frame, settling of the stage.
+#: Of a real scope: a move of Z with its settling, read-out and hand-over of a frame, settling of
+#: the stage.
 Z_MOVE_S, READ_S, XY_SETTLE_S = 0.010, 0.003, 0.05
 
 
@@ -63,8 +67,12 @@ class BareScope:
     def wait_for_frames(self) -> None:
         pass
 
-    def expose(self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: None = None) -> Exposure:
-        self._renderer.expose(OpticalState(*self._at, self._modality, exposure_ms, 1, self._roi), out=out)
+    def expose(
+        self, exposure_ms: float, out: NDArray[np.uint16], _next_position_um: None = None
+    ) -> Exposure:
+        self._renderer.expose(
+            OpticalState(*self._at, self._modality, exposure_ms, 1, self._roi), out=out
+        )
         return Exposure(exposure_ms, self._at[2])
 
 
@@ -73,7 +81,9 @@ def focuser_of(bare: BareScope, scope: Scope) -> FieldFocuser:
         pass
 
     frame_px = (scope.focus.window_px, scope.focus.window_px)
-    return FieldFocuser(cast("Microscope", bare), scope, frame_px, check=nothing, log=nothing, progress=nothing)
+    return FieldFocuser(
+        cast("Microscope", bare), scope, frame_px, check=nothing, log=nothing, progress=nothing
+    )
 
 
 def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, Any], FocusSurface]:
@@ -93,7 +103,9 @@ def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, A
         "seed": seed,
         **errors(surface, specimen, places),
         "points": surface.points,
-        "empty_points": sum(point.z_um is None for point in (*surface.coarse, *surface.fine.values())),
+        "empty_points": sum(
+            point.z_um is None for point in (*surface.coarse, *surface.fine.values())
+        ),
         "places": count.positions,
         "frames": count.frames,
         "frames_per_place": count.frames / count.positions,
@@ -104,7 +116,9 @@ def measure(scope: Scope, plan: AcquisitionPlan, seed: int) -> tuple[dict[str, A
     return row, surface
 
 
-def errors(surface: FocusSurface, specimen: Specimen, places: list[tuple[float, float]]) -> dict[str, float]:
+def errors(
+    surface: FocusSurface, specimen: Specimen, places: list[tuple[float, float]]
+) -> dict[str, float]:
     off_um = np.array([surface.z_um(*place) - specimen.focus_um(*place) for place in places])
     return {
         "fields": len(places),
@@ -116,14 +130,20 @@ def errors(surface: FocusSurface, specimen: Specimen, places: list[tuple[float, 
     }
 
 
-def through_the_core(scope: Scope, plan: AcquisitionPlan, seed: int, bare: FocusSurface) -> dict[str, Any]:
-    """Focus a slide as a run does, all but the taking of fields, and compare with what was found without a core."""
+def through_the_core(
+    scope: Scope, plan: AcquisitionPlan, seed: int, bare: FocusSurface
+) -> dict[str, Any]:
+    """Focus a slide as a run does, all but the taking of fields, and compare with what was found
+    without a core.
+    """
     fields = plan.fields()
     places = [(field.x_um, field.y_um) for field in fields]
     start_s = time.perf_counter()
     with TemporaryDirectory() as folder:
         sample = Sample.open(Path(folder), "focus")
-        with AcquisitionSession(AcquisitionRequest(sample, scope, plan, SpecimenPlan(seed))) as session:
+        with AcquisitionSession(
+            AcquisitionRequest(sample, scope, plan, SpecimenPlan(seed))
+        ) as session:
             session.focus.measure(fields)
             surface = session.focus.surface
     seconds = time.perf_counter() - start_s
@@ -173,7 +193,9 @@ def cpu_name() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--slides", type=int, default=1, choices=range(1, len(SEEDS) + 1), help="virtual slides")
+    parser.add_argument(
+        "--slides", type=int, default=1, choices=range(1, len(SEEDS) + 1), help="virtual slides"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args()
     seeds = SEEDS[: options.slides]
@@ -193,7 +215,10 @@ def main() -> None:
         "wide": wide,
         "versions": {
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("wbcpipe", "numpy", "scipy", "pymmcore")},
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("wbcpipe", "numpy", "scipy", "pymmcore")
+            },
         },
         "cpu": cpu_name(),
     }
@@ -201,26 +226,32 @@ def main() -> None:
         print(json.dumps(result))
         return
     print(
-        "seed fields  median     p95   worst  within 0.3 um  points empty  frames  /place  /field  real ms/field    s"
+        "seed fields  median     p95   worst  within 0.3 um  points empty  frames  /place  /field "
+        " real ms/field    s"
     )
     for row in rows:
         print(
-            f"{row['seed']:4} {row['fields']:6} {row['median_um']:7.3f} {row['p95_um']:7.3f} {row['worst_um']:7.3f} "
-            f"{100 * row['share_within']:12.2f} %  {row['points']:6} {row['empty_points']:5} {row['frames']:7} "
-            f"{row['frames_per_place']:7.2f} {row['frames_per_field']:7.2f} {1000 * row['real_s_per_field']:14.0f} "
+            f"{row['seed']:4} {row['fields']:6} {row['median_um']:7.3f} {row['p95_um']:7.3f} "
+            f"{row['worst_um']:7.3f} {100 * row['share_within']:12.2f} %  {row['points']:6} "
+            f"{row['empty_points']:5} {row['frames']:7} "
+            f"{row['frames_per_place']:7.2f} {row['frames_per_field']:7.2f} "
+            f"{1000 * row['real_s_per_field']:14.0f} "
             f"{row['seconds']:4.0f}"
         )
     print(
         f"through the core, seed {core['seed']}: {100 * core['share_within']:.2f} % within, "
-        f"p95 {core['p95_um']:.3f} um, at most {core['largest_difference_um']:.3f} um from the above, "
-        f"{core['seconds']:.0f} s"
+        f"p95 {core['p95_um']:.3f} um, at most {core['largest_difference_um']:.3f} um from the "
+        f"above, {core['seconds']:.0f} s"
     )
     print(
-        f"whole range of +-{scope.focus.range_um:g} um: {wide['found']} of {wide['places']} places, "
-        f"{wide['frames_mean']:.1f} frames, at most {wide['frames_most']}, "
+        f"whole range of +-{scope.focus.range_um:g} um: {wide['found']} of {wide['places']} "
+        f"places, {wide['frames_mean']:.1f} frames, at most {wide['frames_most']}, "
         f"12 or fewer at {100 * wide['within_12']:.0f} %, p95 {wide['p95_um']:.3f} um"
     )
-    print(f"worst slide: {100 * share:.2f} % of fields within {ALLOWED_UM} um; required {100 * ALLOWED_SHARE:.0f} %")
+    print(
+        f"worst slide: {100 * share:.2f} % of fields within {ALLOWED_UM} um; required "
+        f"{100 * ALLOWED_SHARE:.0f} %"
+    )
 
 
 if __name__ == "__main__":

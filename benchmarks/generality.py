@@ -1,8 +1,12 @@
-"""How detection and masks bear other laboratories: real smears seen again through other stains, cameras and light.
+"""How detection and masks bear other laboratories.
 
-Fields of `bccd` are counted against their authors' boxes as in `detection_bccd`. Pictures of `pbc5` have a cell in the
-middle: one must be found within 4 um of it, once. The nucleus's mask of each cell is compared with the one of
-the untouched picture (Dice; no drawn masks are at hand). Nothing but the pixel size and the kind of stain is given.
+Real smears seen again through other stains, cameras and light.
+
+Fields of `bccd` are counted against their authors' boxes as in `detection_bccd`. Pictures of `pbc5`
+have a cell in the
+middle: one must be found within 4 um of it, once. The nucleus's mask of each cell is compared with
+the one of the untouched picture (Dice; no drawn masks are at hand). Nothing but the pixel size and
+the kind of stain is given.
 
 Pixel sizes: 0.075 um for bccd (red cells are 101 px wide on average), 0.1 um for pbc5.
 """
@@ -50,7 +54,9 @@ def _light(field: Callable[[np.ndarray, np.ndarray], np.ndarray], *gains: float)
 
     def change(rgb: np.ndarray, pixel_um: float) -> tuple[np.ndarray, float]:
         y, x = (np.linspace(-1, 1, side) for side in rgb.shape[:2])
-        return _bytes(rgb * field(y[:, None], x[None])[..., None] * np.array(gains or (1.0, 1.0, 1.0))), pixel_um
+        return _bytes(
+            rgb * field(y[:, None], x[None])[..., None] * np.array(gains or (1.0, 1.0, 1.0))
+        ), pixel_um
 
     return change
 
@@ -59,7 +65,9 @@ def _scale(factor: float) -> Change:
     def change(rgb: np.ndarray, pixel_um: float) -> tuple[np.ndarray, float]:
         picture = Image.fromarray(rgb)
         side = (round(picture.width * factor), round(picture.height * factor))
-        filtered = picture.resize(side, Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.BOX)
+        filtered = picture.resize(
+            side, Image.Resampling.BICUBIC if factor > 1 else Image.Resampling.BOX
+        )
         return np.asarray(filtered), pixel_um / factor
 
     return change
@@ -153,7 +161,9 @@ CHANGES: dict[str, Change] = {
     "black level of 60": _values(lambda rgb: 0.75 * rgb + 60),
     "colours x 0.4": _values(lambda rgb: _grey_share(rgb) + 0.4 * (rgb - _grey_share(rgb))),
     "colours x 1.8": _values(lambda rgb: _grey_share(rgb) + 1.8 * (rgb - _grey_share(rgb))),
-    "planes mixed": _values(lambda rgb: rgb @ np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.3], [0.1, 0.2, 0.6]])),
+    "planes mixed": _values(
+        lambda rgb: rgb @ np.array([[0.7, 0.2, 0.1], [0.2, 0.6, 0.3], [0.1, 0.2, 0.6]])
+    ),
     "gamma 0.5": _values(lambda rgb: 255 * (rgb / 255) ** 0.5),
     "gamma 2.2": _values(lambda rgb: 255 * (rgb / 255) ** 2.2),
     "pixels x 4": _scale(0.25),
@@ -167,7 +177,9 @@ CHANGES: dict[str, Change] = {
 
 def centres(planes: np.ndarray, pixel_um: float) -> np.ndarray:
     """Cells (N, 2) found in planes (3, Y, X) of 16 bits, debris left out."""
-    found = detect_cells(nuclear_stain(planes).detection_channel(planes, pixel_um), pixel_um, "stained")
+    found = detect_cells(
+        nuclear_stain(planes).detection_channel(planes, pixel_um), pixel_um, "stained"
+    )
     return np.stack([found.y_px, found.x_px], -1)[(found.quality & QcFlag.DEBRIS) == 0]
 
 
@@ -175,7 +187,9 @@ def nucleus(planes: np.ndarray, pixel_um: float) -> np.ndarray:
     """Nucleus (224, 224) of the cell in the middle of planes (3, Y, X)."""
     picture = np.concatenate([planes, nuclear_stain(planes).channel(planes)[None]])
     crop = centred_crop(picture, pixel_um, _CROP_UM, _CROP_PX)
-    return np.asarray(cell_mask(crop[3], crop[:3], _CROP_UM, empty=background_colour(planes) * 65535) == NUCLEUS)
+    return np.asarray(
+        cell_mask(crop[3], crop[:3], _CROP_UM, empty=background_colour(planes) * 65535) == NUCLEUS
+    )
 
 
 def dice(one: np.ndarray, other: np.ndarray) -> float:
@@ -197,14 +211,20 @@ def measure(folder: Path, pictures: int) -> list[dict[str, Any]]:
         counts = np.zeros(3, int)
         for path in fields:
             rgb, pixel_um = change(_read(path), PIXEL_UM)
-            boxes = read_boxes(folder / "bccd" / "Annotations" / f"{path.stem}.xml") * PIXEL_UM / pixel_um
+            boxes = (
+                read_boxes(folder / "bccd" / "Annotations" / f"{path.stem}.xml")
+                * PIXEL_UM
+                / pixel_um
+            )
             counts += compare(centres(scale_16bit(rgb), pixel_um), boxes)
         once, overlaps = 0, []
         for path, mask in zip(cells, plain, strict=True):
             rgb, pixel_um = change(_read(path), _PBC_UM)
             planes = scale_16bit(rgb)
             middle = (np.array(planes.shape[1:]) - 1) / 2
-            once += int((np.abs(centres(planes, pixel_um) - middle).max(1) * pixel_um < 4).sum() == 1)
+            once += int(
+                (np.abs(centres(planes, pixel_um) - middle).max(1) * pixel_um < 4).sum() == 1
+            )
             overlaps.append(dice(nucleus(planes, pixel_um), mask))
         right, wrong, missed = counts.tolist()
         rows.append(
@@ -228,19 +248,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--pictures", type=int, default=9, help="of each set, for each change")
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parents[2] / "shared" / "data")
+    parser.add_argument(
+        "--folder", type=Path, default=Path(__file__).parents[2] / "shared" / "data"
+    )
     arguments = parser.parse_args()
     rows = measure(arguments.folder, arguments.pictures)
     if arguments.json:
         versions = {name: version(name) for name in ("wbcpipe", "numpy", "scipy")}
         print(json.dumps({"name": "generality", "rows": rows, "versions": versions}))
         return
-    print("| change | bccd recall | precision | pbc5 found once | nucleus Dice with `as given` | worst 5 % |")
+    print(
+        "| change | bccd recall | precision | pbc5 found once | nucleus Dice with `as given` | "
+        "worst 5 % |"
+    )
     print("|---|---|---|---|---|---|")
     for row in rows:
         print(
-            f"| {row['change']} | {row['recall']:.3f} | {row['precision']:.3f} | {row['found_once']:.3f} "
-            f"| {row['dice_mean']:.3f} | {row['dice_5_percent']:.3f} |"
+            f"| {row['change']} | {row['recall']:.3f} | {row['precision']:.3f} | "
+            f"{row['found_once']:.3f} | {row['dice_mean']:.3f} | {row['dice_5_percent']:.3f} |"
         )
 
 

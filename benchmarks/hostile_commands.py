@@ -1,7 +1,8 @@
 """Give every command names, numbers, paths and files that no command should be given.
 
-Each command line must be carried out, or refused in words with an exit code of its own: no traceback, no "defect", no
-hang, bounded memory. The command lines follow from a seed; every parameter of every command takes part, by its type.
+Each command line must be carried out, or refused in words with an exit code of its own: no
+traceback, no "defect", no hang, bounded memory. The command lines follow from a seed; every
+parameter of every command takes part, by its type.
 
 Run: python benchmarks/hostile_commands.py [--commands 300] [--seed 1] [--json]
 """
@@ -47,13 +48,67 @@ LEFT_OUT: Final = frozenset({"view", "batch install"})
 #: Parameters that name a file or folder to write: nothing outside the temporary folder.
 WRITTEN: Final = frozenset({"out", "core_log", "html", "metrics_textfile", "data"})
 NAMES: Final = (
-    *("", " ", "..", ".", "/", "a/b", "a\\b", "../../etc", "-", "--", "CON", "nul.txt", "x" * 300, "x" * 70_000, "*"),
-    *("a\nb", "a\tb", "\x1b[31m", "caf\udce9", "\ud83d", "\u202egnp", "[bold]", "{slide}", "%s%n", "$(id)", "a:b"),
-    *("'", '"', "a=b", "=", ",", "NEU:-1%", "NEU:nan%", "x=1e999", "a.b.c=[[[", "os:system", "nothing.there:x", "é"),
+    *(
+        "",
+        " ",
+        "..",
+        ".",
+        "/",
+        "a/b",
+        "a\\b",
+        "../../etc",
+        "-",
+        "--",
+        "CON",
+        "nul.txt",
+        "x" * 300,
+        "x" * 70_000,
+        "*",
+    ),
+    *(
+        "a\nb",
+        "a\tb",
+        "\x1b[31m",
+        "caf\udce9",
+        "\ud83d",
+        "\u202egnp",
+        "[bold]",
+        "{slide}",
+        "%s%n",
+        "$(id)",
+        "a:b",
+    ),
+    *(
+        "'",
+        '"',
+        "a=b",
+        "=",
+        ",",
+        "NEU:-1%",
+        "NEU:nan%",
+        "x=1e999",
+        "a.b.c=[[[",
+        "os:system",
+        "nothing.there:x",
+        "é",
+    ),
 )
 TARGETS: Final = ("new/file", "folder", "empty.json", "x" * 300, "caf\udce9", "circle/x", "pipe")
 NUMBERS: Final = (
-    *("nan", "inf", "-inf", "1e300", "-1e300", "1e-300", "0", "-1", "1e15", "9" * 400, "9" * 5000, "0x10"),
+    *(
+        "nan",
+        "inf",
+        "-inf",
+        "1e300",
+        "-1e300",
+        "1e-300",
+        "0",
+        "-1",
+        "1e15",
+        "9" * 400,
+        "9" * 5000,
+        "0x10",
+    ),
     *("1_0", "", " ", "0,1", "1.000,5", "٣", "true", "1e999", "-0.0", "1/2"),
 )
 
@@ -77,17 +132,32 @@ def png(width: int, height: int, colour_type: int = 2) -> bytes:
     """A PNG of this size that holds a few bytes of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
     pixels = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    )
 
 
 def tiff(width: int, height: int, compression: int = 1, photometric: int = 2) -> bytes:
     """A TIFF of this size in 300 bytes."""
-    entries = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, compression), (262, 3, photometric)]
-    entries += [(273, 4, 200), (277, 3, 3 if photometric == 2 else 1), (278, 4, height), (279, 4, 100)]
+    entries = [
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, 8),
+        (259, 3, compression),
+        (262, 3, photometric),
+    ]
+    entries += [
+        (273, 4, 200),
+        (277, 3, 3 if photometric == 2 else 1),
+        (278, 4, height),
+        (279, 4, 100),
+    ]
     directory = struct.pack("<H", len(entries))
     directory += b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in entries)
     content = b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<I", 0)
@@ -97,7 +167,9 @@ def tiff(width: int, height: int, compression: int = 1, photometric: int = 2) ->
 def npy(shape: tuple[int, ...], kind: str = "<u2") -> bytes:
     """An array of numpy of this shape that holds a few bytes."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": kind, "fortran_order": False, "shape": shape}
+    )
     return header.getvalue() + bytes(100)
 
 
@@ -161,10 +233,14 @@ def write_files(folder: Path) -> None:
     noise = np.random.default_rng(1).integers(0, 255, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(noise).save(folder / "noise.png")
     tifffile.imwrite(folder / "plane.tif", noise[..., 0])
-    tifffile.imwrite(folder / "nan.tif", np.full((40, 40, 3), np.nan, np.float32), photometric="rgb")
+    tifffile.imwrite(
+        folder / "nan.tif", np.full((40, 40, 3), np.nan, np.float32), photometric="rgb"
+    )
 
 
-def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(
+    group: click.Group, before: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Yield every command with its words."""
     context = click.Context(group)
     for name in group.list_commands(context):
@@ -180,7 +256,12 @@ def command_lines(seed: int, count: int, folder: Path) -> Iterator[tuple[str, ..
     """Yield command lines that follow from a seed; ``folder`` as of `write_files`."""
     random_ = random.Random(seed)
     table = list(commands(cli))
-    paths = [*(str(path) for path in sorted(folder.iterdir(), key=os.fsencode)), "/dev/zero", "/dev/full", "/dev/null"]
+    paths = [
+        *(str(path) for path in sorted(folder.iterdir(), key=os.fsencode)),
+        "/dev/zero",
+        "/dev/full",
+        "/dev/null",
+    ]
     paths += [str(folder / "not there"), str(folder / ("x" * 300)), "/proc/self/mem", ""]
     for number in range(count):
         words, command = table[number % len(table)]
@@ -190,10 +271,19 @@ def command_lines(seed: int, count: int, folder: Path) -> Iterator[tuple[str, ..
         yield tuple(arguments)
 
 
-def _given(random_: random.Random, parameter: click.Parameter, paths: Sequence[str], folder: Path) -> list[str]:
-    """Return a parameter with a hostile value; what is not required is left out more often than not."""
+def _given(
+    random_: random.Random, parameter: click.Parameter, paths: Sequence[str], folder: Path
+) -> list[str]:
+    """Return a parameter with a hostile value.
+
+    What is not required is left out more often than not.
+    """
     # Without a scope of its own a command would open the virtual one, and do what it is asked for.
-    must = parameter.required or parameter.name in ("scope_name", "alerts", "alerts_path") or parameter.nargs == -1
+    must = (
+        parameter.required
+        or parameter.name in ("scope_name", "alerts", "alerts_path")
+        or parameter.nargs == -1
+    )
     if not must and random_.random() < 0.6:
         return []
     name = parameter.opts[0]
@@ -203,7 +293,12 @@ def _given(random_: random.Random, parameter: click.Parameter, paths: Sequence[s
         value = random_.choice([str(choice) for choice in parameter.type.choices])
     elif parameter.name in WRITTEN:
         value = str(folder / random_.choice(TARGETS))
-    elif isinstance(parameter.type, click.Path) or parameter.name in ("scope_name", "bundle", "paths", "alerts"):
+    elif isinstance(parameter.type, click.Path) or parameter.name in (
+        "scope_name",
+        "bundle",
+        "paths",
+        "alerts",
+    ):
         value = random_.choice(paths)
     elif "int" in parameter.type.name or "float" in parameter.type.name:
         value = random_.choice(NUMBERS)
@@ -306,8 +401,14 @@ def main() -> None:
     else:
         for one in wrong:
             print(f"{one.end}\n    {' '.join(ascii(word)[:120] for word in one.arguments)}")
-        print(f"{len(outcomes)} command lines: " + ", ".join(f"{count} {end}" for end, count in sorted(ends.items())))
-        print(f"slowest {slowest.seconds:.1f} s ({' '.join(ascii(word)[:60] for word in slowest.arguments)})")
+        print(
+            f"{len(outcomes)} command lines: "
+            + ", ".join(f"{count} {end}" for end, count in sorted(ends.items()))
+        )
+        print(
+            f"slowest {slowest.seconds:.1f} s "
+            f"({' '.join(ascii(word)[:60] for word in slowest.arguments)})"
+        )
         print(f"memory added {added_mb:.0f} MB")
     if wrong or added_mb > LIMIT_MB:
         raise SystemExit(1)

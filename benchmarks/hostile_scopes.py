@@ -1,7 +1,9 @@
-"""Damage scope files and .cfg files in every way that editors, people and disks do, and give each to `doctor`.
+"""Damage scope files and .cfg files in every way that editors, people and disks do, and give each
+to `doctor`.
 
-Each must be accepted, or refused in one line that names the file: no traceback, no hang, bounded memory. The damages
-follow from a seed. Run: python benchmarks/hostile_scopes.py [--scopes 300] [--seed 1] [--json]
+Each must be accepted, or refused in one line that names the file: no traceback, no hang, bounded
+memory. The damages follow from a seed. Run: python benchmarks/hostile_scopes.py [--scopes 300]
+[--seed 1] [--json]
 """
 
 from __future__ import annotations
@@ -33,12 +35,62 @@ LIMIT_S: Final = 5.0
 #: Memory that all of them together may add.
 LIMIT_MB: Final = 200.0
 NUMBERS: Final = (
-    *("nan", "inf", "-inf", "1e300", "-1e300", "1e15", "4e7", "-1", "0", "1e-9", "0.001", "0,1", "1.000,5"),
-    *("0x" + "f" * 5000, "9" * 400, "9" * 5000, "true", '"12"', "[]", "{}", "1979-05-27", "0.1.2", "", "1e999"),
+    *(
+        "nan",
+        "inf",
+        "-inf",
+        "1e300",
+        "-1e300",
+        "1e15",
+        "4e7",
+        "-1",
+        "0",
+        "1e-9",
+        "0.001",
+        "0,1",
+        "1.000,5",
+    ),
+    *(
+        "0x" + "f" * 5000,
+        "9" * 400,
+        "9" * 5000,
+        "true",
+        '"12"',
+        "[]",
+        "{}",
+        "1979-05-27",
+        "0.1.2",
+        "",
+        "1e999",
+    ),
 )
 TEXTS: Final = (
-    *("", " ", "\\u0000", "C:\\Users\\x", "C:/temp", "../../..", "Öl", "\u202e", "'", "x" * 100_000, "[bold]"),
-    *("{slide:999999999}", "Core", "Camera ", "LED", "State-5", "-", "#", ",", "a,b,c,d,e,f,g,h", "\n", "\t"),
+    *(
+        "",
+        " ",
+        "\\u0000",
+        "C:\\Users\\x",
+        "C:/temp",
+        "../../..",
+        "Öl",
+        "\u202e",
+        "'",
+        "x" * 100_000,
+        "[bold]",
+    ),
+    *(
+        "{slide:999999999}",
+        "Core",
+        "Camera ",
+        "LED",
+        "State-5",
+        "-",
+        "#",
+        ",",
+        "a,b,c,d,e,f,g,h",
+        "\n",
+        "\t",
+    ),
     *("nan", "%s%n", "(" * 500),
 )
 
@@ -103,7 +155,14 @@ def runs(rng: random.Random, content: bytes) -> bytes:
     """Cut, empty, zero or fill a run of bytes."""
     at = rng.randrange(len(content) + 1)
     length = rng.choice((1, 16, 400, len(content)))
-    filling = rng.choice((b"", b"\0" * length, bytes(rng.randrange(256) for _ in range(min(length, 400))), b"[" * 3000))
+    filling = rng.choice(
+        (
+            b"",
+            b"\0" * length,
+            bytes(rng.randrange(256) for _ in range(min(length, 400))),
+            b"[" * 3000,
+        )
+    )
     return content[:at] + filling + content[at + length :]
 
 
@@ -131,7 +190,9 @@ def keys(rng: random.Random, content: bytes) -> bytes:
     if not found:
         return content
     word = rng.choice(found)
-    return _replace(content, word, rng.choice((word[0].swapcase(), word[0][:-1], word[0] + b"x", word[0][::-1])))
+    return _replace(
+        content, word, rng.choice((word[0].swapcase(), word[0][:-1], word[0] + b"x", word[0][::-1]))
+    )
 
 
 DAMAGES: Final[tuple[Callable[[random.Random, bytes], bytes], ...]] = (
@@ -168,7 +229,15 @@ def try_scope(folder: Path, scope: tuple[str, bytes, str, bytes]) -> Outcome:
     (folder / name).write_bytes(cfg)
     started_s = time.monotonic()
     result = CliRunner().invoke(
-        doctor, ["--scope", str(folder / "scope.toml"), "--offline", "--json", "--data", str(folder / "data")]
+        doctor,
+        [
+            "--scope",
+            str(folder / "scope.toml"),
+            "--offline",
+            "--json",
+            "--data",
+            str(folder / "data"),
+        ],
     )
     seconds = time.monotonic() - started_s
     return Outcome(damages, _end(result.exception, result.stdout, seconds), seconds)
@@ -197,19 +266,33 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         intact = sorted(SHIPPED.glob("demo.toml"))[0].read_bytes()
-        try_scope(Path(folder), ("none", intact, "demo.cfg", (SHIPPED / "demo.cfg").read_bytes()))  # loads the modules
+        try_scope(
+            Path(folder), ("none", intact, "demo.cfg", (SHIPPED / "demo.cfg").read_bytes())
+        )  # loads the modules
         before_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        outcomes = [try_scope(Path(folder), scope) for scope in damaged_scopes(options.seed, options.scopes)]
+        outcomes = [
+            try_scope(Path(folder), scope) for scope in damaged_scopes(options.seed, options.scopes)
+        ]
         grown_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - before_mb
-    ends = Counter(outcome.end if outcome.end in ("accepted", "refused") else "wrong" for outcome in outcomes)
+    ends = Counter(
+        outcome.end if outcome.end in ("accepted", "refused") else "wrong" for outcome in outcomes
+    )
     wrong = [outcome for outcome in outcomes if outcome.end not in ("accepted", "refused")]
-    rows = [{"damages": outcome.damages, "end": outcome.end, "seconds": round(outcome.seconds, 2)} for outcome in wrong]
+    rows = [
+        {"damages": outcome.damages, "end": outcome.end, "seconds": round(outcome.seconds, 2)}
+        for outcome in wrong
+    ]
     slowest_s = max(outcome.seconds for outcome in outcomes)
     if options.json:
         versions = {"python": platform.python_version()}
         summary = {"accepted": ends["accepted"], "refused": ends["refused"], "wrong": ends["wrong"]}
         more = {"slowest_s": round(slowest_s, 2), "grown_mb": round(grown_mb, 1)}
-        content = {"name": "hostile scopes", "ratio": ends["wrong"] / len(outcomes), "rows": rows, "versions": versions}
+        content = {
+            "name": "hostile scopes",
+            "ratio": ends["wrong"] / len(outcomes),
+            "rows": rows,
+            "versions": versions,
+        }
         print(json.dumps({**content, **summary, **more, "cpu": platform.processor()}))
     else:
         shares = ", ".join(f"{ends[end]} {end}" for end in ("refused", "accepted", "wrong"))

@@ -2,8 +2,8 @@
 
     python benchmarks/kill_and_resume.py [--kills 5] [--cells 60] [--seed 1] [--json]
 
-The moments are drawn so that the kills spread over the length of the run, whatever stage they hit. The ratio is the
-broken run's whole working time over the unbroken run's: what resuming costs.
+The moments are drawn so that the kills spread over the length of the run, whatever stage they hit.
+The ratio is the broken run's whole working time over the unbroken run's: what resuming costs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,18 @@ from wbcpipe.samples.records import DIGEST
 
 
 def command(data: Path, cells: int, extra: list[str]) -> list[str]:
-    run = [sys.executable, "-m", "wbcpipe", "run", "--sample", "demo", "--cells", str(cells), "--data", str(data)]
+    run = [
+        sys.executable,
+        "-m",
+        "wbcpipe",
+        "run",
+        "--sample",
+        "demo",
+        "--cells",
+        str(cells),
+        "--data",
+        str(data),
+    ]
     return run + extra
 
 
@@ -39,12 +50,19 @@ def differences(first: Path, second: Path) -> list[str]:
         found.append("cells.zarr: different arrays")
     for name in names:
         columns = one.column(name), two.column(name)
-        if not np.array_equal(*columns, equal_nan=columns[0].dtype.kind == "f"):  # NaN: nothing to measure
+        if not np.array_equal(
+            *columns, equal_nan=columns[0].dtype.kind == "f"
+        ):  # NaN: nothing to measure
             found.append(f"cells.zarr/{name}")
-    attributes = [without_times(store.attributes.model_dump(mode="json", exclude={"sha256"})) for store in (one, two)]
+    attributes = [
+        without_times(store.attributes.model_dump(mode="json", exclude={"sha256"}))
+        for store in (one, two)
+    ]
     if attributes[0] != attributes[1]:
         found.append("cells.zarr attributes")
-    documents = [json.loads((folder / "differential.json").read_text()) for folder in (first, second)]
+    documents = [
+        json.loads((folder / "differential.json").read_text()) for folder in (first, second)
+    ]
     for document in documents:
         document.pop(DIGEST, None)  # it is of the time of writing too
     if without_times(documents[0]) != without_times(documents[1]):
@@ -54,7 +72,11 @@ def differences(first: Path, second: Path) -> list[str]:
 
 def without_times(content: object) -> object:
     if isinstance(content, dict):
-        return {key: without_times(value) for key, value in content.items() if key not in ("created", "time")}
+        return {
+            key: without_times(value)
+            for key, value in content.items()
+            if key not in ("created", "time")
+        }
     if isinstance(content, list):
         return [without_times(value) for value in content]
     return content
@@ -72,7 +94,9 @@ def timed(words: list[str], kill_after_s: float | None = None) -> tuple[float, i
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=3)
     parser.add_argument("--cells", type=int, default=30)
     parser.add_argument("--seed", type=int, default=1)
@@ -103,7 +127,11 @@ def main() -> int:
         "again_s": round(again_s, 1),
         "differences": found,
         "rows": rows,
-        "versions": {"wbcpipe": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        "versions": {
+            "wbcpipe": __version__,
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+        },
         "cpu": platform.processor() or platform.machine(),
     }
     if options.json:

@@ -1,11 +1,13 @@
 """Classify white cells of other laboratories with a bundle that never saw an image of theirs.
 
-    python benchmarks/other_laboratories.py [--bundle smear-shufflenet] [--zheng CLONE] [--fields N] [--json]
+    python benchmarks/other_laboratories.py [--bundle smear-shufflenet] [--zheng CLONE]
+        [--fields N] [--json]
 
-The default sets are in `../shared/data`: the single cells of `chula`, and the fields of `bccd` in which one complete
-white cell is found, segmented first (every third field; `--fields 1` takes all). `--zheng` adds two sets of single
-cells (github.com/zxaoyou/segmentation_WBC: Zheng et al., Micron 107 (2018) 55, doi:10.1016/j.micron.2018.01.010).
-Given are the pixel size and the kind of stain. Scores count every cell, then only the cells that are not unidentified.
+The default sets are in `../shared/data`: the single cells of `chula`, and the fields of `bccd` in
+which one complete white cell is found, segmented first (every third field; `--fields 1` takes all).
+`--zheng` adds two sets of single cells (github.com/zxaoyou/segmentation_WBC: Zheng et al., Micron
+107 (2018) 55, doi:10.1016/j.micron.2018.01.010). Given are the pixel size and the kind of stain.
+Scores count every cell, then only the cells that are not unidentified.
 """
 
 from __future__ import annotations
@@ -39,7 +41,13 @@ SETS = {"Dataset 1": 0.2, "Dataset 2": 0.1}
 NUMBERS = {"1": "NEU", "2": "LYM", "3": "MO", "4": "EOS", "5": "BAS"}
 BCCD_UM = 0.075
 CROP_UM = 0.1
-NAMES = {"neutrophil": "NEU", "eosinophil": "EOS", "lymphocyte": "LYM", "monocyte": "MO", "basophil": "BAS"}
+NAMES = {
+    "neutrophil": "NEU",
+    "eosinophil": "EOS",
+    "lymphocyte": "LYM",
+    "monocyte": "MO",
+    "basophil": "BAS",
+}
 DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
@@ -47,7 +55,11 @@ def drawn_cells(folder: Path, name: str, scratch: Path) -> tuple[Sample, list[st
     """One of Zheng's sets as a sample of cells, and each cell's class."""
     sample = Sample.open(scratch, name.replace(" ", "-"))
     with (folder / f"Class Labels of {name}.csv").open(encoding="utf-8-sig") as table:
-        classes = {row[0]: NUMBERS.get(row[1].strip(), "") for row in list(csv.reader(table))[1:] if len(row) > 1}
+        classes = {
+            row[0]: NUMBERS.get(row[1].strip(), "")
+            for row in list(csv.reader(table))[1:]
+            if len(row) > 1
+        }
     pictures = scratch / f"{sample.name}-png"
     for file in sorted((folder / name).glob("*.bmp")):
         label = classes.get(str(int(file.stem)), "")
@@ -66,11 +78,16 @@ def labelled_crops(folder: Path, scratch: Path) -> tuple[Sample, list[str]]:
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(folder / row["file"], target)
     sample = Sample.open(scratch, "chula")
-    return sample, import_cells([scratch / "chula-images"], sample, CellImport("stained-rgb", CROP_UM)).labels()
+    return sample, import_cells(
+        [scratch / "chula-images"], sample, CellImport("stained-rgb", CROP_UM)
+    ).labels()
 
 
 def single_cell_fields(folder: Path, every: int, scratch: Path) -> tuple[Sample, list[str]]:
-    """Segment the fields of BCCD; return the class of each complete cell that is alone in its field, else ""."""
+    """Segment the fields of BCCD.
+
+    Return the class of each complete cell that is alone in its field, else "".
+    """
     with (folder / "labels.csv").open(newline="", encoding="utf-8") as file:
         classes = {row["file"]: NAMES.get(row["label"].strip(), "") for row in csv.DictReader(file)}
     files = sorted((folder / "JPEGImages").glob("*.jpg"))[::every]
@@ -81,7 +98,8 @@ def single_cell_fields(folder: Path, every: int, scratch: Path) -> tuple[Sample,
     alone = np.bincount(field, minlength=len(files))[field] == 1
     whole = (quality & (QcFlag.DEBRIS | QcFlag.BORDER)) == 0
     return sample, [
-        classes.get(files[index].name, "") if use else "" for index, use in zip(field, alone & whole, strict=True)
+        classes.get(files[index].name, "") if use else ""
+        for index, use in zip(field, alone & whole, strict=True)
     ]
 
 
@@ -102,7 +120,9 @@ def measure(sample: Sample, labels: list[str], bundle: str) -> dict[str, Any]:
         "set": sample.name,
         "cells": len(rows),
         "weighted_f1": all_called["f1_weighted"],
-        "macro_f1": float(np.mean([value for value in all_called["f1"].values() if value is not None])),
+        "macro_f1": float(
+            np.mean([value for value in all_called["f1"].values() if value is not None])
+        ),
         "accuracy": all_called["accuracy"],
         "unidentified": float(1 - accepted.mean()),
         "right_of_accepted": float(right[accepted].mean()),
@@ -115,12 +135,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--bundle", default="smear-shufflenet", help="name or folder of a bundle")
     parser.add_argument("--zheng", type=Path, help="clone of the drawn cells' repository")
-    parser.add_argument("--fields", type=int, default=3, metavar="N", help="take every N-th field of bccd")
+    parser.add_argument(
+        "--fields", type=int, default=3, metavar="N", help="take every N-th field of bccd"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        sets = [drawn_cells(arguments.zheng, name, scratch) for name in SETS] if arguments.zheng else []
+        sets = (
+            [drawn_cells(arguments.zheng, name, scratch) for name in SETS]
+            if arguments.zheng
+            else []
+        )
         if DATA.is_dir():
             sets.append(labelled_crops(DATA / "chula", scratch))
             sets.append(single_cell_fields(DATA / "bccd", arguments.fields, scratch))
@@ -130,14 +156,27 @@ def main() -> None:
     if arguments.json:
         worst = min(row["weighted_f1"] for row in rows)
         versions = {name: version(name) for name in ("wbcpipe", "numpy", "torch", "scikit-image")}
-        print(json.dumps({"name": "other_laboratories", "ratio": worst, "rows": rows, "versions": versions}))
+        print(
+            json.dumps(
+                {"name": "other_laboratories", "ratio": worst, "rows": rows, "versions": versions}
+            )
+        )
         return
     print("| set | cells | weighted F1 | macro F1 | accuracy | unidentified | right of accepted |")
     print("|---" * 7 + "|")
     for row in rows:
-        print("| " + " | ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in list(row.values())[:7]) + " |")
+        print(
+            "| "
+            + " | ".join(
+                f"{v:.3f}" if isinstance(v, float) else str(v) for v in list(row.values())[:7]
+            )
+            + " |"
+        )
     for row in rows:
-        print(f"\n{row['set']}: {row['counts']}; rows are true, columns called\n{np.array(row['confusion'])}")
+        print(
+            f"\n{row['set']}: {row['counts']}; rows are true, columns "
+            f"called\n{np.array(row['confusion'])}"
+        )
 
 
 if __name__ == "__main__":

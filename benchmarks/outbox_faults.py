@@ -2,8 +2,9 @@
 
     python benchmarks/outbox_faults.py --messages 500 --kills 20
 
-The listener (tests/exchange/sending/mllp_listener.py, written with python-hl7) delays answers, breaks connections,
-rejects, and answers another message, each by chance. Both processes are killed with SIGKILL and started again.
+The listener (tests/exchange/sending/mllp_listener.py, written with python-hl7) delays answers,
+breaks connections, rejects, and answers another message, each by chance. Both processes are killed
+with SIGKILL and started again.
 """
 
 from __future__ import annotations
@@ -68,7 +69,8 @@ def fill(folder: Path, messages: int) -> list[str]:
             analyser=ModelVersion(software="0", model="none"),
             loinc_version="2.78",
         )
-        text = f"MSH|^~\\&|wbcpipe||LIS||20261130||ORU^R01^ORU_R01|{message.control_id}|P|2.5.1\rPID|1||P{number}\r"
+        header = f"MSH|^~\\&|wbcpipe||LIS||20261130||ORU^R01^ORU_R01|{message.control_id}|P|2.5.1"
+        text = f"{header}\rPID|1||P{number}\r"
         with outbox.held_for_writing():
             outbox.put(message, text.encode(), ".hl7")
         identifiers.append(message.control_id)
@@ -97,7 +99,15 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     identifiers = fill(outbox, options.messages)
     commands = {
         "listener": [sys.executable, str(LISTENER), str(port), str(accepted), str(options.faults)],
-        "sender": [sys.executable, "-m", "wbcpipe", "send", "--watch", "--data", str(folder / "data")],
+        "sender": [
+            sys.executable,
+            "-m",
+            "wbcpipe",
+            "send",
+            "--watch",
+            "--data",
+            str(folder / "data"),
+        ],
     }
     running: dict[str, subprocess.Popen[bytes]] = {}
     kills: Counter[str] = Counter()
@@ -111,10 +121,14 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
             waiting = len(list((outbox / "waiting").glob("*.hl7")))
             if not waiting:
                 break
-            # A kill for each share of the messages that has arrived, so that all kills fall into the work.
+            # A kill for each share of the messages that has arrived, so that all kills fall into
+            # the work.
             share = options.messages / (options.kills + 1)
             for name in commands:
-                if kills[name] < options.kills and options.messages - waiting >= share * (kills[name] + 1) * 0.95:
+                if (
+                    kills[name] < options.kills
+                    and options.messages - waiting >= share * (kills[name] + 1) * 0.95
+                ):
                     running[name].kill()
                     running[name].wait()
                     kills[name] += 1
@@ -122,7 +136,9 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
     wall_s = time.monotonic() - start
     noted = [line.split() for line in accepted.read_text().splitlines()]
     first = [identifier for kind, identifier in noted if kind == "accepted"]
-    answers = Counter(json.loads(path.read_text())["code"] for path in (outbox / "answers").glob("*.json"))
+    answers = Counter(
+        json.loads(path.read_text())["code"] for path in (outbox / "answers").glob("*.json")
+    )
     waiting = len(list((outbox / "waiting").glob("*.hl7")))
     return {
         "messages": options.messages,
@@ -142,7 +158,9 @@ def run(folder: Path, options: argparse.Namespace) -> dict[str, object]:
 
 def begin(command: list[str], name: str, chance: random.Random) -> subprocess.Popen[bytes]:
     seed = [str(chance.randrange(10**6))] if name == "listener" else []
-    return subprocess.Popen([*command, *seed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT.parent)
+    return subprocess.Popen(
+        [*command, *seed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=ROOT.parent
+    )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,28 @@
-"""Registration under known displacements: error, time and false registrations, against two public methods.
+"""Registration under known displacements.
+
+Error, time and false registrations, against two public methods.
 
     python benchmarks/registration.py [--bccd FOLDER] [--jurkat FILE] [--seeds N] [--json]
 
-Pairs: bright-field to fluorescence of the virtual scope (displaced by up to 40 px, 1 degree and 3 per mille on top of
-its own chromatic displacement, up to 3 um out of focus, with extra noise), the red to the blue plane of BCCD pictures,
-and bright-field to DNA fluorescence of mlcp_jurkat cells strewn over a field; the latter two are skipped without their
-folder or file. The error of a pair is the root mean square (px) over a grid of 7 x 7 points of the whole field. Real
-pairs are shifted only, by up to 40 px (bccd) and 28 px (mlcp_jurkat; 9 um, the search reaches 10), and their error is
-that of the planted shift: what is found less what the same method finds in the pair as given, where optics displace the
-planes, too. "as given" is the median (y, x) of the latter less what is known of the set. The methods are
+Pairs: bright-field to fluorescence of the virtual scope (displaced by up to 40 px, 1 degree and 3
+per mille on top of its own chromatic displacement, up to 3 um out of focus, with extra noise), the
+red to the blue plane of BCCD pictures, and bright-field to DNA fluorescence of mlcp_jurkat cells
+strewn over a field; the latter two are skipped without their folder or file. The error of a pair is
+the root mean square (px) over a grid of 7 x 7 points of the whole field. Real pairs are shifted
+only, by up to 40 px (bccd) and 28 px (mlcp_jurkat; 9 um, the search reaches 10), and their error is
+that of the planted shift: what is found less what the same method finds in the pair as given, where
+optics displace the planes, too. "as given" is the median (y, x) of the latter less what is known of
+the set. The methods are
 
-- wbcpipe, each field by itself, and (virtual scope) with what the slide's four fields have in common;
+- wbcpipe, each field by itself, and (virtual scope) with what the slide's four fields have in
+  common;
 - phase_cross_correlation of scikit-image, upsampled 10: a shift only;
-- SimpleITK: Mattes mutual information, similarity transform, four levels, started at no displacement.
+- SimpleITK: Mattes mutual information, similarity transform, four levels, started at no
+  displacement.
 
-A registration is false if it is trusted and more than 1 px off. Pairs of different fields have nothing in common: each
-that is trusted is false. The ratio is the median error of phase_cross_correlation over that of wbcpipe on the virtual
-scope.
+A registration is false if it is trusted and more than 1 px off. Pairs of different fields have
+nothing in common: each that is trusted is false. The ratio is the median error of
+phase_cross_correlation over that of wbcpipe on the virtual scope.
 """
 
 from __future__ import annotations
@@ -60,7 +66,8 @@ if TYPE_CHECKING:
 
 SENSOR_PX = 2048
 FALSE_PX = 1.0
-#: Where bright-field lies (y, x) against DNA fluorescence in mlcp_jurkat as given: about (-0.8, 0.5) px the other way.
+#: Where bright-field lies (y, x) against DNA fluorescence in mlcp_jurkat as given: about (-0.8,
+#: 0.5) px the other way.
 JURKAT_OFFSET = np.array([0.8, -0.5])
 
 
@@ -102,9 +109,13 @@ class Displacement:
         centre = (np.array(frame.shape) - 1) / 2
         back = np.linalg.inv(self.linear)
         offset = centre - back @ (centre + self.shift_px)
-        return ndimage.affine_transform(frame.astype(np.float32), back, offset, order=3, mode="nearest")
+        return ndimage.affine_transform(
+            frame.astype(np.float32), back, offset, order=3, mode="nearest"
+        )
 
-    def points(self, points: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
+    def points(
+        self, points: NDArray[np.float64], centre: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         return (points - centre) @ self.linear.T + centre + self.shift_px
 
 
@@ -117,10 +128,14 @@ def grid(shape: tuple[int, ...]) -> NDArray[np.float64]:
 def virtual_slide(
     seed: int, preparation: Preparation, side: int, fields: int = 4
 ) -> Iterator[tuple[list[Pair], int, float]]:
-    """Fields of one slide, displaced alike but for 1.5 px: pairs of each modality, white cells, distance from focus."""
+    """Fields of one slide, displaced alike but for 1.5 px: pairs of each modality, white cells,
+    distance from focus.
+    """
     rng = np.random.default_rng([seed, side])
     sensor_px = max(SENSOR_PX, side)
-    scope = VirtualMicroscope(Specimen(SpecimenPlan(seed=seed, preparation=preparation)), sensor_px=(sensor_px,) * 2)
+    scope = VirtualMicroscope(
+        Specimen(SpecimenPlan(seed=seed, preparation=preparation)), sensor_px=(sensor_px,) * 2
+    )
     displacements = [Displacement.random(rng) for _ in MODALITIES[:3]]
     cut = slice((sensor_px - side) // 2, (sensor_px + side) // 2)
     low = np.array([cut.start, cut.start], float)
@@ -140,23 +155,36 @@ def virtual_slide(
             chromatic = scope.true_transform(name, x_um, y_um) @ to_ideal
 
             def truth(points: Any, moved: Displacement = moved, chromatic: Any = chromatic) -> Any:
-                xy = np.concatenate([(points + low)[:, ::-1], np.ones((len(points), 1))], 1) @ chromatic.T
+                xy = (
+                    np.concatenate([(points + low)[:, ::-1], np.ones((len(points), 1))], 1)
+                    @ chromatic.T
+                )
                 return moved.points(xy[:, 1::-1], centre) - low
 
             noisy = moved.apply(frames[m]) + rng.normal(0, 200, frames[m].shape)
-            pairs.append(Pair(noisy.clip(0, 65535).astype(np.uint16)[cut, cut], frames[3][cut, cut], truth))
+            pairs.append(
+                Pair(noisy.clip(0, 65535).astype(np.uint16)[cut, cut], frames[3][cut, cut], truth)
+            )
         half_um = side * scope.pixel_um / 2
         cells = sum(
             bool(item.label)
-            for item in scope.specimen.objects_in(x_um - half_um, y_um - half_um, x_um + half_um, y_um + half_um)
+            for item in scope.specimen.objects_in(
+                x_um - half_um, y_um - half_um, x_um + half_um, y_um + half_um
+            )
         )
         yield pairs, cells, abs(away_um)
 
 
 def cut_pair(
-    moving: NDArray[Any], fixed: NDArray[Any], rng: np.random.Generator, known: NDArray[np.float64], reach_px: float
+    moving: NDArray[Any],
+    fixed: NDArray[Any],
+    rng: np.random.Generator,
+    known: NDArray[np.float64],
+    reach_px: float,
 ) -> Pair:
-    """A pair displaced at random, cut where both are whole; ``known`` is how ``moving`` lies as given."""
+    """A pair displaced at random, cut where both are whole; ``known`` is how ``moving`` lies as
+    given.
+    """
     moved = Displacement.shift(rng, reach_px)
     margin = 56
     cut = slice(margin, -margin)
@@ -174,7 +202,10 @@ def cut_pair(
 
 
 def bccd_pairs(folder: Path, number: int) -> Iterator[Pair]:
-    """Red to blue plane of smears: red cells dark in blue, hardly seen in red; white cells dark in red."""
+    """Red to blue plane of smears: red cells dark in blue, hardly seen in red.
+
+    White cells dark in red.
+    """
     rng = np.random.default_rng(1)
     paths = sorted((folder / "JPEGImages").glob("*.jpg"))
     for path in paths[:: max(1, len(paths) // number)][:number]:
@@ -183,7 +214,9 @@ def bccd_pairs(folder: Path, number: int) -> Iterator[Pair]:
 
 
 def jurkat_pairs(file: Path, number: int) -> Iterator[Pair]:
-    """Bright-field to DNA fluorescence of cells strewn at random, none over another: a lattice would match itself."""
+    """Bright-field to DNA fluorescence of cells strewn at random, none over another: a lattice
+    would match itself.
+    """
     images = np.load(file, allow_pickle=False)["images"]
     rng = np.random.default_rng(2)
     side, tile = 520, images.shape[-1]
@@ -209,7 +242,9 @@ def jurkat_pairs(file: Path, number: int) -> Iterator[Pair]:
 def _edge_map(coarse: NDArray[np.float32]) -> NDArray[np.float32]:
     """With the illumination taken from the frame itself."""
     step = max(1, min(coarse.shape) // 64)
-    surface = fit_surface(np.log(np.maximum(coarse[::step, ::step], 1)), 2, outlier_ratio=1.5).values
+    surface = fit_surface(
+        np.log(np.maximum(coarse[::step, ::step], 1)), 2, outlier_ratio=1.5
+    ).values
     return edge_map(coarse, np.exp(surface).astype(np.float32))
 
 
@@ -242,9 +277,14 @@ def by_phase(pair: Pair) -> Map:
 
 
 def by_mutual_information(pair: Pair) -> Map:
-    fixed, moving = (SimpleITK.GetImageFromArray(f.astype(np.float32)) for f in (pair.fixed, pair.moving))
+    fixed, moving = (
+        SimpleITK.GetImageFromArray(f.astype(np.float32)) for f in (pair.fixed, pair.moving)
+    )
     start = SimpleITK.CenteredTransformInitializer(
-        fixed, moving, SimpleITK.Similarity2DTransform(), SimpleITK.CenteredTransformInitializerFilter.GEOMETRY
+        fixed,
+        moving,
+        SimpleITK.Similarity2DTransform(),
+        SimpleITK.CenteredTransformInitializerFilter.GEOMETRY,
     )
     method = SimpleITK.ImageRegistrationMethod()
     method.SetMetricAsMattesMutualInformation(50)
@@ -261,7 +301,10 @@ def by_mutual_information(pair: Pair) -> Map:
 
 
 def error_px(pair: Pair, found: Map, at_rest: Map | None = None) -> float:
-    """Root mean square error; that of the planted shift with ``at_rest``, what is found in the pair as given."""
+    """Root mean square error.
+
+    That of the planted shift with ``at_rest``, what is found in the pair as given.
+    """
     points = grid(pair.fixed.shape)
     wrong = found(points) - pair.truth(points)
     if at_rest is not None and pair.rest is not None:
@@ -277,7 +320,9 @@ class Scores:
         self.rows: dict[str, list[tuple[float, bool, float, int]]] = {}
         self.offsets: dict[str, list[NDArray[np.float64]]] = {}
 
-    def add(self, method: str, error: float, trusted: bool, seconds: float, cells: int = -1) -> None:
+    def add(
+        self, method: str, error: float, trusted: bool, seconds: float, cells: int = -1
+    ) -> None:
         self.rows.setdefault(method, []).append((error, trusted, seconds, cells))
 
     def others(self, pair: Pair, cells: int = -1) -> None:
@@ -296,25 +341,33 @@ class Scores:
             self.add(name, error_px(pair, found, at_rest), True, seconds, cells)
             self.note(name, pair, at_rest)
 
-    def ours(self, method: str, fields: Sequence[Sequence[Pair]], pixel_um: float, cells: Sequence[int]) -> None:
+    def ours(
+        self, method: str, fields: Sequence[Sequence[Pair]], pixel_um: float, cells: Sequence[int]
+    ) -> None:
         start = time.perf_counter()
         maps = by_wbcpipe(fields, pixel_um)
         seconds = (time.perf_counter() - start) / sum(len(pairs) for pairs in fields)
         for pairs, found, number in zip(fields, maps, cells, strict=True):
             for pair, (there, trusted) in zip(pairs, found, strict=True):
-                at_rest = None if pair.rest is None else by_wbcpipe([[pair.rest]], pixel_um)[0][0][0]
+                at_rest = (
+                    None if pair.rest is None else by_wbcpipe([[pair.rest]], pixel_um)[0][0][0]
+                )
                 self.add(method, error_px(pair, there, at_rest), trusted, seconds, number)
                 self.note(method, pair, at_rest)
 
     def note(self, method: str, pair: Pair, at_rest: Map | None) -> None:
         if at_rest is not None and pair.rest is not None:
             points = grid(pair.fixed.shape)
-            self.offsets.setdefault(method, []).append((at_rest(points) - pair.rest.truth(points)).mean(0))
+            self.offsets.setdefault(method, []).append(
+                (at_rest(points) - pair.rest.truth(points)).mean(0)
+            )
 
     def table(self) -> list[dict[str, Any]]:
         table = []
         for method, entries in self.rows.items():
-            error, trusted, seconds, cells = (np.array(values) for values in zip(*entries, strict=True))
+            error, trusted, seconds, cells = (
+                np.array(values) for values in zip(*entries, strict=True)
+            )
             table.append(
                 {
                     "pairs_of": self.name,
@@ -322,11 +375,15 @@ class Scores:
                     "pairs": len(error),
                     "within_1_px": float(np.mean(error <= FALSE_PX)),
                     "median_px": float(np.median(error)),
-                    "rms_of_trusted_px": float(np.sqrt(np.mean(error[trusted] ** 2))) if trusted.any() else None,
+                    "rms_of_trusted_px": float(np.sqrt(np.mean(error[trusted] ** 2)))
+                    if trusted.any()
+                    else None,
                     "worst_trusted_px": float(error[trusted].max()) if trusted.any() else None,
                     "trusted": float(trusted.mean()),
                     "false": int(np.sum(trusted & (error > FALSE_PX))),
-                    "offset_px": np.median(self.offsets[method], axis=0).tolist() if method in self.offsets else None,
+                    "offset_px": np.median(self.offsets[method], axis=0).tolist()
+                    if method in self.offsets
+                    else None,
                     "ms": 1000 * float(np.median(seconds)),
                     "cells": [int(cells.min()), int(cells.max())] if cells.max() >= 0 else None,
                 }
@@ -346,7 +403,9 @@ def negatives(pairs: Sequence[Pair], pixel_um: float) -> tuple[int, int]:
 def measure(
     seeds: int, bccd: Path | None, jurkat: Path | None
 ) -> tuple[list[dict[str, Any]], dict[str, tuple[int, int]]]:
-    """The rows of the table, and per kind of pairs the number of pairs with nothing in common and of those trusted."""
+    """The rows of the table, and per kind of pairs the number of pairs with nothing in common and
+    of those trusted.
+    """
     rows: list[dict[str, Any]] = []
     nothing: dict[str, tuple[int, int]] = {}
     slides: tuple[tuple[Preparation, int], ...] = (
@@ -395,7 +454,10 @@ def main() -> None:
     for row in rows:
         if row["pairs_of"].startswith("virtual"):
             by_method.setdefault(row["method"], []).append(row["median_px"])
-    ratio = float(np.mean(by_method["phase_cross_correlation"]) / np.mean(by_method["wbcpipe, field by itself"]))
+    ratio = float(
+        np.mean(by_method["phase_cross_correlation"])
+        / np.mean(by_method["wbcpipe, field by itself"])
+    )
     if arguments.json:
         versions = {name: version(name) for name in ("wbcpipe", "numpy", "scipy", "scikit-image")}
         cpu = platform.processor() or platform.machine()
@@ -413,25 +475,42 @@ def main() -> None:
         )
         return
     heads = (
-        "pairs, white cells, method, n, within 1 px, median, RMS of trusted, worst trusted, trusted, false, as given"
+        "pairs, white cells, method, n, within 1 px, median, RMS of trusted, worst trusted, "
+        "trusted, false, as given"
     )
     print("| " + " | ".join([*heads.split(", "), "ms"]) + " |")
     print("|---" * 12 + "|")
     for row in rows:
         rms, worst = (
-            "–" if row[key] is None else f"{row[key]:.2f}" for key in ("rms_of_trusted_px", "worst_trusted_px")
+            "–" if row[key] is None else f"{row[key]:.2f}"
+            for key in ("rms_of_trusted_px", "worst_trusted_px")
         )
         cells = "" if row["cells"] is None else "{} to {}".format(*row["cells"])
-        entries = [row["pairs_of"], cells, row["method"], str(row["pairs"]), f"{row['within_1_px']:.3f}"]
+        entries = [
+            row["pairs_of"],
+            cells,
+            row["method"],
+            str(row["pairs"]),
+            f"{row['within_1_px']:.3f}",
+        ]
         entries += [f"{row['median_px']:.2f}", rms, worst]
-        entries += [f"{row['trusted']:.3f}" if row["method"].startswith("wbcpipe") else "–", str(row["false"])]
+        entries += [
+            f"{row['trusted']:.3f}" if row["method"].startswith("wbcpipe") else "–",
+            str(row["false"]),
+        ]
         offset = row["offset_px"]
-        entries += ["" if offset is None else f"({offset[0]:+.1f}, {offset[1]:+.1f})", f"{row['ms']:.0f}"]
+        entries += [
+            "" if offset is None else f"({offset[0]:+.1f}, {offset[1]:+.1f})",
+            f"{row['ms']:.0f}",
+        ]
         print("| " + " | ".join(entries) + " |")
     print()
     for name, (pairs, trusted) in nothing.items():
         print(f"{name}: of {pairs} pairs with nothing in common {trusted} trusted")
-    print(f"phase_cross_correlation's median error is {ratio:.1f} x that of wbcpipe on the virtual scope")
+    print(
+        f"phase_cross_correlation's median error is {ratio:.1f} x that of wbcpipe on the virtual "
+        f"scope"
+    )
 
 
 if __name__ == "__main__":

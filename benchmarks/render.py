@@ -42,9 +42,8 @@ def render_field(microscope: VirtualMicroscope, x_um: float, **changes: Any) -> 
 def measure(preparation: Preparation, what: str, **changes: Any) -> dict[str, Any]:
     microscope = VirtualMicroscope(Specimen(SpecimenPlan(7, preparation)))
     render_field(microscope, -FIELD_UM, **changes)
-    cpu_s, seconds = time.process_time(), []
-    for index in range(FIELDS):
-        seconds.append(render_field(microscope, index * FIELD_UM, **changes))
+    cpu_s = time.process_time()
+    seconds = [render_field(microscope, index * FIELD_UM, **changes) for index in range(FIELDS)]
     cpu_s = (time.process_time() - cpu_s) / FIELDS
     return {
         "preparation": preparation,
@@ -70,16 +69,24 @@ def main() -> None:
         "name": "render",
         "ratio": rows[0]["field_s"] / ALLOWED_S,
         "rows": rows,
-        "versions": {"python": platform.python_version(), "numpy": np.__version__, "scipy": scipy.__version__},
+        "versions": {
+            "python": platform.python_version(),
+            "numpy": np.__version__,
+            "scipy": scipy.__version__,
+        },
         "cpu": cpu_name(),
     }
     if as_json:
         print(json.dumps(result))
         return
-    print(f"{'preparation':12} {'what':24} {'median s':>9} {'best s':>7} {'CPU s':>7}   (one field: four frames)")
+    print(
+        f"{'preparation':12} {'what':24} {'median s':>9} {'best s':>7} {'CPU s':>7}   (one field: "
+        f"four frames)"
+    )
     for row in rows:
         print(
-            f"{row['preparation']:12} {row['what']:24} {row['field_s']:9.2f} {row['best_s']:7.2f} {row['cpu_s']:7.2f}"
+            f"{row['preparation']:12} {row['what']:24} {row['field_s']:9.2f} {row['best_s']:7.2f} "
+            f"{row['cpu_s']:7.2f}"
         )
     print(f"allowed: {ALLOWED_S:.1f} s a field; used: {100 * result['ratio']:.0f} %")
 

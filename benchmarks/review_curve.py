@@ -1,19 +1,23 @@
-"""How many cells a reader must look at until the differential is the true one: in the order of doubt, and at random.
+"""How many cells a reader must look at until the differential is the true one.
+
+In the order of doubt, and at random.
 
     python benchmarks/review_curve.py [--data ROOT SAMPLE...] [--orders 200] [--json]
 
-SAMPLE are classified virtual slides with a truth.csv. Without arguments one small buffy coat is made. A scripted reader
-looks at one cell after the other and gives it its true class; what is no true cell (debris, or nothing) is an artefact,
-and a cell that touches two true ones is that of the nearer. The order is that of the review page, worked out again
-after each look, or one of ``--orders`` random orders. After each look the differential is compared with the truth:
+SAMPLE are classified virtual slides with a truth.csv. Without arguments one small buffy coat is
+made. A scripted reader looks at one cell after the other and gives it its true class; what is no
+true cell (debris, or nothing) is an artefact, and a cell that touches two true ones is that of the
+nearer. The order is that of the review page, worked out again after each look, or one of
+``--orders`` random orders. After each look the differential is compared with the truth:
 
 *inside*: every true percentage lies in the 95 % interval of the class, and stays there.
 *equal*: the differential is that of a complete review, and stays so: no error is left.
 *stop*: the page says that the differential cannot change any more.
 
-Reported are the shares of the cells that were looked at until then, and the errors left along the way. True percentages
-are those of the true cells that were found and counted: cells that the machine missed are not on the page.
-The ratio is the share until *equal* in the order of doubt over the mean of the random orders.
+Reported are the shares of the cells that were looked at until then, and the errors left along the
+way. True percentages are those of the true cells that were found and counted: cells that the
+machine missed are not on the page. The ratio is the share until *equal* in the order of doubt over
+the mean of the random orders.
 """
 
 from __future__ import annotations
@@ -55,7 +59,15 @@ SHARES = (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1)
 
 
 def make_slide(root: Path) -> str:
-    words = ["acquire", "--slide", "bench", "--specimen-seed", "3002", "--specimen-preparation", "buffy-coat"]
+    words = [
+        "acquire",
+        "--slide",
+        "bench",
+        "--specimen-seed",
+        "3002",
+        "--specimen-preparation",
+        "buffy-coat",
+    ]
     cli.main([*words, "--fields", "6", "--data", str(root)], standalone_mode=False)
     for command in ("segment", "classify"):
         cli.main([command, "--sample", "bench", "--data", str(root)], standalone_mode=False)
@@ -74,7 +86,9 @@ class Slide:
         index = {name: number for number, name in enumerate(rows.classes)}
         names = ["" if partner[row] < 0 else truth.label[partner[row]] for row in counted]
         self.true = np.array([index.get(name, NOT_COUNTED) for name in names], np.intp)
-        self.machine = np.array([index.get(rows.predicted_class[row], UNIDENTIFIED_CLASS) for row in counted], np.intp)
+        self.machine = np.array(
+            [index.get(rows.predicted_class[row], UNIDENTIFIED_CLASS) for row in counted], np.intp
+        )
         self.probability = self._fused(rows)[counted]
         self.classes = rows.classes
         self.reference = [ADULT.percent.get(name) for name in rows.classes]
@@ -95,11 +109,15 @@ class Slide:
     def by_doubt(self, now: NDArray[np.intp], looked: NDArray[np.bool_]) -> tuple[int, int]:
         """The next row by doubt, and how many cells could still change the differential."""
         counts = self.tally(now)
-        cells = UnreviewedCells(self.probability, now, looked, counts.tolist(), int(counts.sum()), self.reference)
+        cells = UnreviewedCells(
+            self.probability, now, looked, counts.tolist(), int(counts.sum()), self.reference
+        )
         found = remaining_doubt(cells)
         return (int(found.order[0]) if len(found.order) else -1), found.decisive
 
-    def review(self, order: Callable[[NDArray[np.intp], NDArray[np.bool_], int], int]) -> dict[str, Any]:
+    def review(
+        self, order: Callable[[NDArray[np.intp], NDArray[np.bool_], int], int]
+    ) -> dict[str, Any]:
         """Look at one cell after the other; ``order`` names the next one."""
         now, looked = self.machine.copy(), np.zeros(len(self), np.bool_)
         inside, equal, errors = [], [], []
@@ -108,10 +126,15 @@ class Slide:
             total = int(counts.sum())
             limits = [interval_percent(int(count), total) for count in counts]
             inside.append(
-                all(low <= share <= high for (low, high), share in zip(limits, self.true_percent, strict=True))
+                all(
+                    low <= share <= high
+                    for (low, high), share in zip(limits, self.true_percent, strict=True)
+                )
             )
             errors.append(int(np.count_nonzero(now != self.true)))
-            equal.append(bool((counts == self.true_counts).all()) and not (now == UNIDENTIFIED_CLASS).any())
+            equal.append(
+                bool((counts == self.true_counts).all()) and not (now == UNIDENTIFIED_CLASS).any()
+            )
             if done < len(self):
                 row = order(now, looked, done)
                 now[row], looked[row] = self.true[row], True
@@ -124,7 +147,9 @@ def _settled(holds: list[bool]) -> int:
     return last + 1
 
 
-def _drawn(shuffled: NDArray[np.intp], _now: NDArray[np.intp], _looked: NDArray[np.bool_], done: int) -> int:
+def _drawn(
+    shuffled: NDArray[np.intp], _now: NDArray[np.intp], _looked: NDArray[np.bool_], done: int
+) -> int:
     """Return the next cell of a random order."""
     return int(shuffled[done])
 
@@ -152,7 +177,10 @@ def measure(slide: Slide, orders: int) -> dict[str, Any]:
         "cells": size,
         "errors": first["errors"][0],
         "unidentified": int((slide.machine == UNIDENTIFIED_CLASS).sum()),
-        "inside": {"doubt": first["inside"], "random": _spread([found["inside"] for found in random])},
+        "inside": {
+            "doubt": first["inside"],
+            "random": _spread([found["inside"] for found in random]),
+        },
         "equal": {"doubt": first["equal"], "random": _spread([found["equal"] for found in random])},
         "stop": {"looks": stopped, "errors_left": first["errors"][stopped]},
         "curve": [
@@ -169,11 +197,18 @@ def measure(slide: Slide, orders: int) -> dict[str, Any]:
 
 def _spread(looks: list[int]) -> dict[str, float]:
     low, middle, high = np.quantile(looks, [0.05, 0.5, 0.95])
-    return {"mean": round(float(np.mean(looks)), 1), "p5": float(low), "median": float(middle), "p95": float(high)}
+    return {
+        "mean": round(float(np.mean(looks)), 1),
+        "p5": float(low),
+        "median": float(middle),
+        "p95": float(high),
+    }
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("samples", nargs="*")
     parser.add_argument("--data", type=Path, default=Path("wbc-data"))
     parser.add_argument("--orders", type=int, default=200)
@@ -186,7 +221,9 @@ def main() -> int:
     shares = [(row["equal"]["doubt"], row["equal"]["random"]["mean"]) for row in found.values()]
     result = {
         "name": "review_curve",
-        "ratio": round(sum(one for one, _ in shares) / max(sum(other for _, other in shares), 1e-9), 4),
+        "ratio": round(
+            sum(one for one, _ in shares) / max(sum(other for _, other in shares), 1e-9), 4
+        ),
         "orders": options.orders,
         "slides": found,
         "versions": {"wbcpipe": __version__, "numpy": np.__version__},
@@ -201,12 +238,16 @@ def main() -> int:
         for what in ("inside", "equal"):
             looks, random = row[what]["doubt"], row[what]["random"]
             print(
-                f"  {what}: {looks} looks by doubt ({100 * looks / size:.1f} %); at random {random['mean']:.0f} "
-                f"({100 * random['mean'] / size:.1f} %; 5 to 95 %: {random['p5']:.0f} to {random['p95']:.0f})"
+                f"  {what}: {looks} looks by doubt ({100 * looks / size:.1f} %); at random "
+                f"{random['mean']:.0f} ({100 * random['mean'] / size:.1f} %; 5 to 95 %: "
+                f"{random['p5']:.0f} to {random['p95']:.0f})"
             )
         stop = row["stop"]
         share = 100 * stop["looks"] / size
-        print(f"  stop: after {stop['looks']} looks ({share:.1f} %), {stop['errors_left']} errors left")
+        print(
+            f"  stop: after {stop['looks']} looks ({share:.1f} %), {stop['errors_left']} errors "
+            f"left"
+        )
         print("  looked at   errors left by doubt   at random")
         for line in row["curve"]:
             by_doubt, at_random = line["errors_left_doubt"], line["errors_left_random"]

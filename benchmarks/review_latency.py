@@ -2,18 +2,20 @@
 
     python benchmarks/review_latency.py [--cells 2000 10000] [--keys 60] [--json]
 
-Needs the extras `review` and `browser`, and Chromium. The cells are drawn; the server is that of `wbcpipe review`,
-which flushes every edit to the disk. For each number of cells the script presses keys of four kinds, one after the
-other:
+Needs the extras `review` and `browser`, and Chromium. The cells are drawn; the server is that of
+`wbcpipe review`, which flushes every edit to the disk. For each number of cells the script presses
+keys of four kinds, one after the other:
 
 - next: the right arrow;
 - jump: End, Home, Page Down and Page Up, next class, next cell that can still change the result;
 - assign: a class key, which also moves on;
 - undo.
 
-Times are measured inside the browser, from the key's own time stamp to the frame after that in which the change was
-drawn: of the tiles (cursor, class, counts and percentages, which the page computes), and of the differential as the
-server computed it (intervals, flags, the cells that are left to look at), which follows an edit that is on the disk.
+Times are measured inside the browser, from the key's own time stamp to the frame after that in
+which the change was
+drawn: of the tiles (cursor, class, counts and percentages, which the page computes), and of the
+differential as the server computed it (intervals, flags, the cells that are left to look at), which
+follows an edit that is on the disk.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ KEYS = {
     "undo": ["Control+z"],
 }
 
-#: Runs in the page: notes for each key when its frame was drawn, and when that with the server's differential was.
+#: Runs in the page: notes for each key when its frame was drawn, and when that with the server's
+#: differential was.
 PROBE = """() => {
   const page = window.wbcpipeReview;
   const times = (window.latency = { tiles: [], differential: [] });
@@ -99,7 +102,9 @@ def blocks(cells: int, rng: np.random.Generator) -> Iterator[CellBlock]:
             masks[index] = disc.astype(np.uint8) + nucleus
         noise = rng.normal(0, 900, images.shape)
         images[:] = np.clip(images + noise, 0, 65535).astype(np.uint16)
-        yield CellBlock(images=images, masks=masks, columns=columns(start, number, rng), label=[""] * number)
+        yield CellBlock(
+            images=images, masks=masks, columns=columns(start, number, rng), label=[""] * number
+        )
 
 
 def columns(start: int, number: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
@@ -125,16 +130,27 @@ def write_sample(root: Path, name: str, cells: int) -> None:
     sample = Sample.open(root, name)
     sample.write(SampleRecord.model_validate({"sample": name}))
     attributes = CellAttributes(
-        modalities=MODALITIES, pixel_um=0.28, classes=CLASSES, field_quality={}, provenance={"software": "benchmark"}
+        modalities=MODALITIES,
+        pixel_um=0.28,
+        classes=CLASSES,
+        field_quality={},
+        provenance={"software": "benchmark"},
     )
     store = CellStore.create(sample.cells_path, blocks(cells, rng), attributes)
     calls = rng.choice(5, cells, p=[0.62, 0.26, 0.06, 0.05, 0.01])
     doubt = rng.exponential(0.1, cells).clip(0, 0.7)
     probability = np.repeat((doubt / 4)[:, None, None], 4, axis=1).repeat(5, axis=2)
     probability[np.arange(cells), :, calls] = (1 - doubt)[:, None]
-    names = [UNIDENTIFIED if d > 0.5 else CLASSES[call] for call, d in zip(calls, doubt, strict=True)]
+    names = [
+        UNIDENTIFIED if d > 0.5 else CLASSES[call] for call, d in zip(calls, doubt, strict=True)
+    ]
     heads = Classification(
-        bundle="benchmark", sha256="c" * 64, classes=CLASSES, heads=MODALITIES, threshold=0.5, risk_control=None
+        bundle="benchmark",
+        sha256="c" * 64,
+        classes=CLASSES,
+        heads=MODALITIES,
+        threshold=0.5,
+        risk_control=None,
     )
     store.write_predictions(
         probability.astype(np.float32),
@@ -156,7 +172,10 @@ def summary(times: list[float]) -> dict[str, Any]:
 
 
 def press(page: Page, kind: str, keys: int) -> list[dict[str, Any]]:
-    """Press keys of one kind; return one row for what was drawn at once, and one for the server's differential."""
+    """Press keys of one kind.
+
+    Return one row for what was drawn at once, and one for the server's differential.
+    """
     page.evaluate("latency.tiles.length = latency.differential.length = 0")
     for number in range(keys):
         page.keyboard.press(KEYS[kind][number % len(KEYS[kind])])
@@ -166,7 +185,9 @@ def press(page: Page, kind: str, keys: int) -> list[dict[str, Any]]:
     found = page.evaluate("latency")
     rows = [{"key": kind, "drawn": "tiles and counts", **summary(found["tiles"])}]
     if kind in ("assign", "undo") and found["differential"]:
-        rows.append({"key": kind, "drawn": "the server's differential", **summary(found["differential"])})
+        rows.append(
+            {"key": kind, "drawn": "the server's differential", **summary(found["differential"])}
+        )
     return rows
 
 
@@ -175,7 +196,9 @@ def measure(page: Page, url: str, cells: int, keys: int) -> dict[str, Any]:
     page.goto(url)
     page.wait_for_selector("body[data-ready]", timeout=120_000)
     load_s = time.perf_counter() - started_s
-    page.wait_for_function("() => !document.querySelector('.tile.loading:not([hidden])')", timeout=120_000)
+    page.wait_for_function(
+        "() => !document.querySelector('.tile.loading:not([hidden])')", timeout=120_000
+    )
     page.wait_for_timeout(2000)
     page.evaluate(PROBE)
     rows = [{"cells": cells, **row} for kind in KEYS for row in press(page, kind, keys)]
@@ -186,7 +209,18 @@ def measure(page: Page, url: str, cells: int, keys: int) -> dict[str, Any]:
 @contextlib.contextmanager
 def serve(root: Path) -> Iterator[str]:
     """Run `wbcpipe review` as a process of its own; yield the link that it prints."""
-    command = [sys.executable, "-m", "wbcpipe", "review", "--data", str(root), "--reader", "benchmark", "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "wbcpipe",
+        "review",
+        "--data",
+        str(root),
+        "--reader",
+        "benchmark",
+        "--port",
+        "0",
+    ]
     with subprocess.Popen(
         [*command, "--no-browser"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as server:
@@ -199,7 +233,9 @@ def serve(root: Path) -> Iterator[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=int, nargs="+", default=[2000, 10_000])
     parser.add_argument("--keys", type=int, default=60, help="of each kind")
     parser.add_argument("--json", action="store_true")
@@ -217,23 +253,35 @@ def main() -> None:
             page = browser.new_page(viewport={"width": 1280, "height": 800})
             page.goto(link)
             address = link[: link.index("/login")]
-            for cells in options.cells:
-                found.append(measure(page, f"{address}/samples/cells-{cells}", cells, options.keys))
+            found = [
+                measure(page, f"{address}/samples/cells-{cells}", cells, options.keys)
+                for cells in options.cells
+            ]
             version = browser.version
             browser.close()
     rows = [row for one in found for row in one["rows"]]
     worst = max(row["p95_ms"] for row in rows if row["cells"] == min(options.cells))
     if options.json:
         answer = {"name": "review_latency", "ratio": worst / GOAL_MS, "rows": rows, "pages": found}
-        print(json.dumps({**answer, "versions": {**versions(), "chromium": version}, "cpu": cpu_name()}))
+        print(
+            json.dumps(
+                {**answer, "versions": {**versions(), "chromium": version}, "cpu": cpu_name()}
+            )
+        )
         return
     print(f"{'cells':>6}  {'key':7} {'drawn':26} {'median ms':>9} {'p95 ms':>7} {'max ms':>7}")
     for row in rows:
         figures = f"{row['median_ms']:9.1f} {row['p95_ms']:7.1f} {row['max_ms']:7.1f}"
         print(f"{row['cells']:6}  {row['key']:7} {row['drawn']:26} {figures}")
     for one in found:
-        print(f"{one['cells']} cells: page ready after {one['load_s']:.1f} s, {one['live_tiles']} live tiles")
-    print(f"largest p95 at {min(options.cells)} cells: {worst:.1f} ms of {GOAL_MS:.0f}; Chromium {version}")
+        print(
+            f"{one['cells']} cells: page ready after {one['load_s']:.1f} s, {one['live_tiles']} "
+            f"live tiles"
+        )
+    print(
+        f"largest p95 at {min(options.cells)} cells: {worst:.1f} ms of {GOAL_MS:.0f}; Chromium "
+        f"{version}"
+    )
 
 
 if __name__ == "__main__":

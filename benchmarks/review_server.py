@@ -2,9 +2,9 @@
 
     python benchmarks/review_server.py [--cells 2000 10000] [--strips 128] [--edits 100] [--json]
 
-Crops are synthetic, as smooth as cells are and with a camera's noise. Strips are made of crops of 224 pixels; the large
-samples have crops of 16 pixels, since their edits do not read them. Client and server share the machine's cores, also
-with the thread that makes strips ahead.
+Crops are synthetic, as smooth as cells are and with a camera's noise. Strips are made of crops of
+224 pixels; the large samples have crops of 16 pixels, since their edits do not read them. Client
+and server share the machine's cores, also with the thread that makes strips ahead.
 """
 
 from __future__ import annotations
@@ -61,7 +61,9 @@ def write_sample(root: Path, name: str, crops: NDArray[np.uint16]) -> Sample:
         [CLASSES[best] for best in mean.argmax(axis=1)],
         mean.max(axis=1),
         np.full(number, 0.1, np.float32),
-        classification=Classification(bundle="none", sha256="0" * 64, classes=CLASSES, heads=MODALITIES, threshold=0.0),
+        classification=Classification(
+            bundle="none", sha256="0" * 64, classes=CLASSES, heads=MODALITIES, threshold=0.0
+        ),
     )
     return sample
 
@@ -92,7 +94,9 @@ class Browser:
     def send(self, method: str, path: str, body: Any = None) -> tuple[float, bytes]:
         """Return the time of a request in ms, and the answer."""
         start_s = time.perf_counter()
-        self._connection.request(method, path, None if body is None else json.dumps(body), self._headers)
+        self._connection.request(
+            method, path, None if body is None else json.dumps(body), self._headers
+        )
         answer = self._connection.getresponse()
         content = answer.read()
         assert answer.status == 200, content
@@ -102,7 +106,9 @@ class Browser:
 def requests(options: ServerOptions, cells: int, edits: int) -> dict[str, Any]:
     """Send what a page sends."""
     rng = np.random.default_rng(2)
-    write_sample(options.root, f"S{cells}", rng.integers(0, 65535, (cells, 4, 16, 16)).astype(np.uint16))
+    write_sample(
+        options.root, f"S{cells}", rng.integers(0, 65535, (cells, 4, 16, 16)).astype(np.uint16)
+    )
     browser, path = Browser(options), f"/api/samples/S{cells}"
     first_ms, content = browser.send("GET", path)
     again_ms = min(browser.send("GET", path)[0] for _ in range(3))
@@ -119,7 +125,9 @@ def requests(options: ServerOptions, cells: int, edits: int) -> dict[str, Any]:
         edit_ms.append(took_ms)
         poll_ms.append(browser.send("GET", f"{path}/entries?after={head}")[0])
     rows = rng.integers(0, cells, edits)
-    strip_ms = [browser.send("GET", f"{path}/strips/{row}.webp?v={page['digest']}")[0] for row in rows]
+    strip_ms = [
+        browser.send("GET", f"{path}/strips/{row}.webp?v={page['digest']}")[0] for row in rows
+    ]
     similar_ms = [browser.send("GET", f"{path}/similar?rows={row}")[0] for row in rows[:10]]
     return {
         "cells": cells,
@@ -129,14 +137,21 @@ def requests(options: ServerOptions, cells: int, edits: int) -> dict[str, Any]:
         "edit_cpu_ms": 1e3 * cpu_s / edits,
         **{
             f"{name}_{part}_ms": float(np.percentile(values, percentile))
-            for name, values in (("edit", edit_ms), ("poll", poll_ms), ("strip", strip_ms), ("similar", similar_ms))
+            for name, values in (
+                ("edit", edit_ms),
+                ("poll", poll_ms),
+                ("strip", strip_ms),
+                ("similar", similar_ms),
+            )
             for part, percentile in (("median", 50), ("p95", 95))
         },
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--cells", type=int, nargs="+", default=[2000, 10_000])
     parser.add_argument("--strips", type=int, default=128)
     parser.add_argument("--edits", type=int, default=100)
@@ -145,9 +160,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, listen("127.0.0.1", 0) as listening:
         root = Path(folder)
         made = strips(root, given.strips)
-        options = ServerOptions(root=root, address=ServerAddress("127.0.0.1", listening.getsockname()[1]))
+        options = ServerOptions(
+            root=root, address=ServerAddress("127.0.0.1", listening.getsockname()[1])
+        )
         app = ReviewApp(options)
-        config = uvicorn.Config(app.asgi, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
+        config = uvicorn.Config(
+            app.asgi, http="h11", ws="none", lifespan="off", log_config=None, access_log=False
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -156,16 +175,29 @@ def main() -> None:
         thread.join()
         app.close()
     if given.json:
-        ratio = rows[0]["edit_p95_ms"] / 100  # of the time that a key may take until the differential is painted
+        ratio = (
+            rows[0]["edit_p95_ms"] / 100
+        )  # of the time that a key may take until the differential is painted
         found = {"name": "review_server", "ratio": ratio, "strips": made, "rows": rows}
         print(json.dumps({**found, "versions": versions(), "cpu": cpu_name()}))
         return
-    print(f"a strip: {made['strip_kb']:.1f} KB, {made['strip_cpu_ms']:.1f} ms of one core; {cpu_name()}")
+    print(
+        f"a strip: {made['strip_kb']:.1f} KB, {made['strip_cpu_ms']:.1f} ms of one core; "
+        f"{cpu_name()}"
+    )
     for row in rows:
-        sizes = f"{row['page_mb']:.2f} MB, {row['page_first_ms']:.0f} ms, then {row['page_ms']:.0f} ms"
-        print(f"{row['cells']} cells: page {sizes}; an edit takes {row['edit_cpu_ms']:.1f} ms of a core")
+        sizes = (
+            f"{row['page_mb']:.2f} MB, {row['page_first_ms']:.0f} ms, then {row['page_ms']:.0f} ms"
+        )
+        print(
+            f"{row['cells']} cells: page {sizes}; an edit takes {row['edit_cpu_ms']:.1f} ms of a "
+            f"core"
+        )
         for name in ("edit", "poll", "strip", "similar"):
-            print(f"  {name:8} median {row[f'{name}_median_ms']:6.1f} ms   p95 {row[f'{name}_p95_ms']:6.1f} ms")
+            print(
+                f"  {name:8} median {row[f'{name}_median_ms']:6.1f} ms   p95 "
+                f"{row[f'{name}_p95_ms']:6.1f} ms"
+            )
 
 
 if __name__ == "__main__":

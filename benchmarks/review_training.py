@@ -1,19 +1,22 @@
-"""Does a bundle improve on another stain setting when it is trained on cells that a reader verified there?
+"""Does a bundle improve on another stain setting when it is trained on cells that a reader verified
+there?
 
-    python benchmarks/review_training.py [--work FOLDER] [--fields 12] [--test-fields 8] [--reviewed-seeds N ...]
-        [--test-seeds N ...] [--stain other|far] [--json]
+    python benchmarks/review_training.py [--work FOLDER] [--fields 12] [--test-fields 8]
+        [--reviewed-seeds N ...] [--test-seeds N ...] [--stain other|far] [--json]
 
-Four virtual slides are scanned with another setting of the stain (``STAINS``) than the bundle was trained on, and
-classified by the bundle. A scripted reader reviews the first slide as on the review page: each counted cell gets its
-true class by an entry of the journal, and what is no cell becomes an artefact. Then
+Four virtual slides are scanned with another setting of the stain (``STAINS``) than the bundle was
+trained on, and classified by the bundle. A scripted reader reviews the first slide as on the review
+page: each counted cell gets its true class by an entry of the journal, and what is no cell becomes
+an artefact. Then
 
     wbcpipe labels export SLIDE --out SET --verified
     wbcpipe train SET --init-from virtual-shufflenet --out MODEL
 
-and the new bundle classifies the three other slides, whose seeds differ. Reported: weighted F1 and the share of right
-calls of both bundles (an unidentified cell is a miss), their paired difference with its 95 % interval (Newcombe), and
-the unidentified cells. Slides are buffy coats: every class alike often. FOLDER keeps slides and bundle, and is used
-again. The ratio is the new bundle's weighted F1 over the shipped one's.
+and the new bundle classifies the three other slides, whose seeds differ. Reported: weighted F1 and
+the share of right calls of both bundles (an unidentified cell is a miss), their paired difference
+with its 95 % interval (Newcombe), and the unidentified cells. Slides are buffy coats: every class
+alike often. FOLDER keeps slides and bundle, and is used again. The ratio is the new bundle's
+weighted F1 over the shipped one's.
 """
 
 from __future__ import annotations
@@ -74,7 +77,14 @@ def write_scope(work: Path, stain: str) -> Path:
 def scan(data: Path, scope: Path, seed: int, fields: int) -> str:
     name = f"stain-{seed}"
     if not (data / name / "cells.zarr").exists():
-        words = ["--specimen-seed", str(seed), "--specimen-preparation", "buffy-coat", "--fields", str(fields)]
+        words = [
+            "--specimen-seed",
+            str(seed),
+            "--specimen-preparation",
+            "buffy-coat",
+            "--fields",
+            str(fields),
+        ]
         command("acquire", "--slide", name, "--scope", str(scope), *words, "--data", str(data))
         command("segment", "--sample", name, "--data", str(data))
     return name
@@ -89,13 +99,22 @@ def true_classes(sample: Sample) -> tuple[CellRows, list[str]]:
 
 
 def review(sample: Sample) -> int:
-    """Give each counted cell its true class, as a reader on the review page does; return the number of cells."""
+    """Give each counted cell its true class, as a reader on the review page does.
+
+    Return the number of cells.
+    """
     rows, true = true_classes(sample)
     journal = Journal(journal_path(sample))
     if not journal.entries():
         keys = row_keys(rows)
         actions = [
-            Assign(cells=(Change(cell=keys[row], before=rows.predicted_class[row], to=true[row] or ARTEFACT),))
+            Assign(
+                cells=(
+                    Change(
+                        cell=keys[row], before=rows.predicted_class[row], to=true[row] or ARTEFACT
+                    ),
+                )
+            )
             for row in np.flatnonzero(rows.counted).tolist()
         ]
         journal.append(actions, reader="scripted", base="")
@@ -139,11 +158,25 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, Any]:
         cells += review(Sample.open(data, name))
     before = call(data, tested, BUNDLE)
     if not (model / "model").exists():
-        command("labels", "export", *reviewed, "--out", str(work / "set"), "--verified", "--data", str(data))
-        command("train", str(work / "set"), "--init-from", BUNDLE, "--out", str(model), "--threads", "1")
+        command(
+            "labels",
+            "export",
+            *reviewed,
+            "--out",
+            str(work / "set"),
+            "--verified",
+            "--data",
+            str(data),
+        )
+        command(
+            "train", str(work / "set"), "--init-from", BUNDLE, "--out", str(model), "--threads", "1"
+        )
     after = call(data, tested, str(model / "model"))
     classes = read_rows(CellStore(Sample.open(data, tested[0]).cells_path)).classes
-    right = [np.array([a == b for a, b in zip(part["true"], part["called"], strict=True)]) for part in (after, before)]
+    right = [
+        np.array([a == b for a, b in zip(part["true"], part["called"], strict=True)])
+        for part in (after, before)
+    ]
     difference = paired_difference(*right)
     shipped, trained = scores(before, classes), scores(after, classes)
     return {
@@ -157,7 +190,9 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", type=Path)
     parser.add_argument("--fields", type=int, default=12)
     parser.add_argument("--test-fields", type=int, default=8)
@@ -173,7 +208,13 @@ def main() -> int:
         found = measure(work.resolve(), options)
     versions = {"wbcpipe": __version__, "torch": torch.__version__}
     cpu = platform.processor() or platform.machine()
-    result = {"name": "review_training", **found, "stain": STAINS[options.stain], "versions": versions, "cpu": cpu}
+    result = {
+        "name": "review_training",
+        **found,
+        "stain": STAINS[options.stain],
+        "versions": versions,
+        "cpu": cpu,
+    }
     if options.json:
         print(json.dumps(result))
         return 0

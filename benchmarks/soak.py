@@ -1,14 +1,17 @@
 """Take fields while everything breaks, and compare each with a run in which nothing did.
 
-    python benchmarks/soak.py [--fields 600] [--seed 1] [--side 128] [--sequencing auto] [--folder DIR] [--json]
+    python benchmarks/soak.py [--fields 600] [--seed 1] [--side 128] [--sequencing auto]
+        [--folder DIR] [--json]
 
-The real core and the demo devices drive a virtual slide through a small sensor. Faults of every kind are planted at
-random fields (see ``acquire/faulty.py``), the driving process and its parent are killed with ``kill -9``, Ctrl-C is
-pressed, and the disk, a small tmpfs, is filled up. The same command is given again until it ends well, and once more
-for the fields recorded missing. The dye of this slide does not bleach, in either run: so a field that is taken again,
-after light that was lost to a fault, can be compared to the last bit.
+The real core and the demo devices drive a virtual slide through a small sensor. Faults of every
+kind are planted at random fields (see ``acquire/faulty.py``), the driving process and its parent
+are killed with ``kill -9``, Ctrl-C is pressed, and the disk, a small tmpfs, is filled up. The same
+command is given again until it ends well, and once more for the fields recorded missing. The dye of
+this slide does not bleach, in either run: so a field that is taken again, after light that was lost
+to a fault, can be compared to the last bit.
 
-Without arguments it takes 600 fields, in a few minutes; `--fields 2000` is the soak whose result is kept.
+Without arguments it takes 600 fields, in a few minutes; `--fields 2000` is the soak whose result is
+kept.
 
 The ratio is the broken run's whole time over the unbroken one's.
 """
@@ -58,16 +61,20 @@ LOT: Final = 100
 #: Faults of a kind in 2,000 fields; those that take the process down cost seconds each.
 _DEADLY: Final = ("driver crash", "driver hangs", "core lost")
 FAULTS: Final = {kind: 5 if kind in _DEADLY else 10 for kind in KINDS if kind != "autofocus hangs"}
-#: Of focusing: its points lie in rows, each of which is measured before the first field that needs it.
+#: Of focusing: its points lie in rows, each of which is measured before the first field that needs
+#: it.
 FOCUS_FAULTS: Final = (100, 200)
 ACTIONS: Final = {"kill -9 child": 6, "kill -9 parent": 6, "Ctrl-C": 4, "disk full": 4}
-#: No fault lies so many fields behind a blow from outside, so that each is recorded before the next.
+#: No fault lies so many fields behind a blow from outside, so that each is recorded before the
+#: next.
 CLEAR: Final = 14
 MAX_STARTS: Final = 200
 
 
 def write_scope(folder: Path, side_px: int, n_fields: int, sequencing: str) -> None:
-    """The demo scope with a small sensor of larger pixels, so that a field is a field and still quick."""
+    """The demo scope with a small sensor of larger pixels, so that a field is a field and still
+    quick.
+    """
     toml = (CONFIGS / "demo.toml").read_text(encoding="utf-8")
     cfg = (CONFIGS / "demo.cfg").read_text(encoding="utf-8")
     half_um = 0.5 * side_px * PIXEL_UM * (np.sqrt(n_fields) + 3)
@@ -77,7 +84,10 @@ def write_scope(folder: Path, side_px: int, n_fields: int, sequencing: str) -> N
         ("pixel_um = 0.1 ", f"pixel_um = {PIXEL_UM} "),
         ("[-2500.0, 2500.0]", f"[{-half_um:.1f}, {half_um:.1f}]"),
         ('config = "demo.cfg"', 'config = "soak.cfg"'),
-        ("exposure_ms = 5.0", "exposure_ms = 1.25"),  # a pixel of twice the side has four times the light
+        (
+            "exposure_ms = 5.0",
+            "exposure_ms = 1.25",
+        ),  # a pixel of twice the side has four times the light
         ("exposure_ms = 20.0", "exposure_ms = 5.0"),
         ("spacing_um = 500.0", "spacing_um = 40.0"),
         ("range_um = 30.0", "range_um = 12.0"),
@@ -86,7 +96,11 @@ def write_scope(folder: Path, side_px: int, n_fields: int, sequencing: str) -> N
         ("camera_timeout_s = 10.0", "camera_timeout_s = 0.2"),
         ("retry_wait_s = 0.5", "retry_wait_s = 0.0"),
         ("skip_empty = true", "skip_empty = false"),  # in so small a field often nothing lies
-        *([('sequencing = "auto"', f'sequencing = "{sequencing}"')] if sequencing != "auto" else []),
+        *(
+            [('sequencing = "auto"', f'sequencing = "{sequencing}"')]
+            if sequencing != "auto"
+            else []
+        ),
     ):
         assert old in toml + cfg, old
         toml, cfg = toml.replace(old, new), cfg.replace(old, new)
@@ -101,9 +115,12 @@ def draw(n_fields: int, seed: int) -> tuple[list[Fault], list[tuple[int, str]]]:
     names = [name for name, count in ACTIONS.items() for _ in range(max(1, round(count * share)))]
     rng.shuffle(names)
     step = (n_fields - 40) / len(names)
-    actions = [(20 + int(step * (number + 0.8 * rng.random())), name) for number, name in enumerate(names)]
+    actions = [
+        (20 + int(step * (number + 0.8 * rng.random())), name) for number, name in enumerate(names)
+    ]
     shut = {field for at, _ in actions for field in range(at - 1, at + CLEAR)}
-    # Some way in, a lamp that fails can be told from one that is weak: three fields must have been seen.
+    # Some way in, a lamp that fails can be told from one that is weak: three fields must have been
+    # seen.
     room = [field for field in range(8, n_fields, 2) if field not in shut]
     rng.shuffle(room)
     rows = range(FOCUS_FAULTS[0], n_fields - 60, FOCUS_FAULTS[1])
@@ -116,22 +133,34 @@ def draw(n_fields: int, seed: int) -> tuple[list[Fault], list[tuple[int, str]]]:
 
 
 def drive(folder: Path, data: Path, n_fields: int, name: str) -> int:
-    """The command that is given again and again: take the fields; its exit code is that of ``wbcpipe acquire``."""
+    """The command that is given again and again: take the fields.
+
+    Its exit code is that of ``wbcpipe acquire``.
+    """
     # Begun in the background of a shell, a process ignores Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     scope = load_scope(folder / "soak.toml")
     plan = AcquisitionPlan.from_scope(scope, "A")
     plot = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
-    opener = FaultyOpener(plan, tuple(Fault(**fault) for fault in plot), folder / f"{name}.strikes", bleaching=False)
+    opener = FaultyOpener(
+        plan, tuple(Fault(**fault) for fault in plot), folder / f"{name}.strikes", bleaching=False
+    )
     sample = Sample.open(data, name)
     request = AcquisitionRequest(sample, scope, plan, SpecimenPlan(7), microscope=opener)
     told = (folder / f"{name}.told").open("a", encoding="utf-8")
     try:
-        with told, sample.lock("soak"), sample.log_failure("soak"), AcquisitionWorker(request) as worker:
+        with (
+            told,
+            sample.lock("soak"),
+            sample.log_failure("soak"),
+            AcquisitionWorker(request) as worker,
+        ):
             for wanted in [*range(LOT, n_fields, LOT), n_fields]:
                 worker.request_fields(wanted)
                 for event in worker.events():
-                    if isinstance(event, FieldMissing) or (isinstance(event, FieldTaken) and not event.resumed):
+                    if isinstance(event, FieldMissing) or (
+                        isinstance(event, FieldTaken) and not event.resumed
+                    ):
                         told.write(f"{type(event).__name__} {event.index}\n")
                         told.flush()
         check_all_fields_accounted(sample.raw_path(), range(n_fields))
@@ -147,9 +176,9 @@ def child_of(pid: int) -> int | None:
     """The acquisition process below a parent."""
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError, ValueError, IndexError):
-            if int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1]) == pid:
-                if "spawn_main" in (entry / "cmdline").read_text():
-                    return int(entry.name)
+            parent = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == pid and "spawn_main" in (entry / "cmdline").read_text():
+                return int(entry.name)
     return None
 
 
@@ -186,10 +215,21 @@ class Soak:
 
     def run(self) -> int:
         """Give the command until it ends well; gives back how often it was given."""
-        words = [sys.executable, __file__, "--drive", str(self.folder), "--data", str(self.data), "--name", self.name]
+        words = [
+            sys.executable,
+            __file__,
+            "--drive",
+            str(self.folder),
+            "--data",
+            str(self.data),
+            "--name",
+            self.name,
+        ]
         words += ["--fields", str(self.options.fields)]
         for start in range(1, MAX_STARTS):
-            with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            with subprocess.Popen(
+                words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            ) as process:
                 due = self._watch(process)
                 errors = process.stderr.read() if process.stderr else ""
             (self.folder / "ballast").unlink(missing_ok=True)
@@ -198,7 +238,10 @@ class Soak:
             if process.returncode == 0 and not self.actions:
                 return start
             if process.returncode not in (0, 13, 130, -9) or not due:
-                print(f"{self.name}: start {start} ended with {process.returncode}: {errors[-300:]}", file=sys.stderr)
+                print(
+                    f"{self.name}: start {start} ended with {process.returncode}: {errors[-300:]}",
+                    file=sys.stderr,
+                )
         raise SystemExit(f"{self.name}: not done after {MAX_STARTS} starts.")
 
     def _watch(self, process: subprocess.Popen[str]) -> bool:
@@ -239,7 +282,10 @@ def fill(path: Path) -> None:
 def mounted(folder: Path, n_bytes: int) -> bool:
     """Put a small file system of its own at ``folder``; false where that is not allowed."""
     words = ["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "none", str(folder)]
-    return shutil.which("mount") is not None and subprocess.run(words, capture_output=True, check=False).returncode == 0
+    return (
+        shutil.which("mount") is not None
+        and subprocess.run(words, capture_output=True, check=False).returncode == 0
+    )
 
 
 def pixel_hashes(raw: Path) -> dict[int, str]:
@@ -249,7 +295,9 @@ def pixel_hashes(raw: Path) -> dict[int, str]:
         images, info = read_field(path)
         frames = tuple(dataclasses.replace(frame, time_s=0.0) for frame in info.frames)
         # Light that was lost to a fault is noted with the field it fell on, and belongs there.
-        kept = dataclasses.replace(info, acquired="", frames=frames, dose_ms=0.0, faded=None, digest="", belongs_to="")
+        kept = dataclasses.replace(
+            info, acquired="", frames=frames, dose_ms=0.0, faded=None, digest="", belongs_to=""
+        )
         text = repr(kept).encode()
         found[index] = hashlib.sha256(images.tobytes() + text).hexdigest()
     return found
@@ -257,7 +305,10 @@ def pixel_hashes(raw: Path) -> dict[int, str]:
 
 def recorded(sample: Sample, strikes: list[Fault]) -> tuple[list[dict[str, Any]], list[Fault]]:
     """Per kind of fault what the log says of it; and the faults of which it says nothing."""
-    events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    events = [
+        json.loads(line)
+        for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     by_field: dict[int, Counter[str]] = {}
     focus: Counter[str] = Counter()
     for event in events:
@@ -278,16 +329,28 @@ def recorded(sample: Sample, strikes: list[Fault]) -> tuple[list[dict[str, Any]]
         log += focus if kind == "autofocus hangs" else Counter()
         names = ("retry", "reinitialised", "restarted", "field_missing")
         rows.append(
-            {"kind": kind, "faults": len(set(struck)), "strikes": len(struck), **{name: log[name] for name in names}}
+            {
+                "kind": kind,
+                "faults": len(set(struck)),
+                "strikes": len(struck),
+                **{name: log[name] for name in names},
+            }
         )
     return rows, silent
 
 
 def in_the_log(events: list[dict[str, Any]]) -> dict[str, int]:
-    """What the log says of the blows from outside; a parent that is killed can say nothing, nor a disk without room."""
+    """What the log says of the blows from outside.
+
+    A parent that is killed can say nothing, nor a disk without room.
+    """
     ended = Counter(event["error"] for event in events if event["event"] == "run_ended")
     killed = sum(event["event"] == "restarted" and "SIGKILL" in event["reason"] for event in events)
-    return {"kill -9 child": killed, "Ctrl-C": ended["KeyboardInterrupt"], "disk full": ended["DiskFullError"]}
+    return {
+        "kill -9 child": killed,
+        "Ctrl-C": ended["KeyboardInterrupt"],
+        "disk full": ended["DiskFullError"],
+    }
 
 
 def slope_mb(memory: list[tuple[int, int, float]]) -> float:
@@ -309,7 +372,9 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         actions = [action for action in actions if action[1] != "disk full"]
     try:
         (folder / "whole.json").write_text("[]")
-        (folder / "broken.json").write_text(json.dumps([dataclasses.asdict(fault) for fault in faults]))
+        (folder / "broken.json").write_text(
+            json.dumps([dataclasses.asdict(fault) for fault in faults])
+        )
         whole = Soak(folder, data, options, "whole", [])
         began = time.monotonic()
         whole.run()
@@ -324,7 +389,8 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
         shutil.copy(broken.data / "broken" / "log.jsonl", folder)
         for which in (whole, broken):
             shutil.copy(which.raw / "focus.json", folder / f"{which.name}-focus.json")
-        return report(folder, options, whole, broken, strikes, first_missing, (whole_s, broken_s), small)
+        ran = Ran(whole, broken, strikes, first_missing, (whole_s, broken_s))
+        return report(folder, options, ran, small)
     finally:
         if small:
             subprocess.run(["umount", "-l", str(data)], check=False)
@@ -333,39 +399,49 @@ def soak(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 def surface_of(focus: dict[str, Any]) -> dict[str, Any]:
     """What decides about Z: the points, and the shift in force from a field on.
 
-    The checks of the drift themselves are no part of it: one that a fault spoilt is noted as such, and shifts nothing.
+    The checks of the drift themselves are no part of it: one that a fault spoilt is noted as such,
+    and shifts nothing.
     """
     shifts = [(check["field"], check["shift_um"]) for check in focus["drift"]]
-    moves = [after for before, after in zip([(0, 0.0), *shifts], shifts, strict=False) if before[1] != after[1]]
+    moves = [
+        after
+        for before, after in zip([(0, 0.0), *shifts], shifts, strict=False)
+        if before[1] != after[1]
+    ]
     return {"coarse": focus["coarse"], "fine": focus["fine"], "shifts": moves}
 
 
-def report(
-    folder: Path,
-    options: argparse.Namespace,
-    whole: Soak,
-    broken: Soak,
-    strikes: list[Fault],
-    first_missing: dict[int, str],
-    times_s: tuple[float, float],
-    small: bool,
-) -> dict[str, Any]:
+@dataclasses.dataclass(frozen=True)
+class Ran:
+    """The two runs: what struck the broken one, and the seconds of each."""
+
+    whole: Soak
+    broken: Soak
+    strikes: list[Fault]
+    first_missing: dict[int, str]
+    times_s: tuple[float, float]
+
+
+def report(folder: Path, options: argparse.Namespace, ran: Ran, small: bool) -> dict[str, Any]:
+    whole, broken, strikes = ran.whole, ran.broken, ran.strikes
     expected, found = pixel_hashes(whole.raw), pixel_hashes(broken.raw)
     rows, silent = recorded(Sample.open(broken.data, "broken"), strikes)
     told = Counter((folder / "broken.told").read_text(encoding="utf-8").splitlines())
-    events = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    events = [
+        json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     noted = {event["field"] for event in events if event["event"] == "field_missing"}
     focus = [FocusRecord.read(which.raw / "focus.json").content() for which in (whole, broken)]
     planted = json.loads((folder / "broken.json").read_text())
     check_all_fields_accounted(broken.raw, range(options.fields))
     return {
         "name": "soak",
-        "ratio": round(times_s[1] / times_s[0], 2),
+        "ratio": round(ran.times_s[1] / ran.times_s[0], 2),
         "fields": options.fields,
         "seed": options.seed,
         "sensor_px": options.side,
-        "unbroken_s": round(times_s[0], 1),
-        "broken_s": round(times_s[1], 1),
+        "unbroken_s": round(ran.times_s[0], 1),
+        "broken_s": round(ran.times_s[1], 1),
         "rows": rows,
         "outside": dict(broken.done),
         "outside_in_the_log": in_the_log(events),
@@ -375,13 +451,19 @@ def report(
         "faults_that_never_struck": len(planted) - len(set(strikes)),
         "faults_without_a_record": len(silent),
         "fields_recorded_missing": len(noted),
-        "missing_before_the_last_run": len(first_missing),
+        "missing_before_the_last_run": len(ran.first_missing),
         "missing_at_the_end": len(read_missing(broken.raw)),
         "fields_lost": len(set(range(options.fields)) - set(found)),
-        "fields_told_taken_twice": sum(count > 1 and line.startswith("FieldTaken") for line, count in told.items()),
-        "fields_that_differ": [index for index, digest in found.items() if expected.get(index) != digest],
+        "fields_told_taken_twice": sum(
+            count > 1 and line.startswith("FieldTaken") for line, count in told.items()
+        ),
+        "fields_that_differ": [
+            index for index, digest in found.items() if expected.get(index) != digest
+        ],
         "focus_equal": surface_of(focus[0]) == surface_of(focus[1]),
-        "drift_checks_that_failed": sum(check["measured_um"] is None for check in focus[1]["drift"]),
+        "drift_checks_that_failed": sum(
+            check["measured_um"] is None for check in focus[1]["drift"]
+        ),
         "child_mb": {
             "unbroken_slope_per_1000_fields": round(slope_mb(whole.memory), 2),
             "unbroken_most": round(max(used for _, _, used in whole.memory), 1),
@@ -390,14 +472,20 @@ def report(
         "versions": {
             "wbcpipe": __version__,
             "python": platform.python_version(),
-            **{name: importlib.metadata.version(name) for name in ("pycromanager", "pymmcore", "mm-test-adapters")},
+            **{
+                name: importlib.metadata.version(name)
+                for name in ("pycromanager", "pymmcore", "mm-test-adapters")
+            },
         },
         "cpu": platform.processor() or platform.machine(),
     }
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"{result['fields']} fields of {result['sensor_px']} px; unbroken {result['unbroken_s']} s, broken")
+    print(
+        f"{result['fields']} fields of {result['sensor_px']} px; unbroken {result['unbroken_s']} "
+        f"s, broken"
+    )
     print(f"{result['broken_s']} s (x {result['ratio']}); exit codes {result['exit_codes']}\n")
     columns = ("faults", "strikes", "retry", "reinitialised", "restarted", "field_missing")
     print(f"{'fault':<18}" + "".join(f"{name:>15}" for name in columns))
@@ -424,12 +512,16 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--fields", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--side", type=int, default=128, help="pixels of the sensor's side")
     parser.add_argument("--sequencing", choices=["auto", "on", "off"], default="auto")
-    parser.add_argument("--folder", type=Path, help="keep the log and the list of faults in this new folder")
+    parser.add_argument(
+        "--folder", type=Path, help="keep the log and the list of faults in this new folder"
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--drive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--data", type=Path, help=argparse.SUPPRESS)
@@ -447,8 +539,15 @@ def main() -> int:
         print(json.dumps(result))
     else:
         show(result)
-    bad = ("faults_without_a_record", "missing_at_the_end", "fields_lost", "fields_told_taken_twice")
-    return int(any(result[key] for key in (*bad, "fields_that_differ")) or not result["focus_equal"])
+    bad = (
+        "faults_without_a_record",
+        "missing_at_the_end",
+        "fields_lost",
+        "fields_told_taken_twice",
+    )
+    return int(
+        any(result[key] for key in (*bad, "fields_that_differ")) or not result["focus_equal"]
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
-"""How crops are kept: what packing them costs in bytes and time, and the memory that writing a store takes.
+"""How crops are kept.
+
+What packing them costs in bytes and time, and the memory that writing a store takes.
 
     python benchmarks/store.py [--sample CELLS_ZARR] [--cells 128] [--written 600] [--json]
 
-Crops are synthetic, as smooth as cells are and with a camera's noise, or those of a store. Times are processor time of
-one thread, in memory, by zarr's own codecs. Memory is how far a fresh process grows beyond its imports while
-`CellStore.create` takes ``--written`` cells in blocks of 8, as segmentation makes them.
+Crops are synthetic, as smooth as cells are and with a camera's noise, or those of a store. Times
+are processor time of one thread, in memory, by zarr's own codecs. Memory is how far a fresh process
+grows beyond its imports while `CellStore.create` takes ``--written`` cells in blocks of 8, as
+segmentation makes them.
 """
 
 from __future__ import annotations
@@ -61,8 +64,18 @@ def packing(cells: NDArray[np.uint16]) -> list[dict[str, Any]]:
             for content in packed:
                 codec.decode(content, room)
             read_s.append(time.process_time() - start_s)
-        row = {"codec": name, "side_px": cells.shape[-1], "kb": sum(map(len, packed)) / len(cells) / 1e3}
-        rows.append({**row, "write_ms": 1e3 * write_s / len(cells), "read_ms": 1e3 * min(read_s) / len(cells)})
+        row = {
+            "codec": name,
+            "side_px": cells.shape[-1],
+            "kb": sum(map(len, packed)) / len(cells) / 1e3,
+        }
+        rows.append(
+            {
+                **row,
+                "write_ms": 1e3 * write_s / len(cells),
+                "read_ms": 1e3 * min(read_s) / len(cells),
+            }
+        )
     return rows
 
 
@@ -83,7 +96,9 @@ def write(crops: Path, count: int) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
         before_mb, start_s = status_mb("VmRSS"), time.process_time()
         path = Path(folder) / "cells.zarr"
-        CellStore.create(path, blocks(), CellAttributes(modalities=("a", "b", "c", "d"), pixel_um=0.1))
+        CellStore.create(
+            path, blocks(), CellAttributes(modalities=("a", "b", "c", "d"), pixel_um=0.1)
+        )
         seconds = time.process_time() - start_s
         kept = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     found = {"cells": count, "grew_mb": status_mb("VmHWM") - before_mb, "kb": kept / count / 1e3}
@@ -109,7 +124,9 @@ def writing(crops: NDArray[np.uint16], counts: list[int]) -> list[dict[str, Any]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sample", type=Path, help="a cells.zarr whose crops to take")
     parser.add_argument("--cells", type=int, default=128)
     parser.add_argument("--written", type=int, default=600)
@@ -119,9 +136,15 @@ def main() -> None:
     if options.child:
         write(options.child, options.written)
         return
-    crops = CellStore(options.sample).images(0, options.cells) if options.sample else smooth_crops(options.cells)
+    crops = (
+        CellStore(options.sample).images(0, options.cells)
+        if options.sample
+        else smooth_crops(options.cells)
+    )
     rows = [*packing(crops), *packing(bin_2x2(crops))]
-    memory = writing(crops, [options.written, 2 * options.written]) if sys.platform == "linux" else []
+    memory = (
+        writing(crops, [options.written, 2 * options.written]) if sys.platform == "linux" else []
+    )
     if options.json:
         ratio = rows[-1]["read_ms"] / rows[0]["read_ms"]
         found = {"name": "store", "ratio": ratio, "rows": rows, "writing": memory}
@@ -130,13 +153,13 @@ def main() -> None:
     print(f"{len(crops)} crops of {crops.shape[1:]}, {cpu_name()}")
     for row in rows:
         print(
-            f"{row['side_px']:4} px  {row['codec']:32} {row['kb']:6.1f} KB  write {row['write_ms']:5.2f} ms  "
-            f"read {row['read_ms']:5.3f} ms"
+            f"{row['side_px']:4} px  {row['codec']:32} {row['kb']:6.1f} KB  write "
+            f"{row['write_ms']:5.2f} ms  read {row['read_ms']:5.3f} ms"
         )
     for row in memory:
         print(
-            f"a store of {row['cells']} cells: {row['kb']:.0f} KB and {row['write_ms']:.2f} ms a cell, the process "
-            f"grows by {row['grew_mb']:.0f} MB"
+            f"a store of {row['cells']} cells: {row['kb']:.0f} KB and {row['write_ms']:.2f} ms a "
+            f"cell, the process grows by {row['grew_mb']:.0f} MB"
         )
 
 

@@ -1,12 +1,15 @@
-"""Fit the numbers by which `segment.nucleus_candidates` judges candidates, and show what they hold for.
+"""Fit the numbers by which `segment.nucleus_candidates` judges candidates, and show what they hold
+for.
 
     python benchmarks/train_candidates.py [--every N] [--json]
 
-Candidates of every N-th field of `bccd`, of all fields of `chula`, of every 20th picture of `pbc5`, and of the parts of
-fields in which no box lies; as given, and twice changed at random: the densities of all, of all but white cells, or of
-white cells alone, in each plane, and dark rims. A candidate is a nucleus if most of it lies in a box (of `pbc5`:
-in the middle; others there are left out). The fit is logistic regression; both classes of each laboratory weigh the
-same. Each laboratory is then left out in turn.
+Candidates of every N-th field of `bccd`, of all fields of `chula`, of every 20th picture of `pbc5`,
+and of the parts of fields in which no box lies; as given, and twice changed at random: the
+densities of all, of all but white cells, or of white cells alone, in each plane, and dark rims; and
+twice as another camera might show them: planes mixed, colours paler or stronger, gamma, contrast. A
+candidate is a nucleus if most of it lies in a box (of `pbc5`: in the middle; others there are left
+out). The fit is logistic regression; both classes of each laboratory weigh the same. Each
+laboratory is then left out in turn.
 """
 
 from __future__ import annotations
@@ -34,10 +37,16 @@ _RIDGE = 1e-2
 _PBC_UM = 0.1
 
 
-def random_change(rgb: np.ndarray, boxes: np.ndarray, pixel_um: float, rng: np.random.Generator) -> np.ndarray:
+def random_change(
+    rgb: np.ndarray, boxes: np.ndarray, pixel_um: float, rng: np.random.Generator
+) -> np.ndarray:
     """Return an image (Y, X, 3) uint8 as another laboratory might show it."""
     everything = np.exp(rng.uniform(-0.5, 0.5, 3))
-    outside = np.exp(rng.uniform((-0.4, -0.4, -0.7), (0.9, 0.3, 0.3))) if rng.random() < 0.6 else np.ones(3)
+    outside = (
+        np.exp(rng.uniform((-0.4, -0.4, -0.7), (0.9, 0.3, 0.3)))
+        if rng.random() < 0.6
+        else np.ones(3)
+    )
     inside = rng.uniform(0.55, 1.0)
     no_boxes = np.zeros((0, 4))
     rgb = changed(rgb, no_boxes, pixel_um, density_factors(tuple(everything)))
@@ -46,6 +55,24 @@ def random_change(rgb: np.ndarray, boxes: np.ndarray, pixel_um: float, rng: np.r
         colour = tuple(rng.uniform((0.9, 0.9, 0.5), (1.5, 1.2, 1.0)))
         rgb = changed(rgb, boxes, pixel_um, dark_rims(rng.uniform(0.1, 0.35), colour))
     return rgb
+
+
+def random_camera(rgb: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return an image (Y, X, 3) uint8 as another camera might show it."""
+    seen = rgb.astype(float)
+    if rng.random() < 0.5:
+        from_others = rng.uniform(0, 0.3, (3, 3)) * (1 - np.eye(3))
+        seen = seen @ (from_others + np.diag(1 - from_others.sum(0)))
+    if rng.random() < 0.5:
+        grey = seen.mean(-1, keepdims=True)
+        saturation = np.exp(rng.uniform(*np.log((0.3, 1.8))))
+        seen = np.clip(grey + saturation * (seen - grey), 0, 255)
+    if rng.random() < 0.5:
+        seen = 255 * (seen / 255) ** np.exp(rng.uniform(*np.log((0.5, 2.2))))
+    if rng.random() < 0.5:
+        contrast = rng.uniform(0.4, 1.0)
+        seen = contrast * seen + rng.uniform(0, 1) * (1 - contrast) * 255
+    return np.clip(np.round(seen), 0, 255).astype(np.uint8)
 
 
 def parts_without_boxes(rgb: np.ndarray, boxes: np.ndarray) -> Iterator[np.ndarray]:
@@ -57,7 +84,12 @@ def parts_without_boxes(rgb: np.ndarray, boxes: np.ndarray) -> Iterator[np.ndarr
         (0, rows // 2, 0, columns),
         (rows // 2, rows, 0, columns),
     ):
-        apart = (boxes[:, 0] > bottom) | (boxes[:, 2] < top) | (boxes[:, 1] > right) | (boxes[:, 3] < left)
+        apart = (
+            (boxes[:, 0] > bottom)
+            | (boxes[:, 2] < top)
+            | (boxes[:, 1] > right)
+            | (boxes[:, 3] < left)
+        )
         if apart.all():
             yield rgb[top:bottom, left:right]
 
@@ -76,8 +108,12 @@ def images(folder: Path, every: int) -> Iterator[tuple[str, np.ndarray, np.ndarr
         yield "pbc5", rgb, np.concatenate([middle - 45, middle + 45])[None], _PBC_UM
 
 
-def candidates(rgb: np.ndarray, boxes: np.ndarray, pixel_um: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return the measures (N, 6) of the candidates of an image, and which of them are nuclei (N,)."""
+def candidates(
+    rgb: np.ndarray, boxes: np.ndarray, pixel_um: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the measures (N, 6) of the candidates of an image, and which of them are nuclei
+    (N,).
+    """
     planes = scale_16bit(rgb)
     density, unlit = nuclear_stain(planes).density_against_light(planes)
     found = nuclear_answer(density, pixel_um, unlit)
@@ -85,12 +121,17 @@ def candidates(rgb: np.ndarray, boxes: np.ndarray, pixel_um: float) -> tuple[np.
     for k in range(len(truth)):
         y, x = ((at + 0.5) * found.factor for at in np.nonzero(found.candidates.labels == k + 1))
         place = np.stack([y, x], -1)
-        truth[k] = any(np.all((place > box[:2]) & (place < box[2:]), axis=1).mean() > 0.5 for box in boxes)
+        truth[k] = any(
+            np.all((place > box[:2]) & (place < box[2:]), axis=1).mean() > 0.5 for box in boxes
+        )
     return found.candidates.measures, truth
 
 
 def fit(sets: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
-    """Return constant and coefficients (7,) of the logistic regression; each set and class weighs the same."""
+    """Return constant and coefficients (7,) of the logistic regression.
+
+    Each set and class weighs the same.
+    """
     x = np.concatenate([measures for measures, _ in sets])
     y = np.concatenate([truth for _, truth in sets]).astype(float)
     weights = np.concatenate(
@@ -115,16 +156,21 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=_FOLDER)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
-    rng = np.random.default_rng(0)
+    rng, camera_rng = np.random.default_rng(0), np.random.default_rng(1)
     found: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
     for name, rgb, boxes, pixel_um in images(arguments.folder, arguments.every):
-        for version in range(1 + _CHANGED):
-            seen = random_change(rgb, boxes, pixel_um, rng) if version else rgb
+        versions = [rgb]
+        versions += [random_change(rgb, boxes, pixel_um, rng) for _ in range(_CHANGED)]
+        versions += [random_camera(rgb, camera_rng) for _ in range(_CHANGED)]
+        for seen in versions:
             measures, truth = candidates(seen, boxes, pixel_um)
             kept = truth if name == "pbc5" else np.ones_like(truth)
             found.setdefault(name, []).append((measures[kept], truth[kept]))
     sets = {
-        name: (np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
+        name: (
+            np.concatenate([part[0] for part in parts]),
+            np.concatenate([part[1] for part in parts]),
+        )
         for name, parts in found.items()
     }
     rows = []
@@ -134,16 +180,26 @@ def main() -> None:
             if held in ("none", name):
                 kept = numbers[0] + measures @ numbers[1:] > 0
                 nuclei, others = int((kept & truth).sum()), int((kept & ~truth).sum())
-                row = {"left_out": held, "set": name, "kept_nuclei": nuclei, "nuclei": int(truth.sum())}
+                row = {
+                    "left_out": held,
+                    "set": name,
+                    "kept_nuclei": nuclei,
+                    "nuclei": int(truth.sum()),
+                }
                 rows.append({**row, "kept_others": others, "others": int((~truth).sum())})
     numbers = fit(list(sets.values()))
-    fitted = {"constant": float(numbers[0]), **dict(zip(MEASURES, numbers[1:].tolist(), strict=True))}
+    fitted = {
+        "constant": float(numbers[0]),
+        **dict(zip(MEASURES, numbers[1:].tolist(), strict=True)),
+    }
     if arguments.json:
         print(json.dumps({"name": "train_candidates", "rows": rows, "numbers": fitted}))
         return
     print("| left out | of | nuclei kept | others kept |\n|---|---|---|---|")
     for row in rows:
-        figures = f"{row['kept_nuclei']} of {row['nuclei']} | {row['kept_others']} of {row['others']}"
+        figures = (
+            f"{row['kept_nuclei']} of {row['nuclei']} | {row['kept_others']} of {row['others']}"
+        )
         print(f"| {row['left_out']} | {row['set']} | {figures} |")
     print()
     for measure, number in fitted.items():

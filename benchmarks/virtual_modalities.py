@@ -1,11 +1,13 @@
-"""How well each modality alone, late fusion and the shipped network call the cells of virtual slides.
+"""How well each modality alone, late fusion and the shipped network call the cells of virtual
+slides.
 
     python benchmarks/virtual_modalities.py [--work FOLDER] [--data ROOT SAMPLE...] [--json]
 
-SAMPLE are segmented virtual slides whose seeds were not trained on. FOLDER is the `--out` of `wbcpipe train` for
-`virtual-shufflenet`: its teachers are the single-modality networks, trained on the same cells with the same recipe.
-With no arguments a small buffy-coat slide is made and only the shipped network with its heads is scored. The ratio is
-the shipped network's weighted F1 over that of the best single modality (or head).
+SAMPLE are segmented virtual slides whose seeds were not trained on. FOLDER is the `--out` of
+`wbcpipe train` for `virtual-shufflenet`: its teachers are the single-modality networks, trained on
+the same cells with the same recipe. With no arguments a small buffy-coat slide is made and only the
+shipped network with its heads is scored. The ratio is the shipped network's weighted F1 over that
+of the best single modality (or head).
 """
 
 from __future__ import annotations
@@ -40,7 +42,15 @@ if TYPE_CHECKING:
 
 
 def make_slide(root: Path) -> str:
-    words = ["acquire", "--slide", "bench", "--specimen-seed", "3001", "--specimen-preparation", "buffy-coat"]
+    words = [
+        "acquire",
+        "--slide",
+        "bench",
+        "--specimen-seed",
+        "3001",
+        "--specimen-preparation",
+        "buffy-coat",
+    ]
     cli.main([*words, "--fields", "16", "--data", str(root)], standalone_mode=False)
     cli.main(["segment", "--sample", "bench", "--data", str(root)], standalone_mode=False)
     return "bench"
@@ -52,7 +62,9 @@ def teachers(work: Path, cells: CellSet, bundle: Bundle) -> dict[str, np.ndarray
     for index, name in enumerate(cells.modalities):
         state = load_file(work / f"teacher-{name}" / "state.safetensors")
         network = build_network("single", bundle.info.backbone, 1, cells.planes, len(cells.classes))
-        network.load_state_dict({key[4:]: value for key, value in state.items() if key.startswith("net.")})
+        network.load_state_dict(
+            {key[4:]: value for key, value in state.items() if key.startswith("net.")}
+        )
         part = bundle.info.normalisation.modality(index, cells.planes)
         logits = predict_logits(network.eval(), cells.modality(index), part)[:, 0]
         found[name] = torch.softmax(torch.from_numpy(logits), 1).numpy()
@@ -60,7 +72,12 @@ def teachers(work: Path, cells: CellSet, bundle: Bundle) -> dict[str, np.ndarray
 
 
 def weighted_f1(truth: np.ndarray, called: np.ndarray) -> float:
-    return round(float(f1_score(truth, called, average="weighted", labels=np.unique(truth), zero_division=0)), 4)
+    return round(
+        float(
+            f1_score(truth, called, average="weighted", labels=np.unique(truth), zero_division=0)
+        ),
+        4,
+    )
 
 
 def rows_of(cells: CellSet, bundle: Bundle, work: Path | None) -> dict[str, np.ndarray]:
@@ -75,12 +92,16 @@ def rows_of(cells: CellSet, bundle: Bundle, work: Path | None) -> dict[str, np.n
     for head, name in enumerate(cells.modalities):
         rows[f"head {name}"] = probability[:, head].argmax(1)
     calls, _, _ = classifier.call(probability)
-    rows[bundle.info.name] = np.array([cells.classes.index(name) if name in cells.classes else -1 for name in calls])
+    rows[bundle.info.name] = np.array(
+        [cells.classes.index(name) if name in cells.classes else -1 for name in calls]
+    )
     return rows
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("samples", nargs="*")
     parser.add_argument("--data", type=Path, default=Path("wbc-data"))
     parser.add_argument("--work", type=Path)
@@ -95,18 +116,30 @@ def main() -> int:
         pooled: dict[str, list[np.ndarray]] = {}
         labels = []
         for sample in samples:
-            cells = load_cells([(sample, root / sample / "cells.zarr")], bundle.info.side, classes=bundle.info.classes)
+            cells = load_cells(
+                [(sample, root / sample / "cells.zarr")],
+                bundle.info.side,
+                classes=bundle.info.classes,
+            )
             labels.append(cells.labels)
             for name, called in rows_of(cells, bundle, options.work).items():
                 score = f1_score(
-                    cells.labels, called, average="weighted", labels=range(len(cells.classes)), zero_division=0
+                    cells.labels,
+                    called,
+                    average="weighted",
+                    labels=range(len(cells.classes)),
+                    zero_division=0,
                 )
                 table.setdefault(name, {})[sample] = round(float(score), 4)
                 pooled.setdefault(name, []).append(called)
     truth = np.concatenate(labels)
     for name, parts in pooled.items():
         table[name]["all"] = weighted_f1(truth, np.concatenate(parts))
-    best = max(row["all"] for name, row in table.items() if name.endswith(" alone") or name.startswith("head "))
+    best = max(
+        row["all"]
+        for name, row in table.items()
+        if name.endswith(" alone") or name.startswith("head ")
+    )
     result = {
         "name": "virtual_modalities",
         "ratio": round(table[bundle.info.name]["all"] / best, 4),

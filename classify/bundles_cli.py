@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from wbcpipe.cli.options import OutputFile, json_option
+from wbcpipe.system.packages import CLASSIFICATION, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +41,9 @@ def with_command(args: Sequence[str], commands: Sequence[str]) -> list[str]:
 
 @click.group(cls=_ShowsByName, context_settings={"help_option_names": ["-h", "--help"]})
 def bundles() -> None:
-    """List, show, verify and export trained models. Without arguments it lists; with a name or folder it shows one.
+    """List, show, verify and export trained models.
+
+    Without arguments it lists; with a name or folder it shows one.
 
     \b
     Examples:
@@ -64,11 +67,22 @@ def list_(as_json: bool) -> None:
 
     found = [load_bundle(path) for path in shipped_bundles().values()]
     if as_json:
-        click.echo(json.dumps({"bundles": [{"path": str(b.path), **b.info.model_dump(mode="json")} for b in found]}))
+        click.echo(
+            json.dumps(
+                {
+                    "bundles": [
+                        {"path": str(b.path), **b.info.model_dump(mode="json")} for b in found
+                    ]
+                }
+            )
+        )
         return
     for bundle in found:
         info = bundle.info
-        click.echo(f"{info.name}: {info.method} on {info.backbone}, kind {info.kind}, {', '.join(info.classes)}")
+        click.echo(
+            f"{info.name}: {info.method} on {info.backbone}, kind {info.kind}, "
+            f"{', '.join(info.classes)}"
+        )
     if not found:
         click.echo("No bundle comes with this wbcpipe; `wbcpipe train` makes one.")
 
@@ -99,7 +113,9 @@ def show(name: str, as_json: bool) -> None:
 )
 @json_option
 def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
-    """Check weights, network and model card of bundles; without a name, of all that come with wbcpipe.
+    """Check weights, network and model card of bundles.
+
+    Without a name, of all that come with wbcpipe.
 
     The first bundle that fails ends the command with exit code 40.
 
@@ -110,6 +126,7 @@ def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
     """
     if onnx is not None and len(names) != 1:
         raise click.UsageError("--onnx is compared with one bundle; give its NAME.")
+    require(CLASSIFICATION, "verifying a bundle")
     from wbcpipe.classify.inference.verify import verify_bundle
     from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
 
@@ -123,7 +140,10 @@ def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
         found.append({**asdict(check), **({} if compared is None else {"onnx": asdict(compared)})})
         if not as_json:
             agrees = "" if compared is None else f"; {onnx} agrees with it"
-            click.echo(f"{check.name}: valid (SHA-256 {check.sha256[:12]}, {check.parameters:,} parameters){agrees}")
+            click.echo(
+                f"{check.name}: valid (SHA-256 {check.sha256[:12]}, {check.parameters:,} "
+                f"parameters){agrees}"
+            )
     if as_json:
         click.echo(json.dumps({"bundles": found}))
 
@@ -131,15 +151,23 @@ def verify(names: tuple[str, ...], onnx: Path | None, as_json: bool) -> None:
 @bundles.command()
 @click.argument("name")
 @click.option(
-    "--format", "kind", type=click.Choice(["onnx"]), default="onnx", show_default=True, help="Format of the file."
+    "--format",
+    "kind",
+    type=click.Choice(["onnx"]),
+    default="onnx",
+    show_default=True,
+    help="Format of the file.",
 )
-@click.option("--out", type=OutputFile(), required=True, help="The file to write; it must not exist.")
+@click.option(
+    "--out", type=OutputFile(), required=True, help="The file to write; it must not exist."
+)
 @json_option
 def export(name: str, kind: str, out: Path, as_json: bool) -> None:
     """Export a bundle for other programs, after comparing the file with torch.
 
-    The network in the file takes batches of any size. Its metadata state the normalisation of the input, the meaning of
-    the output and its calibration. Needs the extra: pip install 'wbcpipe[export]'.
+    The network in the file takes batches of any size. Its metadata state the normalisation of the
+    input, the meaning of the output and its calibration. Needs the extra: pip install
+    'wbcpipe[export]'.
 
     \b
     Example:
@@ -147,6 +175,7 @@ def export(name: str, kind: str, out: Path, as_json: bool) -> None:
     """
     from wbcpipe.classify.models.bundle import load_bundle
 
+    require(CLASSIFICATION, "exporting a bundle")
     bundle = load_bundle(name)  # before torch, which takes seconds to load
     from wbcpipe.classify.inference.export import export_onnx
 
@@ -155,6 +184,6 @@ def export(name: str, kind: str, out: Path, as_json: bool) -> None:
         click.echo(json.dumps({"format": kind, **asdict(found)}))
         return
     click.echo(
-        f"{out}: {found.bundle} as {kind}, {found.bytes / 1e6:.1f} MB; logits within {found.check.max_difference:.1g} "
-        f"of torch's on {found.check.trial_images} trial images"
+        f"{out}: {found.bundle} as {kind}, {found.bytes / 1e6:.1f} MB; logits within "
+        f"{found.check.max_difference:.1g} of torch's on {found.check.trial_images} trial images"
     )

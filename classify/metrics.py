@@ -1,4 +1,7 @@
-"""Scores of probabilities and their tables; means are weighted by class support, as in the paper's Table 1."""
+"""Scores of probabilities and their tables.
+
+Means are weighted by class support, as in the paper's Table 1.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ __all__ = [
 
 
 class Scores(TypedDict):
-    """The scores of one network on some cells; a class without cells has None, and no weight in the means."""
+    """The scores of one network on some cells.
+
+    A class without cells has None, and no weight in the means.
+    """
 
     cells: int
     f1_weighted: float
@@ -60,16 +66,19 @@ class ScoreSummary(TypedDict):
     cells: int
 
 
-def scores(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], classes: Sequence[str]) -> Scores:
-    """Return weighted F1, sensitivity, specificity and AUC, accuracy, per-class F1 and the confusion matrix.
+def scores(
+    labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], classes: Sequence[str]
+) -> Scores:
+    """Return weighted F1, sensitivity, specificity and AUC, accuracy, per-class F1 and the
+    confusion matrix.
 
     Args:
         labels: (N,) int64.
         probability: (N, K).
         classes: K names.
 
-    Returns:
-        Plain numbers, ready for JSON; a class without cells in ``labels`` has F1 ``None`` and weighs nothing.
+    Returns: Plain numbers, ready for JSON; a class without cells in ``labels`` has F1 ``None`` and
+        weighs nothing.
     """
     matrix = confusion_matrix(labels, probability.argmax(axis=1), len(classes))
     found = class_scores(matrix)
@@ -85,9 +94,12 @@ def scores(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], cl
         "specificity": float(weight @ specificity),
         "auc": _auc(labels, probability, weight),
         "accuracy": found.accuracy,
-        "f1": {name: float(found.f1[i]) if found.support[i] else None for i, name in enumerate(classes)},
+        "f1": {
+            name: float(found.f1[i]) if found.support[i] else None for i, name in enumerate(classes)
+        },
         "sensitivity_by_class": {
-            name: float(found.recall[i]) if found.support[i] else None for i, name in enumerate(classes)
+            name: float(found.recall[i]) if found.support[i] else None
+            for i, name in enumerate(classes)
         },
         "confusion": matrix.tolist(),
     }
@@ -96,7 +108,9 @@ def scores(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], cl
 def _auc(
     labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], weight: NDArray[np.float64]
 ) -> float | None:
-    """Return the mean area under the ROC curve of each class against the rest, weighted by support."""
+    """Return the mean area under the ROC curve of each class against the rest, weighted by
+    support.
+    """
     from sklearn.metrics import roc_auc_score  # slow to import, and not needed to read a bundle
 
     found = [
@@ -111,7 +125,8 @@ def _auc(
 def expected_calibration_error(
     labels: NDArray[np.int64], probability: NDArray[np.floating[Any]], bins: int = 15
 ) -> float:
-    """Return the mean distance between confidence and accuracy over equal bins of confidence, weighted by cells.
+    """Return the mean distance between confidence and accuracy over equal bins of confidence,
+    weighted by cells.
 
     Naeini et al., https://doi.org/10.1609/aaai.v29i1.9602.
     """
@@ -120,13 +135,16 @@ def expected_calibration_error(
     index = np.clip((confidence * bins).astype(int), 0, bins - 1)
     count = np.bincount(index, minlength=bins)
     gap = np.abs(
-        np.bincount(index, weights=confidence, minlength=bins) - np.bincount(index, weights=right, minlength=bins)
+        np.bincount(index, weights=confidence, minlength=bins)
+        - np.bincount(index, weights=right, minlength=bins)
     )
     return float(gap.sum() / max(1, count.sum()))
 
 
 def summarise(folds: Sequence[Scores]) -> ScoreSummary:
-    """Return mean and sample standard deviation over folds of each headline figure and of each class's F1."""
+    """Return mean and sample standard deviation over folds of each headline figure and of each
+    class's F1.
+    """
     return {
         "f1_weighted": _mean_sd([fold["f1_weighted"] for fold in folds]),
         "sensitivity": _mean_sd([fold["sensitivity"] for fold in folds]),
@@ -151,7 +169,9 @@ def percent(entry: MeanSd) -> str:
     """Return a mean and deviation in [0, 1] as ``95.43 ± 0.36``; ``-`` without a mean."""
     if entry["mean"] is None:
         return "-"
-    return f"{100 * entry['mean']:.2f}" + ("" if entry["sd"] is None else f" ± {100 * entry['sd']:.2f}")
+    return f"{100 * entry['mean']:.2f}" + (
+        "" if entry["sd"] is None else f" ± {100 * entry['sd']:.2f}"
+    )
 
 
 def table_lines(header: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wbcpipe.classify.inference.classifier import Classifier, planes_for, with_max_error
 from wbcpipe.classify.inference.missing_modality import calibration_without, dead_modalities
-from wbcpipe.classify.inference.parallel_batches import probabilities
-from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import Bundle, find_bundle
 from wbcpipe.classify.uncertainty.applicability import ClassifiedCells, check_applicability
 from wbcpipe.errors import NoCellsError, SampleStateError
@@ -20,16 +19,27 @@ from wbcpipe.samples.cell_columns import REJECTED, UNIDENTIFIED, QcFlag
 from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
 from wbcpipe.samples.classification_record import Classification
 from wbcpipe.samples.differential_record import ModelF1, RiskControl
+from wbcpipe.system.packages import CLASSIFICATION, require
+from wbcpipe.system.progress import unreported
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
     from wbcpipe.samples.differential_record import ModelChecks
     from wbcpipe.samples.sample import Sample
     from wbcpipe.system.compute import Device, EngineName
 
-__all__ = ["ClassificationSummary", "ClassifyOptions", "classify_sample", "resolve_bundle"]
+__all__ = [
+    "ClassificationSummary",
+    "ClassifyOptions",
+    "classify_cells",
+    "classify_sample",
+    "resolve_bundle",
+]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,8 @@ class ClassifyOptions:
     Attributes:
         device: ``auto``, ``cpu`` or ``cuda``.
         engine: see `select_engine`.
-        batch_size: number of cells per call of the network; None takes the most efficient number for the engine.
+        batch_size: number of cells per call of the network; None takes the most efficient number
+            for the engine.
         excluded_modalities: modalities to exclude.
         max_error: see `Classifier`.
     """
@@ -61,8 +72,10 @@ class ClassificationSummary:
         counts: cells by class, ``unidentified`` last.
         bundle: name of the bundle.
         sha256: of its weights.
-        excluded_modalities: modalities that were not used, by request or because they showed nothing.
-        risk_control: the error bound of the accepted calls; None if the bundle has none, or if there are doubts.
+        excluded_modalities: modalities that were not used, by request or because they showed
+            nothing.
+        risk_control: the error bound of the accepted calls; None if the bundle has none, or if
+            there are doubts.
         doubts: why the bundle's error bound does not hold for this sample.
         remedy: what to do about them.
         engine: name of the engine that classified the cells.
@@ -76,7 +89,7 @@ class ClassificationSummary:
     bundle: str
     sha256: str
     excluded_modalities: tuple[str, ...]
-    risk_control: Mapping[str, Any] | None
+    risk_control: RiskControl | None
     doubts: tuple[str, ...]
     remedy: str
     engine: str
@@ -85,7 +98,9 @@ class ClassificationSummary:
 
 
 def resolve_bundle(sample: Sample, name: str) -> Bundle:
-    """Return the bundle called ``name``; ``auto`` is the shipped bundle for the kind of the sample's cells."""
+    """Return the bundle called ``name``; ``auto`` is the shipped bundle for the kind of the
+    sample's cells.
+    """
     kind = None
     if name == "auto":
         kind = CellStore(sample.cells_path).attributes.kind
@@ -96,36 +111,70 @@ def resolve_bundle(sample: Sample, name: str) -> Bundle:
 
 def classify_sample(
     sample: Sample,
-    bundle: Bundle,
+    bundle: Bundle | str | Path = "auto",
     options: ClassifyOptions | None = None,
     *,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Callable[[str, int, int], None] = unreported,
 ) -> ClassificationSummary:
     """Classify every cell of a sample and write the classes into its ``cells.zarr``.
 
-    A modality that shows nothing in most of the cells is excluded, as if the options named it. Cells that a later stage
-    rejects (debris, border) are classified too. Cells that this bundle has classified already stay as they are. The
-    caller holds the sample's lock.
+    A modality that shows nothing in most of the cells is excluded, as if the options named it.
+    Cells that a later stage rejects (debris, border) are classified too. Cells that this bundle has
+    classified already stay as they are. The sample is locked meanwhile.
 
     Args:
         sample: a segmented or imported sample.
-        bundle: the model.
+        bundle: the model: a bundle, its name or folder, or ``auto`` for the shipped one that fits
+            the sample.
         options: how to classify; by default as fits the machine.
         progress: called with (task, units done, units in all).
 
+    Returns:
+        How many cells of each class, and what the model's error bound says of this sample.
+
     Raises:
-        BundleError: the bundle's modalities or pixel size are not the sample's, or it has no such modality to exclude.
+        BundleError: there is no such bundle, its modalities or pixel size are not the sample's, or
+            it has no such modality to exclude.
         ConfigError: the bundle cannot guarantee the largest error, or the engine is not available.
+        MissingPackageError: torch is not installed.
         NoCellsError: the store is empty.
+        SampleStateError: there is no such sample, its cells are not found, or it is signed.
+        SampleBusyError: another process uses the sample.
+
+    Example:
+        ``wbcpipe.classify_sample(sample, "models/mine", ClassifyOptions(max_error=0.05)).counts``
     """
+    if not sample.path.is_dir():  # before the lock, which would create the folder
+        raise SampleStateError(
+            f"no sample {sample.name!r} in {sample.path.parent}; `wbcpipe status` lists those "
+            f"there."
+        )
+    with sample.lock("classify"):
+        model = bundle if isinstance(bundle, Bundle) else resolve_bundle(sample, str(bundle))
+        return classify_cells(sample, model, options, progress=progress)
+
+
+def classify_cells(
+    sample: Sample,
+    bundle: Bundle,
+    options: ClassifyOptions | None = None,
+    *,
+    progress: Callable[[str, int, int], None] = unreported,
+) -> ClassificationSummary:
+    """Do the work of `classify_sample`, which has the arguments; the caller holds the lock."""
+    require(CLASSIFICATION, "classifying cells")
+    from wbcpipe.classify.inference.parallel_batches import probabilities
+    from wbcpipe.classify.inference.select_engine import select_engine
+
     began_s = time.perf_counter()
     options = options or ClassifyOptions()
-    report = progress or (lambda *_: None)
     store = CellStore(sample.cells_path)
     if not len(store):
         raise NoCellsError(f"{sample.path}: cells.zarr holds no cell to classify.")
     side_px = store.sides_px[0]
-    planes = planes_for(store.modalities, store.pixel_um, side_px, bundle, f"the cells of {sample.name!r}")
+    planes = planes_for(
+        store.modalities, store.pixel_um, side_px, bundle, f"the cells of {sample.name!r}"
+    )
     dead = dead_modalities(store, bundle.info.modalities, planes)
     requested = options.excluded_modalities
     excluded = tuple(name for name in bundle.info.modalities if name in (*requested, *dead))
@@ -134,8 +183,12 @@ def classify_sample(
     calibration = with_max_error(calibration, options.max_error, bundle_name=bundle.info.name)
     before = _intact_classification(store)
     if before is not None and _is_current(before, bundle, excluded, calibration):
+        _log.info("sample %s: classified by %s before", sample.name, bundle.info.name)
         return _summary(sample, store, before, calibration, seconds=0.0)
-    report(f"compiling {bundle.info.name}", 0, 1)
+    _log.info("sample %s: classifying %d cells by %s", sample.name, len(store), bundle.info.name)
+    if dead:
+        _log.info("sample %s: without %s, which shows nothing", sample.name, ", ".join(dead))
+    progress(f"compiling {bundle.info.name}", 0, 1)
     classifier = Classifier(
         bundle,
         engine=select_engine(bundle, options.device, options.engine),
@@ -143,16 +196,25 @@ def classify_sample(
         excluded_modalities=excluded,
         max_error=options.max_error,
     )
-    report(f"compiling {bundle.info.name}", 1, 1)
+    progress(f"compiling {bundle.info.name}", 1, 1)
     parts = []
     for done, found in probabilities(store, classifier, planes):
         parts.append(found)
-        report("cells classified", done, len(store))
+        progress("cells classified", done, len(store))
     probability = np.concatenate(parts)
     names, confidence, disagreement = classifier.call(probability)
     classification = _classification(bundle, classifier, dead)
-    store.write_predictions(probability, names, confidence, disagreement, classification=classification)
+    store.write_predictions(
+        probability, names, confidence, disagreement, classification=classification
+    )
     seconds = round(time.perf_counter() - began_s, 3)
+    _log.info(
+        "sample %s: %d cells classified in %.1f s, engine %s",
+        sample.name,
+        len(names),
+        seconds,
+        classifier.engine.name,
+    )
     if sample.exists():
         sample.log("classified", bundle=bundle.info.name, cells=len(names), seconds=seconds)
     return _summary(sample, store, classification, calibration, seconds=seconds)
@@ -172,7 +234,10 @@ def _intact_classification(store: CellStore) -> Classification | None:
 
 
 def _is_current(
-    before: Classification, bundle: Bundle, excluded: Sequence[str], calibration: ProbabilityCalibration
+    before: Classification,
+    bundle: Bundle,
+    excluded: Sequence[str],
+    calibration: ProbabilityCalibration,
 ) -> bool:
     """Return whether the stored classes are those that the bundle would give now."""
     return (
@@ -185,8 +250,14 @@ def _is_current(
 
 def _classification(bundle: Bundle, classifier: Classifier, dead: Sequence[str]) -> Classification:
     """Return how the cells were classified, with what the report needs to check the classes."""
-    info, calibration, excluded = bundle.info, classifier.calibration, classifier.excluded_modalities
-    f1 = ModelF1(all_modalities=info.calibration.f1_weighted, remaining_modalities=calibration.f1_weighted)
+    info, calibration, excluded = (
+        bundle.info,
+        classifier.calibration,
+        classifier.excluded_modalities,
+    )
+    f1 = ModelF1(
+        all_modalities=info.calibration.f1_weighted, remaining_modalities=calibration.f1_weighted
+    )
     return Classification(
         bundle=info.name,
         sha256=info.sha256,
@@ -212,12 +283,20 @@ def _risk_control(calibration: ProbabilityCalibration) -> RiskControl | None:
     if bounds is None or level is None:
         return None
     return RiskControl(
-        error_bound=level.error_bound, confidence=bounds.confidence, cells=bounds.cells, assumption=bounds.assumption
+        error_bound=level.error_bound,
+        confidence=bounds.confidence,
+        cells=bounds.cells,
+        assumption=bounds.assumption,
     )
 
 
 def _summary(
-    sample: Sample, store: CellStore, used: Classification, calibration: ProbabilityCalibration, *, seconds: float
+    sample: Sample,
+    store: CellStore,
+    used: Classification,
+    calibration: ProbabilityCalibration,
+    *,
+    seconds: float,
 ) -> ClassificationSummary:
     """Summarise the classes in the store; ``seconds`` is 0 if they had been there before."""
     names = store.predicted_classes()
@@ -230,7 +309,7 @@ def _summary(
         bundle=used.bundle,
         sha256=used.sha256,
         excluded_modalities=used.excluded_modalities,
-        risk_control=checks.risk_control.model_dump(mode="json") if checks.risk_control else None,
+        risk_control=checks.risk_control,
         doubts=tuple(doubt.text for doubt in checks.doubts),
         remedy=checks.remedy,
         engine=used.engine,
@@ -254,5 +333,12 @@ def _check_model(
     unidentified = np.count_nonzero((np.asarray(names) == UNIDENTIFIED) & counted)
     kind = sample.record().kind if sample.exists() else store.attributes.kind
     return check_applicability(
-        ClassifiedCells(sample.name, kind, store.column("probability")[counted], int(unidentified), used, calibration)
+        ClassifiedCells(
+            sample.name,
+            kind,
+            store.column("probability")[counted],
+            int(unidentified),
+            used,
+            calibration,
+        )
     )

@@ -14,7 +14,8 @@ __all__ = ["LazyGroup"]
 
 
 class LazyGroup(click.Group):
-    """Load a command's module only when that command is used, so that help and errors are immediate.
+    """Load a command's module only when that command is used, so that help and errors are
+    immediate.
 
     Args:
         table: command name to (``module:attribute``, one line of help), in the order of the help.
@@ -24,11 +25,11 @@ class LazyGroup(click.Group):
         super().__init__(*args, **kwargs)
         self._table = table
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return the names of the commands."""
         return list(self._table)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Load a command; ``None`` for a name that is not in the table."""
         if cmd_name not in self._table:
             return None
@@ -38,7 +39,7 @@ class LazyGroup(click.Group):
             raise TypeError(f"{module}:{attribute} is not a command")
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands, without loading any."""
         if rows := [(name, text) for name, (_, text) in self._table.items()]:
             with formatter.section("Commands"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import click
 
+from wbcpipe.cli.click_types import ParamType, PathType
 from wbcpipe.system.compute import Device, EngineName
 from wbcpipe.system.file_kinds import is_file, kind_of_special
 
@@ -43,7 +44,8 @@ _CLOCK: Final = re.compile(r"(\d{1,2}):(\d{2})")
 
 
 def deadline_time(text: str, now: datetime) -> datetime:
-    """Return the time of a deadline given as a span from now, or as a time of day, today or tomorrow.
+    """Return the time of a deadline given as a span from now, or as a time of day, today or
+    tomorrow.
 
     Args:
         text: such as ``90m``, ``2h``, ``1h30m``, ``45s``, or ``06:30``.
@@ -65,7 +67,8 @@ def deadline_time(text: str, now: datetime) -> datetime:
     span = _DURATION.fullmatch(text)
     if span is None or not text:
         raise ValueError(
-            f"{text!r} is not a deadline: give a span such as 90m, 2h or 1h30m, or a time of day such as 06:30"
+            f"{text!r} is not a deadline: give a span such as 90m, 2h or 1h30m, or a time of day "
+            f"such as 06:30"
         )
     hours, minutes, seconds = (int(number or 0) for number in span.groups())
     length = timedelta(hours=hours, minutes=minutes, seconds=seconds)
@@ -74,12 +77,14 @@ def deadline_time(text: str, now: datetime) -> datetime:
     return now + length
 
 
-class _Deadline(click.ParamType[float]):
+class _Deadline(ParamType[float]):
     """A span or a time of day, as seconds of `time.time`."""
 
     name = "deadline"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         if isinstance(value, float):
             return value
         try:
@@ -88,7 +93,7 @@ class _Deadline(click.ParamType[float]):
             self.fail(f"{error}.", param, ctx)
 
 
-class OutputFile(click.Path[Path]):
+class OutputFile(PathType[Path]):
     """A file to write: a folder, device, pipe or socket is refused before the command begins."""
 
     def __init__(self) -> None:
@@ -99,11 +104,15 @@ class OutputFile(click.Path[Path]):
         """Return the path; end the command where no file can be written."""
         path = super().convert(value, param, ctx)
         if kind := kind_of_special(path):
-            self.fail(f"{path}: this is {kind}, and a file is to be written; give the path of a file.", param, ctx)
+            self.fail(
+                f"{path}: this is {kind}, and a file is to be written; give the path of a file.",
+                param,
+                ctx,
+            )
         return path
 
 
-class OutputFolder(click.Path[Path]):
+class OutputFolder(PathType[Path]):
     """A folder to write to, which may not exist yet: anything else of that name is refused."""
 
     def __init__(self) -> None:
@@ -115,12 +124,18 @@ class OutputFolder(click.Path[Path]):
         path = super().convert(value, param, ctx)
         kind = "a file" if is_file(path) else kind_of_special(path)
         if kind and kind != "a folder":
-            self.fail(f"{path}: this is {kind}, and a folder is needed; give the path of a folder.", param, ctx)
+            self.fail(
+                f"{path}: this is {kind}, and a folder is needed; give the path of a folder.",
+                param,
+                ctx,
+            )
         return path
 
 
-class OutputPath(click.Path[Path]):
-    """A file or a folder to write, as another option decides: a device, pipe or socket is refused."""
+class OutputPath(PathType[Path]):
+    """A file or a folder to write, as another option decides: a device, pipe or socket is
+    refused.
+    """
 
     def __init__(self) -> None:
         super().__init__(path_type=Path)
@@ -132,14 +147,17 @@ class OutputPath(click.Path[Path]):
         kind = kind_of_special(path)
         if kind and kind != "a folder":
             self.fail(
-                f"{path}: this is {kind}, and a file or folder is to be written; give the path of a file or folder.",
+                f"{path}: this is {kind}, and a file or folder is to be written; give the path of "
+                f"a file or folder.",
                 param,
                 ctx,
             )
         return path
 
 
-def options_into(kind: type[_Options]) -> Callable[[Callable[[_Options], None]], Callable[..., None]]:
+def options_into(
+    kind: type[_Options],
+) -> Callable[[Callable[[_Options], None]], Callable[..., None]]:
     """Give a command its options as one dataclass: place it below the last option.
 
     Args:
@@ -169,32 +187,53 @@ data_option: Final = click.option(
     type=OutputFolder(),
     help="Folder of the samples; default $WBCPIPE_DATA, else ./wbc-data.",
 )
-json_option: Final = click.option("--json", "as_json", is_flag=True, help="Print one JSON object and nothing else.")
-sample_option: Final = click.option("--sample", "name", required=True, metavar="NAME", help="The sample.")
+json_option: Final = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object and nothing else."
+)
+sample_option: Final = click.option(
+    "--sample", "name", required=True, metavar="NAME", help="The sample."
+)
 scope_option: Final = click.option(
-    "--scope", "scope_name", default="demo", show_default=True, help="Name of a scope, or path of its .toml file."
+    "--scope",
+    "scope_name",
+    default="demo",
+    show_default=True,
+    help="Name of a scope, or path of its .toml file.",
 )
 slot_option: Final = click.option(
-    "--slot", help="Slot of the stage insert that holds the slide [A, or the one that the scope's loader serves]."
+    "--slot",
+    help="Slot of the stage insert that holds the slide [A, or the one that the scope's loader "
+    "serves].",
 )
 place_option: Final = click.option(
-    "--place", type=click.IntRange(min=1), metavar="N", help="The slide's place in the scope's loader, from 1."
+    "--place",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="The slide's place in the scope's loader, from 1.",
 )
 core_log_option: Final = click.option(
     "--core-log",
     type=OutputFile(),
-    help="Write all that Micro-Manager's core and its drivers do to this file (at most 60 MB), for a driver's author.",
+    help="Write all that Micro-Manager's core and its drivers do to this file (at most 60 MB), "
+    "for a driver's author.",
 )
 already_stained_option: Final = click.option(
-    "--already-stained", is_flag=True, help="With --protocol two-pass: the slide is stained; do not stain it."
+    "--already-stained",
+    is_flag=True,
+    help="With --protocol two-pass: the slide is stained; do not stain it.",
 )
 sequencing_option: Final = click.option(
     "--sequencing",
     type=click.Choice(["auto", "on", "off"]),
-    help="Take the frames of a field in one hardware sequence; the files are the same [as in the scope file].",
+    help="Take the frames of a field in one hardware sequence; the files are the same [as in the "
+    "scope file].",
 )
 device_option: Final = click.option(
-    "--device", type=click.Choice(get_args(Device)), default="auto", show_default=True, help="Where to compute."
+    "--device",
+    type=click.Choice(get_args(Device)),
+    default="auto",
+    show_default=True,
+    help="Where to compute.",
 )
 engine_option: Final = click.option(
     "--engine",
@@ -208,16 +247,22 @@ deadline_option: Final = click.option(
     "deadline_s",
     type=_Deadline(),
     metavar="SPAN|HH:MM",
-    help="Start no field after this: 90m, 2h or 1h30m from now, or a time of day. Fields already taken are processed.",
+    help="Start no field after this: 90m, 2h or 1h30m from now, or a time of day. Fields already "
+    "taken are processed.",
 )
 
 
 def specimen_options(command: Callable[..., None]) -> Callable[..., None]:
     """``--specimen-seed`` and ``--specimen-preparation``."""
-    seed = click.option("--specimen-seed", type=click.IntRange(min=0), help="Virtual scope only: which specimen [7].")
+    seed = click.option(
+        "--specimen-seed",
+        type=click.IntRange(min=0),
+        help="Virtual scope only: which specimen [7].",
+    )
     preparation = click.option(
         "--specimen-preparation",
         type=click.Choice(["blood-film", "buffy-coat"]),
-        help="Virtual scope only: a healthy blood film, or white cells enriched, all classes alike [blood-film].",
+        help="Virtual scope only: a healthy blood film, or white cells enriched, all classes "
+        "alike [blood-film].",
     )
     return seed(preparation(command))

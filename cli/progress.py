@@ -6,7 +6,7 @@ import contextlib
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import click
 from rich.console import Console
@@ -27,35 +27,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import TracebackType
 
-__all__ = ["ProgressReporter", "Reporter", "console"]
+__all__ = ["Reporter", "console"]
 
 #: A task prints a plain line after this time, and a phase without any line says that it still runs.
 _LINE_EVERY_S: Final = 8.0
 
 
 def console() -> Console:
-    """Return the console for progress and messages: standard error; standard output is for results."""
+    """Return the console for progress and messages: standard error.
+
+    Standard output is for results.
+    """
     return Console(stderr=True, highlight=False)
-
-
-class ProgressReporter(Protocol):
-    """Where a run reports its progress: `Reporter`, or another process."""
-
-    def update(self, task: str, done: int, total: int, *, text: str = "") -> None:
-        """Report that ``task`` has finished ``done`` of ``total`` units; ``text`` is shown in place of its name."""
-
-    def start_phase(self, text: str) -> None:
-        """Name what happens now."""
-
-    def say(self, text: str) -> None:
-        """Report one line, and name the phase that begins with it."""
-
-    def confirm(self, message: str) -> None:
-        """Tell the operator what to do, and return when it is done.
-
-        Raises:
-            click.Abort: it will not be done.
-        """
 
 
 class Reporter:
@@ -65,8 +48,9 @@ class Reporter:
         quiet: show nothing (``--json``).
         line_every_s: seconds between plain lines.
 
-    On a terminal each task is a bar with the time left. Elsewhere a task prints a plain line when it starts, every
-    eight seconds, and when it ends. A phase that reports nothing for eight seconds is named with its duration.
+    On a terminal each task is a bar with the time left. Elsewhere a task prints a plain line when
+    it starts, every eight seconds, and when it ends. A phase that reports nothing for eight seconds
+    is named with its duration.
     """
 
     def __init__(self, *, quiet: bool = False, line_every_s: float = _LINE_EVERY_S) -> None:
@@ -79,7 +63,11 @@ class Reporter:
         self._lines: dict[str, tuple[float, int]] = {}
         self._closed = threading.Event()
         self._watch: threading.Thread | None = None
-        self._phase, self._phase_began_s, self._printed_s = "starting", time.monotonic(), time.monotonic()
+        self._phase, self._phase_began_s, self._printed_s = (
+            "starting",
+            time.monotonic(),
+            time.monotonic(),
+        )
 
     def __enter__(self) -> Self:
         if self._quiet:
@@ -88,12 +76,17 @@ class Reporter:
         if self._console.is_terminal:
             self._start_bars()
         else:
-            self._watch = threading.Thread(target=self._report_silence, name="wbcpipe-progress", daemon=True)
+            self._watch = threading.Thread(
+                target=self._report_silence, name="wbcpipe-progress", daemon=True
+            )
             self._watch.start()
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if not self._quiet:
             report_waits(None)
@@ -106,8 +99,20 @@ class Reporter:
 
     def _start_bars(self) -> None:
         self._tasks = {}
-        text, bar, left = TextColumn("{task.description:<28}"), BarColumn(bar_width=32), TextColumn("left")
-        columns = (SpinnerColumn(), text, bar, MofNCompleteColumn(), TimeElapsedColumn(), left, TimeRemainingColumn())
+        text, bar, left = (
+            TextColumn("{task.description:<28}"),
+            BarColumn(bar_width=32),
+            TextColumn("left"),
+        )
+        columns = (
+            SpinnerColumn(),
+            text,
+            bar,
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            left,
+            TimeRemainingColumn(),
+        )
         self._bars = Progress(*columns, console=self._console)
         self._waiting = self._bars.add_task(self._phase[:28], total=None)
         self._bars.start()
@@ -117,11 +122,14 @@ class Reporter:
         while not self._closed.wait(self._line_every_s / 16):
             now_s = time.monotonic()
             if now_s - self._printed_s >= 1.1 * self._line_every_s:
-                self._print(f"still running after {now_s - self._phase_began_s:.0f} s: {self._phase}")
+                self._print(
+                    f"still running after {now_s - self._phase_began_s:.0f} s: {self._phase}"
+                )
 
     def _print(self, text: str) -> None:
         self._printed_s = time.monotonic()
-        print(text, file=sys.stderr, flush=True)
+        # click.echo would write UTF-8 to a console that has none of it.
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -142,7 +150,9 @@ class Reporter:
             click.confirm(f"{message} Done?", abort=True, err=True)
 
     def update(self, task: str, done: int, total: int, *, text: str = "") -> None:
-        """Report that ``task`` has finished ``done`` of ``total`` units; ``text`` is shown in place of its name."""
+        """Report that ``task`` has finished ``done`` of ``total`` units; ``text`` is shown in place
+        of its name.
+        """
         if self._quiet:
             return
         if self._bars is not None:
@@ -151,7 +161,9 @@ class Reporter:
                 self._waiting = None
             if task not in self._tasks:
                 self._tasks[task] = self._bars.add_task(task, total=total)
-            self._bars.update(self._tasks[task], completed=done, total=total, description=text or task)
+            self._bars.update(
+                self._tasks[task], completed=done, total=total, description=text or task
+            )
             return
         line = f"{text or task}: {done} of {total}"
         self._phase, now_s = line, time.monotonic()

@@ -1,4 +1,7 @@
-"""Standard output and error that cannot fail a run: its result is on the disk, and its exit code says what it did."""
+"""Standard output and error that cannot fail a run.
+
+Its result is on the disk, and its exit code says what it did.
+"""
 
 from __future__ import annotations
 
@@ -43,32 +46,40 @@ class _LossyOutput(io.RawIOBase):
                 # Windows gives EINVAL for a pipe whose reader has gone.
                 if self._raw.fileno() != _STDERR and error.errno not in _READER_GONE:
                     with contextlib.suppress(OSError):
-                        os.write(_STDERR, f"wbcpipe: standard output was lost: {error.strerror}.\n".encode())
+                        os.write(
+                            _STDERR,
+                            f"wbcpipe: standard output was lost: {error.strerror}.\n".encode(),
+                        )
         return len(memoryview(content))
 
 
 def protect_standard_streams() -> None:
-    """Have no message end a command: one that the console cannot show, or that a full disk or closed pipe refuses.
+    """Have no message end a command: one that the console cannot show, or that a full disk or
+    closed pipe refuses.
 
     Call it once, before anything is printed.
     """
     for name, descriptor in (("stdout", 1), ("stderr", _STDERR)):
         stream = getattr(sys, name)
         if stream is None:
-            # Closed by the caller (`>&-`, or pythonw). Opened at once, so that no file of data gets its number, into
-            # which a native library would then print.
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123
+            # Closed by the caller (`>&-`, or pythonw). Opened at once, so that no file of data gets
+            # its number, into which a native library would then print.
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115
         elif isinstance(stream, io.TextIOWrapper):
             raw = getattr(stream.buffer, "raw", stream.buffer)  # `python -u` has no buffer between
             with contextlib.suppress(OSError, ValueError):
                 if isinstance(raw, io.RawIOBase) and raw.fileno() == descriptor:
                     setattr(sys, name, _lossy(stream, raw))
                     continue
-            stream.reconfigure(errors="backslashreplace")  # of a test, or of a program that runs commands
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # of a test, or of a program that runs commands
 
 
 def _lossy(stream: io.TextIOWrapper, raw: io.RawIOBase) -> io.TextIOWrapper:
-    """Return a stream as the given one, which the interpreter keeps as ``sys.__stdout__`` and which holds no text."""
+    """Return a stream as the given one, which the interpreter keeps as ``sys.__stdout__`` and which
+    holds no text.
+    """
     stream.flush()
     output = _LossyOutput(raw)
     return io.TextIOWrapper(

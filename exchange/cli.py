@@ -43,7 +43,13 @@ class SendOptions:
 
 
 @click.command()
-@click.option("--sample", "names", multiple=True, metavar="NAME", help="A sample to send; may be given several times.")
+@click.option(
+    "--sample",
+    "names",
+    multiple=True,
+    metavar="NAME",
+    help="A sample to send; may be given several times.",
+)
 @data_option
 @click.option(
     "--lab",
@@ -55,23 +61,35 @@ class SendOptions:
     type=click.Path(path_type=Path, dir_okay=False),
     help="Order and patient of the one sample, JSON or TOML; kept as order.json.",
 )
-@click.option("--cancel", default="", metavar="REASON", help="Take the results of the samples back.")
+@click.option(
+    "--cancel", default="", metavar="REASON", help="Take the results of the samples back."
+)
 @click.option(
     "--show",
     type=click.Choice(["fhir", "oru", "oul"]),
     help="Print the document of the one sample; nothing is sent.",
 )
-@click.option("--list", "listing", is_flag=True, help="Show what waits, was accepted and was refused; send nothing.")
-@click.option("--again", is_flag=True, help="Send refused messages again, after what they were refused for is mended.")
+@click.option(
+    "--list",
+    "listing",
+    is_flag=True,
+    help="Show what waits, was accepted and was refused; send nothing.",
+)
+@click.option(
+    "--again",
+    is_flag=True,
+    help="Send refused messages again, after what they were refused for is mended.",
+)
 @click.option("--watch", is_flag=True, help="Keep sending until stopped (Ctrl-C).")
 @json_option
 @options_into(SendOptions)
 def send(options: SendOptions) -> None:
     """Send results to the laboratory system.
 
-    Each sample's result goes into the outbox of every destination of the laboratory's file, and from there to a drop
-    folder or to a listener that speaks MLLP, as FHIR R4B, HL7 v2.5.1 ORU^R01 or OUL^R22 (IHE LAW). A message waits
-    until it is answered; the same command goes on where it stopped. Without --sample, what waits is sent.
+    Each sample's result goes into the outbox of every destination of the laboratory's file, and
+    from there to a drop folder or to a listener that speaks MLLP, as FHIR R4B, HL7 v2.5.1 ORU^R01
+    or OUL^R22 (IHE LAW). A message waits until it is answered; the same command goes on where it
+    stopped. Without --sample, what waits is sent.
 
     Nothing unsigned is sent, unless the laboratory's file says so ([send] unsigned = true).
 
@@ -127,27 +145,38 @@ def keep_order(sample: Sample, path: Path) -> None:
         order = OrderRecord.model_validate(content)
     except ValidationError as error:
         findings = "; ".join(explain(item, OrderRecord) for item in error.errors()[:3])
-        raise file.refuse(f"{findings}; docs/lis.md shows an order.") from error
+        raise file.refuse(f"{findings}; docs/how-to/lis.md shows an order.") from error
     with sample.lock("send"):
         order.write(order_path(sample))
 
 
 def document_text(sample: Sample, lab: Lab, kind: str) -> str:
-    """Return the document of a sample's result as it would be sent first; segments of HL7 on lines of their own."""
+    """Return the document of a sample's result as it would be sent first.
+
+    Segments of HL7 on lines of their own.
+    """
     from wbcpipe.exchange.documents.envelope import Envelope
     from wbcpipe.exchange.documents.formats import DocumentFormat, write_document
     from wbcpipe.exchange.message.build import build_message
     from wbcpipe.exchange.sample_result import read_result
 
     message = build_message(read_result(sample).inputs(lab))
-    content = write_document(message, Envelope(sending_facility=lab.laboratory), DocumentFormat(kind))
+    content = write_document(
+        message, Envelope(sending_facility=lab.laboratory), DocumentFormat(kind)
+    )
     return content.decode().replace("\r", "\n")
 
 
 def queue_and_send(
-    samples: Sequence[Sample], lab: Lab, targets: Sequence[tuple[Destination, Outbox]], options: SendOptions
+    samples: Sequence[Sample],
+    lab: Lab,
+    targets: Sequence[tuple[Destination, Outbox]],
+    options: SendOptions,
 ) -> bool:
-    """Put results into the outboxes, then send what waits; return whether no other process sends from them."""
+    """Put results into the outboxes, then send what waits.
+
+    Return whether no other process sends from them.
+    """
     from wbcpipe.exchange.sample_result import queue_result
     from wbcpipe.exchange.sending.deliver import deliver
 
@@ -155,7 +184,10 @@ def queue_and_send(
         for found in queue_result(sample, lab, targets, cancel=options.cancel):
             if not options.as_json:
                 state = "queued" if found.new else "was queued before"
-                click.echo(f"{sample.name} -> {found.destination}: {found.state}, {found.control_id}, {state}")
+                click.echo(
+                    f"{sample.name} -> {found.destination}: {found.state}, {found.control_id}, "
+                    f"{state}"
+                )
     if options.again:
         for _, outbox in targets:
             outbox.send_again()
@@ -170,23 +202,35 @@ def queue_and_send(
     return True
 
 
-def _report(targets: Sequence[tuple[Destination, Outbox]], options: SendOptions, *, sends_elsewhere: bool) -> None:
+def _report(
+    targets: Sequence[tuple[Destination, Outbox]], options: SendOptions, *, sends_elsewhere: bool
+) -> None:
     states = {target.name: outbox.state() for target, outbox in targets}
     if options.as_json:
-        answers = {target.name: [answer.content() for answer in outbox.answers()] for target, outbox in targets}
-        content = {name: asdict(state) | {"answers": answers[name]} for name, state in states.items()}
+        answers = {
+            target.name: [answer.content() for answer in outbox.answers()]
+            for target, outbox in targets
+        }
+        content = {
+            name: asdict(state) | {"answers": answers[name]} for name, state in states.items()
+        }
         click.echo(json.dumps(content, indent=2, ensure_ascii=False))
     else:
         for name, state in states.items():
-            click.echo(f"{name}: {state.waiting} waiting, {state.delivered} accepted, {state.refused} refused")
+            click.echo(
+                f"{name}: {state.waiting} waiting, {state.delivered} accepted, {state.refused} "
+                f"refused"
+            )
         for target, outbox in targets:
             for answer in outbox.answers():
                 if answer.code != "AA":
                     click.echo(
-                        f"{target.name}: {answer.control_id} refused ({answer.code}): {answer.text or 'no reason'}"
+                        f"{target.name}: {answer.control_id} refused ({answer.code}): "
+                        f"{answer.text or 'no reason'}"
                     )
     waiting = any(state.waiting for state in states.values()) and not sends_elsewhere
     if not options.listing and (waiting or any(state.refused for state in states.values())):
         raise DeliveryError(
-            "messages wait or were refused; `wbcpipe send` tries again, `wbcpipe send --list` shows them."
+            "messages wait or were refused; `wbcpipe send` tries again, `wbcpipe send --list` "
+            "shows them."
         )

@@ -24,14 +24,18 @@ __all__ = ["export"]
 @data_option
 @json_option
 def export(
-    kind: Literal["ome-zarr", "anndata", "qupath"], name: str, out: Path, data: Path | None, as_json: bool
+    kind: Literal["ome-zarr", "anndata", "qupath"],
+    name: str,
+    out: Path,
+    data: Path | None,
+    as_json: bool,
 ) -> None:
     """Give fields and cells to other programs.
 
     \b
-    ome-zarr  the fields as image pyramids with the cells as labels (NGFF 0.5): napari, Fiji, QuPath
-    anndata   the cells as one .h5ad file: measurements, probabilities, classes (extra: pip install 'wbcpipe[anndata]')
-    qupath    the outlines of the cells as GeoJSON, one file for each field
+    ome-zarr  fields as image pyramids, cells as labels (NGFF 0.5): napari, Fiji, QuPath
+    anndata   cells as one .h5ad file (extra: pip install 'wbcpipe[anndata]')
+    qupath    outlines of the cells as GeoJSON, one file for each field
 
     \b
     Examples:

@@ -77,13 +77,14 @@ def read_result(sample: Sample) -> SampleResult:
     """Read the differential of a sample, its review and its order.
 
     Raises:
-        SampleStateError: there is no differential, a file is damaged, or `differential.json` is not what was signed.
+        SampleStateError: there is no differential, a file is damaged, or `differential.json` is not
+            what was signed.
     """
     document = read_document(sample)
     if document.sample != sample.name:
         raise SampleStateError(
-            f"sample {sample.name!r}: differential.json is that of {document.sample!r}; run `wbcpipe report --sample "
-            f"{sample.name}`."
+            f"sample {sample.name!r}: differential.json is that of {document.sample!r}; run "
+            f"`wbcpipe report --sample {sample.name}`."
         )
     found = document.verification
     signed = Journal(journal_path(sample)).state().signed
@@ -94,8 +95,8 @@ def read_result(sample: Sample) -> SampleResult:
         return SampleResult(document, review, order)
     if signed is None or signed.sign.differential != document.digest():
         raise SampleStateError(
-            f"sample {sample.name!r}: differential.json is not what was signed; run `wbcpipe report --sample "
-            f"{sample.name}`, and look at the state of the review."
+            f"sample {sample.name!r}: differential.json is not what was signed; run `wbcpipe "
+            f"report --sample {sample.name}`, and look at the state of the review."
         )
     signature = Signature(
         reader=signed.entry.reader,
@@ -120,7 +121,9 @@ def outboxes(root: Path, lab: Lab) -> list[tuple[Destination, Outbox]]:
     """
     if not lab.destinations:
         where = "the laboratory's file" if lab.file else f"{root / 'lab.toml'}"
-        raise ConfigError(f"no destination is given; add a table [[destination]] to {where} (docs/lis.md).")
+        raise ConfigError(
+            f"no destination is given; add a table [[destination]] to {where} (docs/how-to/lis.md)."
+        )
     return [(target, Outbox(outbox_folder(root) / target.name)) for target in lab.destinations]
 
 
@@ -136,7 +139,8 @@ def queue_result(
         cancel: reason why the result is taken back; empty to send it.
 
     Raises:
-        SampleStateError: see `read_result`; or the result may not be sent: nobody signed it, or a rule holds it back.
+        SampleStateError: see `read_result`; or the result may not be sent: nobody signed it, or a
+            rule holds it back.
         ConfigError: the laboratory's file contradicts the result, or the extra ``lis`` is missing.
         NoCellsError: no cell was counted.
         DocumentError: a document does not read back to the same result.
@@ -147,14 +151,19 @@ def queue_result(
     queued = []
     for target, outbox in targets:
         with outbox.held_for_writing():
-            message = _next_message(result.inputs(lab, target.name), outbox.last_result(sample.name), cancel)
+            message = _next_message(
+                result.inputs(lab, target.name), outbox.last_result(sample.name), cancel
+            )
             kind = DocumentFormat(target.format)
             content = write_document(message, envelope_of(target, lab), kind)
             new = outbox.put(message, content, SUFFIXES[kind])
         queued.append(Queued(target.name, message.control_id, message.state, new))
         if new:
             sample.log(
-                "result_queued", destination=target.name, control_id=message.control_id, state=message.state.value
+                "result_queued",
+                destination=target.name,
+                control_id=message.control_id,
+                state=message.state.value,
             )
     return queued
 
@@ -162,19 +171,22 @@ def queue_result(
 def _check_release(sample: Sample, result: SampleResult, lab: Lab) -> None:
     if not result.review.state.signed and not lab.send.unsigned:
         raise SampleStateError(
-            f"sample {sample.name!r}: nobody signed the result, so it is not sent; sign it with `wbcpipe review`, or "
-            "allow it in the laboratory's file: [send] unsigned = true."
+            f"sample {sample.name!r}: nobody signed the result, so it is not sent; sign it with "
+            f"`wbcpipe review`, or allow it in the laboratory's file: [send] unsigned = true."
         )
     if held := held_rules(result.document, lab, result.review.readers):
         rule = held[0]
         raise SampleStateError(
-            f"sample {sample.name!r}: a reflex rule holds the result back ({rule.figure} {rule.of_class} "
-            f"{rule.comparison}): a second reader is needed, and {len(result.review.readers)} read it."
+            f"sample {sample.name!r}: a reflex rule holds the result back ({rule.figure} "
+            f"{rule.of_class} {rule.comparison}): a second reader is needed, and "
+            f"{len(result.review.readers)} read it."
         )
 
 
 def _next_message(inputs: ResultInputs, last: LastResult | None, cancel: str) -> ResultMessage:
-    """Return the last message again if nothing changed, else the next one, in the state that follows the last."""
+    """Return the last message again if nothing changed, else the next one, in the state that
+    follows the last.
+    """
     if cancel:
         final = last is not None and (last.state.signed or last.state is ResultState.WITHDRAWN)
         state = ResultState.WITHDRAWN if final else ResultState.CANCELLED
@@ -185,8 +197,8 @@ def _next_message(inputs: ResultInputs, last: LastResult | None, cancel: str) ->
     signed = inputs.review.state.signed
     if last is not None and last.state.signed and not signed:
         raise SampleStateError(
-            f"{inputs.document.sample}: a signed result was sent, and the signature was withdrawn since; sign again, "
-            "or take the result back with --cancel."
+            f"{inputs.document.sample}: a signed result was sent, and the signature was withdrawn "
+            f"since; sign again, or take the result back with --cancel."
         )
     if last is not None and last.state.has_values and last.state.signed == signed:
         again = build_message(_as(inputs, last.state, last.sequence))
@@ -194,7 +206,13 @@ def _next_message(inputs: ResultInputs, last: LastResult | None, cancel: str) ->
             return again
         if signed:
             same = figures_digest(again) == last.figures_sha256
-            return build_message(_as(inputs, ResultState.AMENDED if same else ResultState.CORRECTED, last.sequence + 1))
+            return build_message(
+                _as(
+                    inputs,
+                    ResultState.AMENDED if same else ResultState.CORRECTED,
+                    last.sequence + 1,
+                )
+            )
     return build_message(_as(inputs, inputs.review.state, last.sequence + 1 if last else 1))
 
 

@@ -1,7 +1,8 @@
-"""Gaussian and morphological filters, faster than those of ``scipy.ndimage`` and equal to them up to rounding.
+"""Gaussian and morphological filters, faster than those of ``scipy.ndimage`` and equal to them up
+to rounding.
 
-A Gaussian is a band matrix times the image, which BLAS multiplies several times faster than a general filter runs.
-A dilation is the union of shifted copies of the mask, one byte per pixel.
+A Gaussian is a band matrix times the image, which BLAS multiplies several times faster than a
+general filter runs. A dilation is the union of shifted copies of the mask, one byte per pixel.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _FULL_MATRIX_PX: Final = 96
 
 
 class _Band(NamedTuple):
-    """The weights of a filter along one axis: the first rows, a block of inner rows, and the last rows."""
+    """The weights of a filter along one axis: the first rows, a block of inner rows, and the last
+    rows.
+    """
 
     head: NDArray[np.float32]
     block: NDArray[np.float32]
@@ -85,7 +88,9 @@ def _filtered(values: NDArray[Any], rows: _Filter, columns: _Filter) -> NDArray[
     return _multiplied(flat.T, _weights(width, columns)).T.reshape(*several, height, width)
 
 
-def _multiplied(values: NDArray[np.float32], weights: _Band | NDArray[np.float32]) -> NDArray[np.float32]:
+def _multiplied(
+    values: NDArray[np.float32], weights: _Band | NDArray[np.float32]
+) -> NDArray[np.float32]:
     """Multiply weights with (..., n, m) along its last axis but one."""
     if not isinstance(weights, _Band):
         return np.asarray(np.matmul(weights, values), np.float32)
@@ -94,7 +99,11 @@ def _multiplied(values: NDArray[np.float32], weights: _Band | NDArray[np.float32
     result = np.empty_like(values)
     first, last, (step, wide) = len(weights.head), len(weights.tail), weights.block.shape
     np.matmul(weights.head, values[..., : weights.head.shape[1], :], out=result[..., :first, :])
-    np.matmul(weights.tail, values[..., length - weights.tail.shape[1] :, :], out=result[..., length - last :, :])
+    np.matmul(
+        weights.tail,
+        values[..., length - weights.tail.shape[1] :, :],
+        out=result[..., length - last :, :],
+    )
     blocks = (length - first - last) // step
     windows = _blocks(values, blocks, step, wide)
     np.matmul(weights.block, windows, out=_blocks(result[..., first:, :], blocks, step, step))
@@ -123,7 +132,9 @@ def _weights(length: int, form: _Filter) -> _Band | NDArray[np.float32]:
     for row in range(_BLOCK):
         block[row, row : row + len(taps)] = taps
     return _Band(
-        _full_matrix(2 * reach, taps, form.mirror)[:reach], block, _full_matrix(last + reach, taps, form.mirror)[reach:]
+        _full_matrix(2 * reach, taps, form.mirror)[:reach],
+        block,
+        _full_matrix(last + reach, taps, form.mirror)[reach:],
     )
 
 
@@ -137,9 +148,9 @@ def _full_matrix(length: int, taps: NDArray[np.float64], mirror: bool) -> NDArra
         np.add.at(weights, (rows, np.minimum(folded, 2 * length - 1 - folded)), taps)
     else:
         inside = (columns >= 0) & (columns < length)
-        weights[np.broadcast_to(rows, columns.shape)[inside], columns[inside]] = np.broadcast_to(taps, columns.shape)[
-            inside
-        ]
+        weights[np.broadcast_to(rows, columns.shape)[inside], columns[inside]] = np.broadcast_to(
+            taps, columns.shape
+        )[inside]
     return weights.astype(np.float32)
 
 
@@ -161,7 +172,9 @@ def disk(radius_px: float) -> tuple[int, ...]:
 
 
 def diamond(radius_px: int) -> tuple[int, ...]:
-    """Return the footprint of a diamond: all pixels within ``radius_px`` steps to a side neighbour."""
+    """Return the footprint of a diamond: all pixels within ``radius_px`` steps to a side
+    neighbour.
+    """
     return tuple(range(radius_px, -1, -1))
 
 
@@ -193,13 +206,19 @@ def dilation(mask: NDArray[np.bool_], footprint: tuple[int, ...]) -> NDArray[np.
     return np.ascontiguousarray(inner).view(bool)
 
 
-def erosion(mask: NDArray[np.bool_], footprint: tuple[int, ...], *, border_value: bool = False) -> NDArray[np.bool_]:
-    """Erode a mask (Y, X) by a `disk` or `diamond`; ``border_value``: the mask's value beyond the border."""
+def erosion(
+    mask: NDArray[np.bool_], footprint: tuple[int, ...], *, border_value: bool = False
+) -> NDArray[np.bool_]:
+    """Erode a mask (Y, X) by a `disk` or `diamond`; ``border_value``: the mask's value beyond the
+    border.
+    """
     if border_value:
         return ~dilation(~mask, footprint)
     return ~dilation(np.pad(~mask, 1, constant_values=True), footprint)[1:-1, 1:-1]
 
 
-def opening(mask: NDArray[np.bool_], footprint: tuple[int, ...], *, border_value: bool = False) -> NDArray[np.bool_]:
+def opening(
+    mask: NDArray[np.bool_], footprint: tuple[int, ...], *, border_value: bool = False
+) -> NDArray[np.bool_]:
     """Open a mask (Y, X): an erosion, then a dilation; ``border_value`` as for `erosion`."""
     return dilation(erosion(mask, footprint, border_value=border_value), footprint)

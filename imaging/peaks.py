@@ -12,11 +12,18 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["fit_log_parabola", "gaussian_vertex", "interpolate_peak", "parabola_vertex", "subpixel_peaks"]
+__all__ = [
+    "fit_log_parabola",
+    "gaussian_vertex",
+    "interpolate_peak",
+    "parabola_vertex",
+    "subpixel_peaks",
+]
 
 
 def parabola_vertex(left: float, middle: float, right: float) -> float:
-    """Return the offset, in steps from the middle, of the maximum of a parabola through three samples.
+    """Return the offset, in steps from the middle, of the maximum of a parabola through three
+    samples.
 
     At most half a step; 0 where the samples have no maximum.
 
@@ -28,27 +35,34 @@ def parabola_vertex(left: float, middle: float, right: float) -> float:
 
 
 def gaussian_vertex(left: float, middle: float, right: float) -> float | None:
-    """Return the same for a parabola through the logarithms, exact for a Gaussian; ``None`` unless all are positive."""
+    """Return the same for a parabola through the logarithms, exact for a Gaussian; ``None`` unless
+    all are positive.
+    """
     if min(left, middle, right) <= 0:
         return None
     return parabola_vertex(math.log(left), math.log(middle), math.log(right))
 
 
 def interpolate_peak(samples: Sequence[float], index: int) -> float:
-    """Return the offset of the peak near ``samples[index]`` in steps, see `parabola_vertex`; 0 at either end."""
+    """Return the offset of the peak near ``samples[index]`` in steps, see `parabola_vertex`; 0 at
+    either end.
+    """
     if not 0 < index < len(samples) - 1:
         return 0.0
     left, middle, right = samples[index - 1 : index + 2]
     return parabola_vertex(left, middle, right)
 
 
-def fit_log_parabola(x: NDArray[np.float64], y: NDArray[np.float64], min_ratio: float) -> tuple[float, float] | None:
+def fit_log_parabola(
+    x: NDArray[np.float64], y: NDArray[np.float64], min_ratio: float
+) -> tuple[float, float] | None:
     """Fit a parabola to the logarithm of a curve around its highest sample.
 
     Args:
         x: (N,) float64, rising.
         y: (N,) float64.
-        min_ratio: samples next to the highest one are fitted while they are at least so high, as a part of it.
+        min_ratio: samples next to the highest one are fitted while they are at least so high, as a
+            part of it.
 
     Returns:
         The peak's x and its standard error; ``None`` where there is no peak within the curve.
@@ -83,17 +97,21 @@ def fit_log_parabola(x: NDArray[np.float64], y: NDArray[np.float64], min_ratio: 
 def subpixel_peaks(
     surfaces: NDArray[np.float32],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Find the highest point of each surface, between pixels by a quadratic fitted to the 3 x 3 around it.
+    """Find the highest point of each surface, between pixels by a quadratic fitted to the 3 x 3
+    around it.
 
     Args:
         surfaces: (T, 2 S + 1, 2 S + 1) float32.
 
-    Returns:
-        Displacement (T, 2) from the middle, NaN where the peak lies on the border; height (T,); prominence (T,) over
-        the highest point more than 3 pixels away.
+    Returns: Displacement (T, 2) from the middle, NaN where the peak lies on the border; height
+        (T,); prominence (T,) over the highest point more than 3 pixels away.
     """
     side = surfaces.shape[-1]
-    shifts, heights, prominences = np.full((len(surfaces), 2), np.nan), np.zeros(len(surfaces)), np.zeros(len(surfaces))
+    shifts, heights, prominences = (
+        np.full((len(surfaces), 2), np.nan),
+        np.zeros(len(surfaces)),
+        np.zeros(len(surfaces)),
+    )
     y, x = np.ogrid[:side, :side]
     for k, surface in enumerate(surfaces):
         row, column = np.unravel_index(int(np.argmax(surface)), surface.shape)
@@ -101,19 +119,28 @@ def subpixel_peaks(
         elsewhere = surface[np.maximum(abs(y - row), abs(x - column)) > 3]
         prominences[k] = heights[k] - elsewhere.max() if elsewhere.size else 0.0
         if 0 < row < side - 1 and 0 < column < side - 1:
-            offset = _quadratic_peak(surface[row - 1 : row + 2, column - 1 : column + 2].astype(float))
+            offset = _quadratic_peak(
+                surface[row - 1 : row + 2, column - 1 : column + 2].astype(float)
+            )
             shifts[k] = np.array([row, column]) + offset - side // 2
     return shifts, heights, prominences
 
 
 def _quadratic_peak(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Fit a quadratic to 3 x 3 samples and return the offset (2,) of its peak from the middle, within one pixel."""
-    gradient = np.array([(samples[2] - samples[0]).sum(), (samples[:, 2] - samples[:, 0]).sum()]) / 6
+    """Fit a quadratic to 3 x 3 samples and return the offset (2,) of its peak from the middle,
+    within one pixel.
+    """
+    gradient = (
+        np.array([(samples[2] - samples[0]).sum(), (samples[:, 2] - samples[:, 0]).sum()]) / 6
+    )
     yy = (samples[0] + samples[2] - 2 * samples[1]).sum() / 3
     xx = (samples[:, 0] + samples[:, 2] - 2 * samples[:, 1]).sum() / 3
     xy = (samples[2, 2] + samples[0, 0] - samples[0, 2] - samples[2, 0]) / 4
     determinant = yy * xx - xy * xy
     if determinant <= 0 or yy >= 0:
         return np.zeros(2)
-    offset = np.array([xy * gradient[1] - xx * gradient[0], xy * gradient[0] - yy * gradient[1]]) / determinant
+    offset = (
+        np.array([xy * gradient[1] - xx * gradient[0], xy * gradient[0] - yy * gradient[1]])
+        / determinant
+    )
     return np.asarray(np.clip(offset, -1, 1))

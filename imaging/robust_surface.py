@@ -1,10 +1,15 @@
-"""Fit a polynomial surface through the values of a grid, robust against outliers such as tiles full of cells."""
+"""Fit a polynomial surface through the values of a grid, robust against outliers such as tiles full
+of cells.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from wbcpipe.imaging.arrays import median
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -48,23 +53,46 @@ def fit_surface(
         values: (rows, columns) floating.
         degree: total degree of the polynomial.
         axes: coordinates y (rows,) and x (columns,) of the nodes; by default from -1 to 1.
-        outlier_ratio: residual, as a multiple of the median residual, at which a node has half its weight.
+        outlier_ratio: residual, as a multiple of the median residual, at which a node has half its
+            weight.
         iterations: 1 for ordinary least squares.
 
     >>> fit_surface(np.array([[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]), 1).values.round(6).tolist()
     [[0.0, 1.0, 2.0], [1.0, 2.0, 3.0]]
     """
-    y, x = axes or tuple(np.linspace(-1, 1, side) for side in values.shape)
-    powers = [(i, j) for i in range(degree + 1) for j in range(degree + 1 - i) if i < len(y) and j < len(x)]
-    design = np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], -1)  # (rows * columns, terms)
+    design, powers = (
+        _regular_design(values.shape, degree) if axes is None else _design(axes, degree)
+    )
+    damping = 1e-9 * np.eye(len(powers))
     observed = values.ravel().astype(float)
     weights = np.ones_like(observed)
     for _ in range(iterations):
         weighted = (design * weights[:, None]).T
-        solution = np.linalg.solve(weighted @ design + 1e-9 * np.eye(len(powers)), weighted @ observed)
+        solution = np.linalg.solve(weighted @ design + damping, weighted @ observed)
         fitted = design @ solution
         residual = np.abs(observed - fitted)
-        weights = 1 / (1 + (residual / (outlier_ratio * np.median(residual) + 1e-9)) ** 2)
+        weights = 1 / (1 + (residual / (outlier_ratio * median(residual) + 1e-9)) ** 2)
     coefficients = np.zeros((degree + 1, degree + 1))
     coefficients[tuple(np.transpose(powers))] = solution
     return SurfaceFit(fitted.reshape(values.shape), weights.reshape(values.shape), coefficients)
+
+
+@lru_cache(maxsize=8)
+def _regular_design(
+    shape: tuple[int, ...], degree: int
+) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
+    """Return `_design` for nodes from -1 to 1 along both axes."""
+    return _design(tuple(np.linspace(-1, 1, side) for side in shape), degree)
+
+
+def _design(
+    axes: tuple[NDArray[np.float64], ...], degree: int
+) -> tuple[NDArray[np.float64], list[tuple[int, int]]]:
+    """Return the terms of a polynomial at the nodes, (rows * columns, terms), and the powers (of y,
+    of x) of each.
+    """
+    y, x = axes
+    powers = [
+        (i, j) for i in range(min(degree + 1, len(y))) for j in range(min(degree + 1 - i, len(x)))
+    ]
+    return np.stack([np.outer(y**i, x**j).ravel() for i, j in powers], -1), powers

@@ -1,4 +1,6 @@
-"""Measure the translation between two images, by phase correlation or tile by tile by cross-correlation."""
+"""Measure the translation between two images, by phase correlation or tile by tile by
+cross-correlation.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Surfaces", "correlate_pairs", "measure_translation", "registered_correlation", "tile_centres"]
+__all__ = [
+    "Surfaces",
+    "correlate_pairs",
+    "measure_translation",
+    "registered_correlation",
+    "tile_centres",
+]
 
 #: For each pair of images its surfaces and their weights, see `correlate_pairs`.
 Surfaces: TypeAlias = "dict[tuple[int, int], tuple[NDArray[np.float32], NDArray[np.float32]]]"
@@ -26,7 +34,8 @@ _MIN_OVERLAP: Final = 0.2
 def measure_translation(
     reference: NDArray[np.floating], moved: NDArray[np.floating], upsampling: int
 ) -> tuple[float, float]:
-    """Measure by how much the content of one image lies down and right of that of another, in pixels.
+    """Measure by how much the content of one image lies down and right of that of another, in
+    pixels.
 
     Args:
         reference, moved: (Y, X) floating.
@@ -43,7 +52,8 @@ def measure_translation(
 def registered_correlation(
     reference: NDArray[np.floating], moved: NDArray[np.floating], shift_px: tuple[float, float]
 ) -> float:
-    """Return the correlation of two images once ``moved`` is shifted back; 0 where they overlap too little.
+    """Return the correlation of two images once ``moved`` is shifted back; 0 where they overlap too
+    little.
 
     Args:
         reference, moved: (Y, X) floating.
@@ -57,7 +67,8 @@ def registered_correlation(
 
 
 def tile_centres(shape: tuple[int, ...], half: int, search: int, step: int) -> NDArray[np.intp]:
-    """Return the centres (T, 2) of tiles of ``2 half`` pixels with a margin of ``search``, about ``step`` apart.
+    """Return the centres (T, 2) of tiles of ``2 half`` pixels with a margin of ``search``, about
+    ``step`` apart.
 
     A centre c stands for the point c - 0.5: tiles have an even number of pixels.
 
@@ -65,7 +76,9 @@ def tile_centres(shape: tuple[int, ...], half: int, search: int, step: int) -> N
     [[5, 5], [11, 5]]
     """
     wide = half + search
-    axes = [np.linspace(wide, side - wide, 1 + (side - 2 * wide) // step).astype(int) for side in shape]
+    axes = [
+        np.linspace(wide, side - wide, 1 + (side - 2 * wide) // step).astype(int) for side in shape
+    ]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
 
 
@@ -74,8 +87,9 @@ def correlate_pairs(
 ) -> Surfaces:
     """Correlate every pair of images, tile by tile.
 
-    The template is windowed; the searched image is not, and its mean and variance are taken under the window at every
-    displacement. Without this, cells at one side of a tile, where the window falls off, would draw the peak inwards.
+    The template is windowed; the searched image is not, and its mean and variance are taken under
+    the window at every displacement. Without this, cells at one side of a tile, where the window
+    falls off, would draw the peak inwards.
 
     Args:
         images: M arrays (Y, X) float32.
@@ -83,10 +97,9 @@ def correlate_pairs(
         half: half the side of a tile.
         search: greatest displacement.
 
-    Returns:
-        For each pair (i, j), i < j, the surfaces (T, 2 search + 1, 2 search + 1), normalised correlation for
-        displacements -search to search in y and x, and the weight (T,) of each tile by its contrast, with sum 1. A
-        peak at d means that j shows at p + d what i shows at p.
+    Returns: For each pair (i, j), i < j, the surfaces (T, 2 search + 1, 2 search + 1), normalised
+        correlation for displacements -search to search in y and x, and the weight (T,) of each tile
+        by its contrast, with sum 1. A peak at d means that j shows at p + d what i shows at p.
     """
     taper, lags = _window_side(half), 2 * search + 1
     side = fft.next_fast_len(2 * (half + search), real=True)
@@ -105,7 +118,10 @@ def correlate_pairs(
 def _template(
     image: NDArray[np.float32], centres: NDArray[np.intp], taper: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return tiles (T, 2 half, 2 half) under the window, without their mean; and the norm (T,) of each."""
+    """Return tiles (T, 2 half, 2 half) under the window, without their mean.
+
+    And the norm (T,) of each.
+    """
     window = np.outer(taper, taper)
     tiles = _cut(image, centres, len(taper) // 2)
     tiles = window * (tiles - (window * tiles).sum((1, 2), keepdims=True) / window.sum())
@@ -113,9 +129,15 @@ def _template(
 
 
 def _scene(
-    image: NDArray[np.float32], centres: NDArray[np.intp], taper: NDArray[np.float32], search: int, side: int
+    image: NDArray[np.float32],
+    centres: NDArray[np.intp],
+    taper: NDArray[np.float32],
+    search: int,
+    side: int,
 ) -> tuple[NDArray[np.complex64], NDArray[np.float32]]:
-    """Return spectra of the searched tiles, and their norm (T, lags, lags) under the window at each displacement."""
+    """Return spectra of the searched tiles, and their norm (T, lags, lags) under the window at each
+    displacement.
+    """
     scene = _cut(image, centres, len(taper) // 2 + search)
     scene = scene - scene.mean((1, 2), keepdims=True)
     # The window is the product of its sides, so its sums need no transform.
@@ -129,7 +151,8 @@ def _scene(
 
 
 def _first_lags(spectrum: NDArray[np.complex64], side: int, lags: int) -> NDArray[np.float32]:
-    """Return the first rows and columns (..., lags, lags) of the inverse transform of (..., side, side // 2 + 1).
+    """Return the first rows and columns (..., lags, lags) of the inverse transform of (..., side,
+    side // 2 + 1).
 
     For so few of them a matrix product is faster than an inverse transform.
     """
@@ -148,8 +171,8 @@ def _first_lags(spectrum: NDArray[np.complex64], side: int, lags: int) -> NDArra
 def _window_side(half: int) -> NDArray[np.float32]:
     """Return one side (2 half,) of a tile's window: flat with a narrow rim.
 
-    An outline may be a little wider in one modality than in another. Half of it under a slope of the window would pull
-    the peak to one side, so few cells shall lie under a slope.
+    An outline may be a little wider in one modality than in another. Half of it under a slope of
+    the window would pull the peak to one side, so few cells shall lie under a slope.
     """
     rim = max(1, min(_RIM_PX, half // 2))
     side = np.minimum(np.minimum(np.arange(2 * half), np.arange(2 * half)[::-1]) + 0.5, rim) / rim

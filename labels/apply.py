@@ -17,6 +17,7 @@ from wbcpipe.samples.cell_attributes import LabelImport
 from wbcpipe.samples.cell_columns import REJECTED
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import complete_fields, read_passes_info
+from wbcpipe.samples.freed import refuse_if_freed
 from wbcpipe.segment.importers.find_files import order_classes
 
 if TYPE_CHECKING:
@@ -70,7 +71,9 @@ def import_labels(sample: Sample, path: Path) -> LabelResult:
     if changed:
         record = LabelImport(
             source=path.name or str(path),
-            sha256=hashlib.sha256(repr([(item.label, item.field, item.box_px) for item in given]).encode()).hexdigest(),
+            sha256=hashlib.sha256(
+                repr([(item.label, item.field, item.box_px) for item in given]).encode()
+            ).hexdigest(),
             cells=changed,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
         )
@@ -85,15 +88,20 @@ def import_labels(sample: Sample, path: Path) -> LabelResult:
         changed=changed,
         labelled=sum(counts.values()),
         classes={name: counts[name] for name in order_classes(counts)},
-        rejected=sum(bool(label) and bool(bad) for label, bad in zip(labels, rejected, strict=True)),
+        rejected=sum(
+            bool(label) and bool(bad) for label, bad in zip(labels, rejected, strict=True)
+        ),
         unmatched=tuple(unmatched),
     )
 
 
 def _field_names(sample: Sample, given: Sequence[GivenLabel]) -> dict[str, int]:
-    """Return the index of each field by the name of the file that it was imported from, if a label names one."""
+    """Return the index of each field by the name of the file that it was imported from, if a label
+    names one.
+    """
     if not any(isinstance(item.field, str) for item in given):
         return {}
+    refuse_if_freed(sample, "find cells by the file of their field")
     raw = sample.path / "raw"
     found: dict[str, int] = {}
     for index in complete_fields(raw):
@@ -102,8 +110,13 @@ def _field_names(sample: Sample, given: Sequence[GivenLabel]) -> dict[str, int]:
     return found
 
 
-def _assign(store: CellStore, given: Sequence[GivenLabel], field_names: dict[str, int]) -> tuple[list[str], list[str]]:
-    """Return the label of each cell, and which labels met none; a cell gets the label of the nearest box."""
+def _assign(
+    store: CellStore, given: Sequence[GivenLabel], field_names: dict[str, int]
+) -> tuple[list[str], list[str]]:
+    """Return the label of each cell, and which labels met none.
+
+    A cell gets the label of the nearest box.
+    """
     labels, unmatched = store.labels(), []
     fields = store.column("field_index").astype(np.int64)
     points = np.column_stack([store.column("x_px"), store.column("y_px")]).astype(np.float64)
@@ -112,8 +125,8 @@ def _assign(store: CellStore, given: Sequence[GivenLabel], field_names: dict[str
         index = field_names.get(item.field) if isinstance(item.field, str) else item.field
         if index is None:
             raise ImportDataError(
-                f"{item.where}: no field of the sample was imported from {item.field!r}; give the file's name as it "
-                "was imported, or a column `field` with its index."
+                f"{item.where}: no field of the sample was imported from {item.field!r}; give the "
+                f"file's name as it was imported, or a column `field` with its index."
             )
         by_field.setdefault(index, []).append(item)
     for index, items in by_field.items():
@@ -128,7 +141,9 @@ def _assign(store: CellStore, given: Sequence[GivenLabel], field_names: dict[str
 
 
 def _nearest(points: NDArray[np.float64], items: Sequence[GivenLabel]) -> list[int | None]:
-    """Return for each box the cell (x, y) inside it, one to one, the nearest to a box's centre first."""
+    """Return for each box the cell (x, y) inside it, one to one, the nearest to a box's centre
+    first.
+    """
     pairs = []
     for number, item in enumerate(items):
         x0, y0, x1, y1 = item.box_px

@@ -1,4 +1,6 @@
-"""Write the pictures of a sample's cells into a folder, for labelling with a file browser or a spreadsheet."""
+"""Write the pictures of a sample's cells into a folder, for labelling with a file browser or a
+spreadsheet.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,17 @@ __all__ = ["COLUMNS", "LABELS_FILE", "UNLABELLED", "LabelExport", "export_labels
 LABELS_FILE: Final = "labels.csv"
 UNLABELLED: Final = "unlabelled"
 """Folder of the cells without a label."""
-COLUMNS: Final = ("file", "sample", "field", "y_px", "x_px", "predicted", "confidence", "label", "exported_label")
+COLUMNS: Final = (
+    "file",
+    "sample",
+    "field",
+    "y_px",
+    "x_px",
+    "predicted",
+    "confidence",
+    "label",
+    "exported_label",
+)
 _FOLDER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,63}")
 
 
@@ -49,12 +61,16 @@ class LabelExport(NamedTuple):
 
 
 def export_labels(
-    sample: Sample, out: Path, *, progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None
+    sample: Sample,
+    out: Path,
+    *,
+    progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
 ) -> LabelExport:
     """Write one picture per cell and, last, ``labels.csv``.
 
-    A picture's folder is the cell's label, or ``unlabelled``; an empty folder is made for every class. Its name begins
-    with the most probable class and its probability, so that a file browser sorts cells of one kind side by side.
+    A picture's folder is the cell's label, or ``unlabelled``; an empty folder is made for every
+    class. Its name begins with the most probable class and its probability, so that a file browser
+    sorts cells of one kind side by side.
 
     Args:
         sample: a segmented or imported sample.
@@ -71,13 +87,15 @@ def export_labels(
     rows = _rows(store, sample.name, chosen)
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows([COLUMNS, *rows])
-    result = LabelExport(len(chosen), sum(bool(labels[index]) for index in chosen), len(store) - len(chosen))
+    result = LabelExport(
+        len(chosen), sum(bool(labels[index]) for index in chosen), len(store) - len(chosen)
+    )
     if (out / LABELS_FILE).exists():
         if (out / LABELS_FILE).read_bytes() == text.getvalue().encode():
             return result  # complete; pictures may have been moved since
         raise ImportDataError(
-            f"{out}: already holds {LABELS_FILE}; bring it back with `wbcpipe labels import {out} --sample "
-            f"{sample.name}`, or give another --out."
+            f"{out}: already holds {LABELS_FILE}; bring it back with `wbcpipe labels import {out} "
+            f"--sample {sample.name}`, or give another --out."
         )
     contrast = None
     if store.attributes.kind != "stained-rgb" and len(chosen):
@@ -105,7 +123,11 @@ def _rows(store: CellStore, sample: str, chosen: NDArray[np.intp]) -> list[tuple
     y_px, x_px = store.column("y_px"), store.column("x_px")
     rows: list[tuple[object, ...]] = []
     for index in chosen.tolist():
-        guess = f"{re.sub('[^A-Za-z0-9+-]', '-', predicted[index])}_{confidence[index]:.2f}_" if predicted else ""
+        guess = (
+            f"{re.sub('[^A-Za-z0-9+-]', '-', predicted[index])}_{confidence[index]:.2f}_"
+            if predicted
+            else ""
+        )
         place = (int(fields[index]), f"{y_px[index]:.2f}", f"{x_px[index]:.2f}")
         call = (predicted[index], f"{confidence[index]:.4f}") if predicted else ("", "")
         name = f"{guess}{sample}_cell-{index:06d}{suffix}"
@@ -114,7 +136,10 @@ def _rows(store: CellStore, sample: str, chosen: NDArray[np.intp]) -> list[tuple
 
 
 def _most_probable(store: CellStore) -> tuple[list[str], NDArray[np.float32]]:
-    """Return the most probable class of each cell and its mean probability; nothing before classify."""
+    """Return the most probable class of each cell and its mean probability.
+
+    Nothing before classify.
+    """
     if not store.is_classified():
         return [], np.zeros(0, np.float32)
     mean = store.column("probability").mean(axis=1)  # (N, K)

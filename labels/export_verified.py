@@ -1,4 +1,7 @@
-"""Write the verified cells of samples as a training set: one ``cells.zarr`` a sample, and what each class lacks."""
+"""Write the verified cells of samples as a training set.
+
+One ``cells.zarr`` a sample, and what each class lacks.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["TARGET_CELLS", "SampleReview", "copy_cells", "export_verified", "read_sample_review"]
 
 TARGET_CELLS: Final = 25
-"""Cells of each class with which a fine-tuned model called 91 % of a new laboratory's cells right, against 86 % with 10
-(docs/results/own-model.md)."""
+"""Cells of each class with which a fine-tuned model called 91 % of a new laboratory's cells right,
+against 86 % with 10 (docs/results/own-model.md).
+"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,9 @@ def read_sample_review(sample: Sample) -> SampleReview:
     carry_over(journal, keys, rows.digest())
     state = journal.state()
     lab = find_lab(sample.path.parent)
-    return SampleReview(store, rows, state, verified_cells(rows, keys, state, lab.per_100_white_cells()))
+    return SampleReview(
+        store, rows, state, verified_cells(rows, keys, state, lab.per_100_white_cells())
+    )
 
 
 def export_verified(
@@ -76,8 +82,9 @@ def export_verified(
 ) -> TrainingSet:
     """Write the verified cells of samples into a folder that `wbcpipe train` and `study` take.
 
-    Each sample keeps its own ``cells.zarr``, so that folds by slide or field stay what they are. The same command again
-    writes the folder anew; ``training_set.json`` says that it is complete, and is written last.
+    Each sample keeps its own ``cells.zarr``, so that folds by slide or field stay what they are.
+    The same command again writes the folder anew; ``training_set.json`` says that it is complete,
+    and is written last.
 
     Args:
         samples: reviewed samples.
@@ -92,8 +99,8 @@ def export_verified(
     reviews = {sample.name: read_sample_review(sample) for sample in samples}
     if not any(review.verified.cells for review in reviews.values()):
         raise ImportDataError(
-            f"{', '.join(reviews)}: no cell has a class that a person gave; review the cells (`wbcpipe review`) and "
-            "sign."
+            f"{', '.join(reviews)}: no cell has a class that a person gave; review the cells "
+            f"(`wbcpipe review`) and sign."
         )
     _check_folder(out, list(reviews))
     make_folder(out)
@@ -114,8 +121,12 @@ def export_verified(
 def _check_folder(out: Path, names: Sequence[str]) -> None:
     """Refuse a folder whose samples are not those of a training set, such as a data root."""
     for name in names:
-        if (out / name / "sample.json").exists() or ((out / name).exists() and not training_set_path(out).exists()):
-            raise ImportDataError(f"{out}: holds a folder {name!r} that is no training set's; give another --out.")
+        if (out / name / "sample.json").exists() or (
+            (out / name).exists() and not training_set_path(out).exists()
+        ):
+            raise ImportDataError(
+                f"{out}: holds a folder {name!r} that is no training set's; give another --out."
+            )
 
 
 def _entry(name: str, review: SampleReview) -> TrainingSample:
@@ -132,8 +143,11 @@ def _entry(name: str, review: SampleReview) -> TrainingSample:
     )
 
 
-def copy_cells(store: CellStore, cells: Sequence[VerifiedCell], path: Path, source: str) -> CellStore:
-    """Write some cells of a store into another one, with the classes that people gave them as labels.
+def copy_cells(
+    store: CellStore, cells: Sequence[VerifiedCell], path: Path, source: str
+) -> CellStore:
+    """Write some cells of a store into another one, with the classes that people gave them as
+    labels.
 
     Args:
         store: where the cells are.
@@ -145,7 +159,9 @@ def copy_cells(store: CellStore, cells: Sequence[VerifiedCell], path: Path, sour
     labels = [cell.label for cell in cells]
     told = LabelImport(
         source=source,
-        sha256=hashlib.sha256(repr([(cell.key, cell.label) for cell in cells]).encode()).hexdigest(),
+        sha256=hashlib.sha256(
+            repr([(cell.key, cell.label) for cell in cells]).encode()
+        ).hexdigest(),
         cells=len(cells),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
@@ -156,7 +172,9 @@ def copy_cells(store: CellStore, cells: Sequence[VerifiedCell], path: Path, sour
 
 
 def _blocks(store: CellStore, cells: Sequence[VerifiedCell]) -> Iterator[CellBlock]:
-    names = [name for name in store.names if name not in ("images", HALF, "masks", "label", *PREDICTIONS)]
+    names = [
+        name for name in store.names if name not in ("images", HALF, "masks", "label", *PREDICTIONS)
+    ]
     columns = {name: store.column(name) for name in names}
     for start in range(0, len(cells), CELLS_PER_CHUNK):
         some = cells[start : start + CELLS_PER_CHUNK]

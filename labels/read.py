@@ -1,4 +1,7 @@
-"""Read the labels that people gave: an exported folder after its pictures were moved, or a table with boxes."""
+"""Read the labels that people gave.
+
+An exported folder after its pictures were moved, or a table with boxes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,9 @@ _BOX: Final = ("xmin", "ymin", "xmax", "ymax")
 _EXPORTED: Final = ("file", "sample", "field", "y_px", "x_px", "label", "exported_label")
 _MAX_LENGTH: Final = 64
 _POINT_PX: Final = 1.0
-"""Half the side of the box around an exported cell's centre, which ``labels.csv`` gives with two digits."""
+"""Half the side of the box around an exported cell's centre, which ``labels.csv`` gives with two
+digits.
+"""
 
 
 @dataclass(frozen=True)
@@ -44,16 +49,16 @@ class GivenLabel:
 def read_labels(path: Path, sample: str) -> list[GivenLabel]:
     """Read labels from an exported folder, from its ``labels.csv``, or from a table of boxes.
 
-    In an exported folder a label is the name of the folder that a picture lies in, or what was written into the column
-    ``label``. Cells of which neither was changed are left out.
+    In an exported folder a label is the name of the folder that a picture lies in, or what was
+    written into the column ``label``. Cells of which neither was changed are left out.
 
     Args:
         path: the folder or the file.
         sample: name of the sample that the labels are for.
 
     Raises:
-        ImportDataError: the path, a column or a value is missing or not allowed, or folder and table contradict each
-            other.
+        ImportDataError: the path, a column or a value is missing or not allowed, or folder and
+            table contradict each other.
     """
     table = path / LABELS_FILE if path.is_dir() else path
     rows = _rows(table)
@@ -63,29 +68,44 @@ def read_labels(path: Path, sample: str) -> list[GivenLabel]:
     if {"label", *_BOX} <= columns and columns & {"file", "field"}:
         return [_box(row, f"{table}, line {number}") for number, row in enumerate(rows, 2)]
     raise ImportDataError(
-        f"{table}: columns {', '.join(sorted(columns)) or 'none'}; needed are those of `wbcpipe labels export`, or "
-        f"file (or field), label, {', '.join(_BOX)}."
+        f"{table}: columns {', '.join(sorted(columns)) or 'none'}; needed are those of `wbcpipe "
+        f"labels export`, or file (or field), label, {', '.join(_BOX)}."
     )
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
     try:
         text = table.read_text(encoding="utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text), delimiter=";" if ";" in text.partition("\n")[0] else ",")
-        return [{key: value or "" for key, value in row.items() if isinstance(key, str)} for row in reader]
+        reader = csv.DictReader(
+            io.StringIO(text), delimiter=";" if ";" in text.partition("\n")[0] else ","
+        )
+        return [
+            {key: value or "" for key, value in row.items() if isinstance(key, str)}
+            for row in reader
+        ]
     except OSError as error:
-        raise ImportDataError(f"{table}: labels cannot be read ({error.strerror or error}).") from error
+        raise ImportDataError(
+            f"{table}: labels cannot be read ({error.strerror or error})."
+        ) from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ImportDataError(f"{table}: not a CSV file in UTF-8 ({error}); save it as one.") from error
+        raise ImportDataError(
+            f"{table}: not a CSV file in UTF-8 ({error}); save it as one."
+        ) from error
 
 
-def _exported(rows: list[dict[str, str]], table: Path, folder: Path, sample: str) -> list[GivenLabel]:
-    here = {path.name: path.parent.name for path in folder.rglob("*_cell-*.*") if path.parent != folder}
+def _exported(
+    rows: list[dict[str, str]], table: Path, folder: Path, sample: str
+) -> list[GivenLabel]:
+    here = {
+        path.name: path.parent.name for path in folder.rglob("*_cell-*.*") if path.parent != folder
+    }
     given = []
     for number, row in enumerate(rows, 2):
         where = f"{table}, line {number}"
         if row["sample"] != sample:
-            raise ImportDataError(f"{where}: of sample {row['sample']!r}, not {sample!r}; name that sample.")
+            raise ImportDataError(
+                f"{where}: of sample {row['sample']!r}, not {sample!r}; name that sample."
+            )
         before = row["exported_label"]
         parent = here.get(row["file"])
         moved = before if parent is None else "" if parent == UNLABELLED else parent
@@ -93,20 +113,25 @@ def _exported(rows: list[dict[str, str]], table: Path, folder: Path, sample: str
         moved = class_of(moved) if moved and moved != before else moved
         if moved != before and written not in (before, moved):
             raise ImportDataError(
-                f"{where}: {row['file']} lies in the folder {parent!r} and is labelled {row['label']!r}; choose one."
+                f"{where}: {row['file']} lies in the folder {parent!r} and is labelled "
+                f"{row['label']!r}; choose one."
             )
         label = moved if moved != before else written
         if label != before:
             x_px, y_px = _number(row, "x_px", where), _number(row, "y_px", where)
             box = (x_px - _POINT_PX, y_px - _POINT_PX, x_px + _POINT_PX, y_px + _POINT_PX)
-            given.append(GivenLabel(_checked(label, where), int(_number(row, "field", where)), box, where))
+            given.append(
+                GivenLabel(_checked(label, where), int(_number(row, "field", where)), box, where)
+            )
     return given
 
 
 def _box(row: dict[str, str], where: str) -> GivenLabel:
     x0, y0, x1, y1 = (_number(row, name, where) for name in _BOX)
     if x0 >= x1 or y0 >= y1:
-        raise ImportDataError(f"{where}: box {x0:g}, {y0:g}, {x1:g}, {y1:g}; xmin < xmax and ymin < ymax are needed.")
+        raise ImportDataError(
+            f"{where}: box {x0:g}, {y0:g}, {x1:g}, {y1:g}; xmin < xmax and ymin < ymax are needed."
+        )
     label = class_of(row["label"])
     if not label:
         raise ImportDataError(f"{where}: no label; write one, or remove the line.")
@@ -126,5 +151,8 @@ def _number(row: dict[str, str], column: str, where: str) -> float:
 
 def _checked(label: str, where: str) -> str:
     if len(label) > _MAX_LENGTH or not label.isprintable():
-        raise ImportDataError(f"{where}: label {label[:80]!r}; at most {_MAX_LENGTH} printable characters are allowed.")
+        raise ImportDataError(
+            f"{where}: label {label[:80]!r}; at most {_MAX_LENGTH} printable characters are "
+            f"allowed."
+        )
     return label

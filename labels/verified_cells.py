@@ -44,7 +44,9 @@ class VerifiedCell:
 
 @dataclass
 class VerifiedCells:
-    """The verified cells of a sample, by row, and how many a reader's word leaves out, by reason."""
+    """The verified cells of a sample, by row, and how many a reader's word leaves out, by
+    reason.
+    """
 
     cells: list[VerifiedCell] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -55,10 +57,11 @@ def verified_cells(
 ) -> VerifiedCells:
     """Return the cells to learn from, with the class that a person gave each.
 
-    A cell's class is, in this order, the one that a reader adjudicated or assigned; that of two or more blind readers
-    who call it alike, or of most of three or more; and, in a signed sample, the machine's class with which a reader
-    looked at it. Cells on which blind readers differ, that a reader left unidentified, or that are no white cells, are
-    left out; so are those that training does not use: debris and cells cut by the border.
+    A cell's class is, in this order, the one that a reader adjudicated or assigned; that of two or
+    more blind readers who call it alike, or of most of three or more; and, in a signed sample, the
+    machine's class with which a reader looked at it. Cells on which blind readers differ, that a
+    reader left unidentified, or that are no white cells, are left out; so are those that training
+    does not use: debris and cells cut by the border.
 
     Args:
         rows: the classified cells.
@@ -68,7 +71,9 @@ def verified_cells(
     """
     found = VerifiedCells()
     calls = blind_calls(state)
-    adjudicated = {edit.entry.id for edit in state.edits.values() if isinstance(edit.entry.action, Adjudicate)}
+    adjudicated = {
+        edit.entry.id for edit in state.edits.values() if isinstance(edit.entry.action, Adjudicate)
+    }
     assigned = state.assigned()
     for row, key in enumerate(keys):
         cell: VerifiedCell | None = None
@@ -93,7 +98,9 @@ def verified_cells(
     return found
 
 
-def _no_training_cell(cell: VerifiedCell, qc_flags: int, per_100_white_cells: Mapping[str, bool]) -> str:
+def _no_training_cell(
+    cell: VerifiedCell, qc_flags: int, per_100_white_cells: Mapping[str, bool]
+) -> str:
     if cell.label in (UNIDENTIFIED, NOT_CLASSED, ARTEFACT):
         return cell.label
     if per_100_white_cells.get(cell.label):

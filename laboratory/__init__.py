@@ -1,1 +1,4 @@
-"""What a laboratory decides: its file, codes, reference intervals, critical values, reflex rules and languages."""
+"""What a laboratory decides.
+
+Its file, codes, reference intervals, critical values, reflex rules and languages.
+"""

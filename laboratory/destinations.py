@@ -20,7 +20,8 @@ class SendRules(Part):
 
     Attributes:
         unsigned: results that nobody signed are sent too, as preliminary.
-        first_delay_s, max_delay_s: between two attempts: the first, doubled each time, up to the second.
+        first_delay_s, max_delay_s: between two attempts: the first, doubled each time, up to the
+            second.
     """
 
     unsigned: bool = False
@@ -30,7 +31,9 @@ class SendRules(Part):
     @model_validator(mode="after")
     def _ascending(self) -> Self:
         if self.first_delay_s > self.max_delay_s:
-            raise ValueError(f"first_delay_s {self.first_delay_s:g} is above max_delay_s {self.max_delay_s:g}")
+            raise ValueError(
+                f"first_delay_s {self.first_delay_s:g} is above max_delay_s {self.max_delay_s:g}"
+            )
         return self
 
 
@@ -51,7 +54,9 @@ class Destination(Part):
     name: Annotated[str, StringConstraints(pattern="^[a-z0-9][a-z0-9_-]{0,31}$")]
     format: Literal["fhir", "oru", "oul"]
     folder: Annotated[str, StringConstraints(min_length=1, max_length=400)] | None = None
-    host: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]{0,252}$")] | None = None
+    host: (
+        Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]{0,252}$")] | None
+    ) = None
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     timeout_s: Annotated[float, Field(gt=0, le=600)] = 20.0
     receiving_application: HeaderText = ""
@@ -66,7 +71,9 @@ class Destination(Part):
         if (self.host is None) != (self.port is None):
             raise ValueError("host and port belong together")
         if self.folder is not None and not Path(self.folder).is_absolute():
-            raise ValueError(f"folder {self.folder!r} is not absolute; write the whole path, such as /srv/lis/in")
+            raise ValueError(
+                f"folder {self.folder!r} is not absolute; write the whole path, such as /srv/lis/in"
+            )
         if self.host and self.format == "fhir":
             raise ValueError("format 'fhir' goes into a folder; MLLP carries 'oru' or 'oul'")
         return self

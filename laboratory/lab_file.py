@@ -30,14 +30,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-__all__ = ["LAB_FILE", "ClassSettings", "ExtraClass", "Lab", "Severity", "SignRules", "find_lab", "load_lab"]
+__all__ = [
+    "LAB_FILE",
+    "ClassSettings",
+    "ExtraClass",
+    "Lab",
+    "Severity",
+    "SignRules",
+    "find_lab",
+    "load_lab",
+]
 
 LAB_FILE: Final = "lab.toml"
 """Name of the file in the data root."""
 Severity: TypeAlias = Literal["hard", "soft", "off"]
 Key = Annotated[str, Field(pattern="^[a-z]$")]
 LoincCode = Annotated[str, AfterValidator(check_loinc)]
-#: Keys of the classes that have one by default; others take the first letter of their name that is free.
+#: Keys of the classes that have one by default; others take the first letter of their name that is
+#: free.
 _KEYS: Final = {
     "NEU": "n",
     "LYM": "l",
@@ -56,7 +66,8 @@ class ExtraClass(Part):
     Attributes:
         name: short name.
         meaning: in words.
-        white_cell: a class of the differential; else it is counted per 100 white cells, as smudge cells are.
+        white_cell: a class of the differential; else it is counted per 100 white cells, as smudge
+            cells are.
         key: on the review page.
     """
 
@@ -74,7 +85,8 @@ class SignRules(Part):
         doubtful: all cells that could change the differential were looked at.
         gates: no quality gate failed.
         count: at least ``min_cells`` cells were counted.
-        min_cells: see above; CLSI H20-A2 asks for 200 by each of two examiners, a routine count for 100.
+        min_cells: see above; CLSI H20-A2 asks for 200 by each of two examiners, a routine count for
+            100.
     """
 
     unidentified: Severity = "hard"
@@ -143,7 +155,10 @@ class _LabFile(Part):
         taken = {UNIDENTIFIED, NOT_CLASSED, ARTEFACT}
         for extra in self.extra_class:
             if extra.name in taken:
-                raise ValueError(f"the class {extra.name!r} exists already; give each extra class a name of its own")
+                raise ValueError(
+                    f"the class {extra.name!r} exists already; give each extra class a name of "
+                    f"its own"
+                )
             taken.add(extra.name)
         keys = [*self.keys, *(extra.key for extra in self.extra_class if extra.key)]
         if twice := sorted({key for key in keys if keys.count(key) > 1}):
@@ -159,8 +174,8 @@ class _LabFile(Part):
                 hint = f", did you mean {near[0]!r}?" if near else ""
                 yield (
                     place,
-                    f"the class {name!r} is not known{hint} (known: {', '.join(known)}; a table [class.{name}] would "
-                    "declare it)",
+                    f"the class {name!r} is not known{hint} (known: {', '.join(known)}; a table "
+                    f"[class.{name}] would declare it)",
                 )
         names = [destination.name for destination in self.destination]
         for number, name in enumerate(names):
@@ -229,29 +244,46 @@ class Lab:
         """Return a class's name in the language of the results."""
         given = self.classes.get(name)
         meaning = next((extra.meaning for extra in self.extra_classes if extra.name == name), "")
-        return (given.name if given else "") or meaning or words(self.result.language).classes.get(name, name)
+        return (
+            (given.name if given else "")
+            or meaning
+            or words(self.result.language).classes.get(name, name)
+        )
 
     def key_map(self, classes: Sequence[str]) -> dict[str, str]:
-        """Return letter to class for all classes: those given, the usual ones, then the first free letter of a name.
+        """Return letter to class for all classes: those given, the usual ones, then the first free
+        letter of a name.
 
         Args:
             classes: of the model.
         """
-        found = dict(self.keys) | {extra.key: extra.name for extra in self.extra_classes if extra.key}
-        wanted = [*classes, UNIDENTIFIED, NOT_CLASSED, ARTEFACT, *(extra.name for extra in self.extra_classes)]
+        found = dict(self.keys) | {
+            extra.key: extra.name for extra in self.extra_classes if extra.key
+        }
+        wanted = [
+            *classes,
+            UNIDENTIFIED,
+            NOT_CLASSED,
+            ARTEFACT,
+            *(extra.name for extra in self.extra_classes),
+        ]
         left = [name for name in wanted if name not in found.values()]
         for name in [name for name in left if name in _KEYS and _KEYS[name] not in found]:
             found[_KEYS[name]] = name
             left.remove(name)
         for name in left:
-            letters = [*(letter for letter in name.lower() if "a" <= letter <= "z"), *"abcdefghijklmnopqrstuvwxyz"]
+            letters = [
+                *(letter for letter in name.lower() if "a" <= letter <= "z"),
+                *"abcdefghijklmnopqrstuvwxyz",
+            ]
             if letter := next((letter for letter in letters if letter not in found), None):
                 found[letter] = name
         return found
 
 
 def find_lab(root: Path, given: Path | None = None) -> Lab:
-    """Return the laboratory's settings: of the file given, else of ``lab.toml`` in the data root, else the defaults.
+    """Return the laboratory's settings: of the file given, else of ``lab.toml`` in the data root,
+    else the defaults.
 
     Raises:
         ConfigError: the file is not valid.
@@ -266,7 +298,8 @@ def load_lab(path: Path) -> Lab:
     """Read a laboratory's file.
 
     Raises:
-        ConfigError: it is absent or not TOML, or a key or value is not allowed; the text names the line.
+        ConfigError: it is absent or not TOML, or a key or value is not allowed; the text names the
+            line.
     """
     file = UserFile(path, "a laboratory's file", ConfigError)
     text = file.read_text()
@@ -300,6 +333,8 @@ def load_lab(path: Path) -> Lab:
     )
 
 
-def _refuse(file: UserFile, text: str, findings: Iterable[tuple[Sequence[str | int], str]]) -> Exception:
+def _refuse(
+    file: UserFile, text: str, findings: Iterable[tuple[Sequence[str | int], str]]
+) -> Exception:
     lines = "; ".join(f"line {line_of_key(text, place)}: {reason}" for place, reason in findings)
-    return file.refuse(f"{lines}; docs/lis.md describes the file.")
+    return file.refuse(f"{lines}; docs/how-to/lis.md describes the file.")

@@ -23,7 +23,8 @@ class Words(Part):
         wbc: white cells.
         counted, unidentified_percent: figures of reflex rules.
         preliminary: note on a result that nobody signed.
-        other_lab_file: note on a result that was signed under another version of the laboratory's file.
+        other_lab_file: note on a result that was signed under another version of the laboratory's
+            file.
         classes: class to its name.
         actions: action of a reflex rule to its text.
     """
@@ -41,5 +42,9 @@ class Words(Part):
 @functools.cache
 def words(language: Language) -> Words:
     """Return the words of a language."""
-    text = files("wbcpipe.laboratory").joinpath("words", f"{language}.toml").read_text(encoding="utf-8")
+    text = (
+        files("wbcpipe.laboratory")
+        .joinpath("words", f"{language}.toml")
+        .read_text(encoding="utf-8")
+    )
     return Words.model_validate(tomllib.loads(text))

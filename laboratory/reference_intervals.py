@@ -35,7 +35,9 @@ class Intervals(Part):
         for kind, table in (("percent", self.percent), ("absolute", self.absolute)):
             for name, (low, high) in table.items():
                 if low >= high:
-                    raise ValueError(f"{kind}.{name} is [{low:g}, {high:g}]; the lower limit comes first")
+                    raise ValueError(
+                        f"{kind}.{name} is [{low:g}, {high:g}]; the lower limit comes first"
+                    )
         return self
 
 
@@ -56,7 +58,9 @@ class IntervalGroup(Intervals):
             low, high = self.age_years
             raise ValueError(f"age_years is [{low:g}, {high:g}]; the lower limit comes first")
         if self.sex is None and self.age_years is None:
-            raise ValueError("a group needs sex or age_years; put intervals for all patients into [reference]")
+            raise ValueError(
+                "a group needs sex or age_years; put intervals for all patients into [reference]"
+            )
         return self
 
     def fits(self, sex: Sex, age_years: float | None) -> bool:
@@ -105,5 +109,7 @@ class CriticalValues(Part):
             if low is not None and high is not None and low >= high:
                 raise ValueError(f"{kind}_low {low:g} is not below {kind}_high {high:g}")
         if all(value is None for value in self.__dict__.values()):
-            raise ValueError("no limit is given; give percent_low, percent_high, absolute_low or absolute_high")
+            raise ValueError(
+                "no limit is given; give percent_low, percent_high, absolute_low or absolute_high"
+            )
         return self

@@ -21,8 +21,8 @@ class ReflexRule(Part):
     """One rule, table ``[[reflex]]``.
 
     Attributes:
-        figure: that is compared: cells counted, per cent of cells not identified, per cent of a class, or its
-            concentration in 10^9/L.
+        figure: that is compared: cells counted, per cent of cells not identified, per cent of a
+            class, or its concentration in 10^9/L.
         of_class: the class, in the file ``class``.
         below, above: the limit; one of the two.
         action: that is needed.
@@ -44,11 +44,16 @@ class ReflexRule(Part):
             need = "needs" if self.figure in _OF_A_CLASS else "has no"
             raise ValueError(f"a rule on {self.figure!r} {need} 'class'")
         if self.hold and self.action != "second_reader":
-            raise ValueError("hold is for the action 'second_reader': the others leave no trace that could be checked")
+            raise ValueError(
+                "hold is for the action 'second_reader': the others leave no trace that could be "
+                "checked"
+            )
         return self
 
     def applies(self, value: float | None) -> bool:
-        """Return whether a figure is beyond the limit; ``None``, a figure that is not known, is not."""
+        """Return whether a figure is beyond the limit; ``None``, a figure that is not known, is
+        not.
+        """
         if value is None:
             return False
         return value < self.below if self.below is not None else value > (self.above or 0.0)

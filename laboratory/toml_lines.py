@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 __all__ = ["line_of_key"]
 
 _HEADER: Final = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(?:#.*)?$")
-_ENTRY: Final = re.compile(r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=")
+_ENTRY: Final = re.compile(
+    r"\s*((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*="
+)
 _PART: Final = re.compile(r"[\w-]+|\"[^\"]*\"|'[^']*'")
 
 
@@ -37,7 +39,8 @@ def line_of_key(text: str, location: Sequence[str | int]) -> int:
             here = (*table, *_parts(entry[1]))
         else:
             continue
-        # A key that has no line of its own, such as a missing one, has that of the table that lacks it.
+        # A key that has no line of its own, such as a missing one, has that of the table that lacks
+        # it.
         if len(here) > depth and wanted[: len(here)] == here:
             best, depth = number, len(here)
     return best
@@ -47,8 +50,12 @@ def _parts(name: str) -> tuple[str, ...]:
     return tuple(part.strip("\"'") for part in _PART.findall(name))
 
 
-def _resolve(parts: tuple[str, ...], arrays: dict[tuple[str, ...], int], *, new: bool) -> tuple[str, ...]:
-    """Return the location of a header: after the name of an array of tables stands the number of its last table."""
+def _resolve(
+    parts: tuple[str, ...], arrays: dict[tuple[str, ...], int], *, new: bool
+) -> tuple[str, ...]:
+    """Return the location of a header: after the name of an array of tables stands the number of
+    its last table.
+    """
     found: tuple[str, ...] = ()
     for k, part in enumerate(parts, 1):
         found = (*found, part)

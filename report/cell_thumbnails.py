@@ -1,4 +1,7 @@
-"""Thumbnails of cells: the modalities side by side and a false-colour composite, one JPEG per cell."""
+"""Thumbnails of cells.
+
+The modalities side by side and a false-colour composite, one JPEG per cell.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ __all__ = [
 SIDE_PX: Final = 128
 _GAP_PX: Final = 4
 _QUALITY: Final = 80
-#: Black lies this part of the range below the darkest pixels: the chromatin of dark nuclei stays visible.
+#: Black lies this part of the range below the darkest pixels: the chromatin of dark nuclei stays
+#: visible.
 _BELOW_BLACK: Final = 0.2
 _CONTRAST_CELLS: Final = 64
 _PERCENTILES: Final = (0.3, 99.7)
@@ -50,7 +54,8 @@ class Contrast:
         low: (M,) pixel value displayed as black, per modality.
         high: (M,) pixel value displayed as white.
         fluorescent: indices of the modalities displayed in green on black.
-        composite: the three modalities displayed as red, green and blue; ``None`` if there are fewer.
+        composite: the three modalities displayed as red, green and blue; ``None`` if there are
+            fewer.
     """
 
     low: NDArray[np.float64]
@@ -59,17 +64,24 @@ class Contrast:
     composite: tuple[int, int, int] | None
 
 
-def measure_contrast(store: CellStore, chosen: Sequence[int], *, wavelengths_nm: dict[str, float]) -> Contrast:
+def measure_contrast(
+    store: CellStore, chosen: Sequence[int], *, wavelengths_nm: dict[str, float]
+) -> Contrast:
     """Measure the display range of each modality on up to 64 cells, spread evenly over ``chosen``.
 
     Args:
         store: the cells.
         chosen: indices of the cells to measure.
-        wavelengths_nm: of the illuminations, as far as known; the longest becomes red in the composite.
+        wavelengths_nm: of the illuminations, as far as known; the longest becomes red in the
+            composite.
     """
-    take = np.unique(np.linspace(0, len(chosen) - 1, min(len(chosen), _CONTRAST_CELLS)).round().astype(int))
+    take = np.unique(
+        np.linspace(0, len(chosen) - 1, min(len(chosen), _CONTRAST_CELLS)).round().astype(int)
+    )
     pixels = store.images_at([chosen[i] for i in take])[:, :, ::2, ::2]  # (n, M, s, s)
-    bounds = np.percentile(pixels.transpose(1, 0, 2, 3).reshape(pixels.shape[1], -1), _PERCENTILES, axis=1)  # (2, M)
+    bounds = np.percentile(
+        pixels.transpose(1, 0, 2, 3).reshape(pixels.shape[1], -1), _PERCENTILES, axis=1
+    )  # (2, M)
     fluorescent = tuple(i for i, name in enumerate(store.modalities) if "fluor" in name.lower())
     bright = [i for i in range(pixels.shape[1]) if i not in fluorescent]
     low, high = bounds[0], np.maximum(bounds[1], bounds[0] + 1)
@@ -96,24 +108,34 @@ def cell_strip(image: NDArray[np.uint16], contrast: Contrast) -> bytes:
     strip = Image.new("RGB", (len(panels) * (SIDE_PX + _GAP_PX) - _GAP_PX, SIDE_PX), "white")
     for position, panel in enumerate(panels):
         thumbnail = Image.fromarray(panel)
-        strip.paste(thumbnail.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS), (position * (SIDE_PX + _GAP_PX), 0))
+        strip.paste(
+            thumbnail.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS),
+            (position * (SIDE_PX + _GAP_PX), 0),
+        )
     encoded = io.BytesIO()
     strip.save(encoded, "JPEG", quality=_QUALITY, subsampling=0, optimize=True)
     return encoded.getvalue()
 
 
 def cell_panels(image: NDArray[np.uint16], contrast: Contrast) -> list[NDArray[np.uint8]]:
-    """Return the modalities as they are displayed, (side, side, 3) uint8 each, and the composite if there is one.
+    """Return the modalities as they are displayed, (side, side, 3) uint8 each, and the composite if
+    there is one.
 
     Args:
         image: (M, side, side) uint16.
         contrast: of the sample.
     """
     shown = [(i,) for i in range(len(image))]
-    return [display_panel(image, contrast, channels) for channels in (*shown, contrast.composite) if channels]
+    return [
+        display_panel(image, contrast, channels)
+        for channels in (*shown, contrast.composite)
+        if channels
+    ]
 
 
-def display_panel(image: NDArray[np.uint16], contrast: Contrast, channels: Sequence[int]) -> NDArray[np.uint8]:
+def display_panel(
+    image: NDArray[np.uint16], contrast: Contrast, channels: Sequence[int]
+) -> NDArray[np.uint8]:
     """Return one modality, or three as red, green and blue, as (y, x, 3) uint8.
 
     Args:
@@ -123,16 +145,24 @@ def display_panel(image: NDArray[np.uint16], contrast: Contrast, channels: Seque
     """
     if len(channels) == 1:
         i = channels[0]
-        table = _display_table(float(contrast.low[i]), float(contrast.high[i]), i in contrast.fluorescent)
+        table = _display_table(
+            float(contrast.low[i]), float(contrast.high[i]), i in contrast.fluorescent
+        )
         panel: NDArray[np.uint8] = table[image[i]]
         return panel
-    tables = [_display_table(float(contrast.low[i]), float(contrast.high[i]), False)[:, 0] for i in channels]
+    tables = [
+        _display_table(float(contrast.low[i]), float(contrast.high[i]), False)[:, 0]
+        for i in channels
+    ]
     return np.stack([table[image[i]] for table, i in zip(tables, channels, strict=True)], axis=-1)
 
 
 @functools.lru_cache(maxsize=64)
 def _display_table(low: float, high: float, fluorescent: bool) -> NDArray[np.uint8]:
-    """Return the colour (65536, 3) of every pixel value; to look colours up is ten times as fast as to compute them."""
+    """Return the colour (65536, 3) of every pixel value.
+
+    To look colours up is ten times as fast as to compute them.
+    """
     plane = np.clip((np.arange(1 << 16) - low) / (high - low), 0, 1)[None]  # (1, 65536)
     coloured = _green_on_black(plane) if fluorescent else np.stack([plane] * 3, axis=-1)
     table: NDArray[np.uint8] = (coloured[0] * 255).round().astype(np.uint8)
@@ -140,14 +170,20 @@ def _display_table(low: float, high: float, fluorescent: bool) -> NDArray[np.uin
 
 
 def illumination_wavelengths(sample: Sample) -> dict[str, float]:
-    """Read the wavelength (nm) of each modality from the sample's first field, as far as it is known."""
+    """Read the wavelength (nm) of each modality from the sample's first field, as far as it is
+    known.
+    """
     raw = sample.path / "raw"
     for index in complete_fields(raw):
         try:
             frames = read_passes_info(raw, index).frames
         except FrameFileError:
             return {}  # the colours of the composite are then in the wrong order
-        return {frame.modality: frame.wavelength_nm for frame in frames if frame.wavelength_nm is not None}
+        return {
+            frame.modality: frame.wavelength_nm
+            for frame in frames
+            if frame.wavelength_nm is not None
+        }
     return {}
 
 
@@ -162,7 +198,9 @@ def data_uri(jpeg: bytes) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode("ascii")
 
 
-def choose_cells(candidates: Sequence[int], confidence: NDArray[np.float32], wanted: int) -> list[int]:
+def choose_cells(
+    candidates: Sequence[int], confidence: NDArray[np.float32], wanted: int
+) -> list[int]:
     """Return some of the candidates, evenly spread from the highest to the lowest confidence.
 
     >>> choose_cells([3, 5, 7], np.array([0, 0, 0, 0.5, 0, 0.9, 0, 0.7], dtype=np.float32), 2)

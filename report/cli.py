@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
 
-from wbcpipe.cli.options import data_option, json_option, sample_option
+from wbcpipe.cli.options import data_option, json_option, options_into, sample_option
 from wbcpipe.errors import DamagedDataError
 from wbcpipe.samples.sample import Sample, data_root
 
-# Modules that read cells and images are imported when a command runs: zarr must not load for `--help`.
+# Modules that read cells and images are imported when a command runs: zarr must not load for
+# `--help`.
 
 __all__ = ["evaluate", "report", "status"]
 
 
 def _print_json(content: object) -> None:
     click.echo(json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+@dataclass(frozen=True)
+class ReportCommandOptions:
+    """Options of `report`."""
+
+    name: str
+    data: Path | None
+    reference: Path | None
+    wbc: float | None
+    lab: Path | None
+    verify: bool
+    as_json: bool
 
 
 @click.command()
@@ -28,42 +42,46 @@ def _print_json(content: object) -> None:
     "--reference",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Reference intervals of your laboratory, TOML or JSON. Default: textbook intervals of adults.",
+    help="Reference intervals of your laboratory, TOML or JSON. Default: textbook intervals of "
+    "adults.",
 )
-@click.option("--wbc", type=float, metavar="N", help="White-cell concentration in 10^9/L, for absolute counts.")
+@click.option(
+    "--wbc",
+    type=float,
+    metavar="N",
+    help="White-cell concentration in 10^9/L, for absolute counts.",
+)
 @click.option(
     "--lab",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="The laboratory's file, TOML (docs/review.md). Default: lab.toml in the data root, if it is there.",
+    help="The laboratory's file, TOML (docs/how-to/review.md). Default: lab.toml in the data root, "
+    "if it is there.",
 )
 @click.option(
     "--verify-journal",
     "verify",
     is_flag=True,
-    help="Write nothing: replay the review journal and compare it with the signed differential, byte for byte.",
+    help="Write nothing: replay the review journal and compare it with the signed differential, "
+    "byte for byte.",
 )
 @json_option
-def report(
-    name: str,
-    data: Path | None,
-    reference: Path | None,
-    wbc: float | None,
-    lab: Path | None,
-    verify: bool,
-    as_json: bool,
-) -> None:
+@options_into(ReportCommandOptions)
+def report(options: ReportCommandOptions) -> None:
     """Stage 4: count the classified cells and write the differential.
 
-    Writes report.html (one page that needs no other file), differential.json (machine-readable; its JSON Schema comes
-    with wbcpipe) and cells.csv (one line per cell) to the sample's folder. Unchanged documents are not written again.
+    Writes report.html (one page that needs no other file), differential.json (machine-readable; its
+    JSON Schema comes with wbcpipe) and cells.csv (one line per cell) to the sample's folder.
+    Unchanged documents are not written again.
 
-    Percentages are of the identified cells, with exact 95 % (Clopper-Pearson) intervals. "high" and "low" mean that
-    the interval lies outside the reference interval; "borderline" means that only the percentage does. Debris, cells
-    cut by the edge, blurred cells and cells without a modality are rejected and listed by reason.
+    Percentages are of the identified cells, with exact 95 % (Clopper-Pearson) intervals. "high" and
+    "low" mean that the interval lies outside the reference interval; "borderline" means that only
+    the percentage does. Debris, cells cut by the edge, blurred cells and cells without a modality
+    are rejected and listed by reason.
 
-    What readers did to the cells with `wbcpipe review` is applied. The report of a signed sample is what was signed.
-    --verify-journal ends with exit code 14 if the journal or a signed differential was changed.
+    What readers did to the cells with `wbcpipe review` is applied. The report of a signed sample is
+    what was signed. --verify-journal ends with exit code 14 if the journal or a signed differential
+    was changed.
 
     \b
     Examples:
@@ -87,15 +105,14 @@ def report(
     from wbcpipe.report.stage import write_report
     from wbcpipe.report.tables import print_differential
 
-    sample = Sample.open(data_root(data), name)
-    sample.record()  # before the lock, which would create the folder
-    if verify:
-        _verify_journal(sample, as_json=as_json)
+    sample = Sample.open(data_root(options.data), options.name)
+    sample.record()
+    if options.verify:
+        _verify_journal(sample, as_json=options.as_json)
         return
-    with sample.lock("report"):
-        write_report(sample, reference=reference, wbc=wbc, lab=lab)
-        document = read_document(sample)
-    if as_json:
+    write_report(sample, reference=options.reference, wbc_1e9_per_l=options.wbc, lab=options.lab)
+    document = read_document(sample)
+    if options.as_json:
         _print_json(document.content())
     else:
         print_differential(document, document_paths(sample), Console(highlight=False))
@@ -117,12 +134,13 @@ def _verify_journal(sample: Sample, *, as_json: bool) -> None:
             }
             state = "in force" if signature.in_force else "not in force"
             click.echo(
-                f"  entry {signature.entry}: signed by {signature.reader} at {signature.time}, {state}: "
-                f"{outcome[signature.replayed]}"
+                f"  entry {signature.entry}: signed by {signature.reader} at {signature.time}, "
+                f"{state}: {outcome[signature.replayed]}"
             )
     if found.problems:
         raise DamagedDataError(
-            f"{'; '.join(found.problems)}. Restore the files from a copy, or withdraw the signature."
+            f"{'; '.join(found.problems)}. Restore the files from a copy, or withdraw the "
+            f"signature."
         )
 
 
@@ -133,20 +151,23 @@ def _verify_journal(sample: Sample, *, as_json: bool) -> None:
     "--reference-differential",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Also compare the count with one of the same blood from elsewhere: flow cytometry, an analyser, two readers.",
+    help="Also compare the count with one of the same blood from elsewhere: flow cytometry, an "
+    "analyser, two readers.",
 )
 @json_option
-def evaluate(name: str, data: Path | None, reference_differential: Path | None, as_json: bool) -> None:
+def evaluate(
+    name: str, data: Path | None, reference_differential: Path | None, as_json: bool
+) -> None:
     """Compare a sample with its ground truth, or with another count of the same blood.
 
-    A sample of the virtual scope has a truth.csv. The result states how many cells were detected, how many predicted
-    classes are right, and whether the intervals of the differential contain the true percentages. Imported cells are
-    compared with their labels.
+    A sample of the virtual scope has a truth.csv. The result states how many cells were detected,
+    how many predicted classes are right, and whether the intervals of the differential contain the
+    true percentages. Imported cells are compared with their labels.
 
-    FILE is TOML, JSON or CSV. Its class names are those of the model, or common ones as "neutrophils"; cells of no such
-    class are "other". It gives percentages or counts. A difference is "by chance" where it is no larger than counting
-    as many cells of one blood again makes it in 95 of 100 cases. `wbcpipe review reference` writes such a file of two
-    readers.
+    FILE is TOML, JSON or CSV. Its class names are those of the model, or common ones as
+    "neutrophils"; cells of no such class are "other". It gives percentages or counts. A difference
+    is "by chance" where it is no larger than counting as many cells of one blood again makes it in
+    95 of 100 cases. `wbcpipe review reference` writes such a file of two readers.
 
     \b
     Examples:
@@ -178,7 +199,9 @@ def evaluate(name: str, data: Path | None, reference_differential: Path | None, 
     result = evaluate_sample(Sample.open(data_root(data), name), reference_differential)
     if as_json:
         checks = result.model_checks
-        _print_json({**asdict(result), "model_checks": checks.model_dump(mode="json") if checks else None})
+        _print_json(
+            {**asdict(result), "model_checks": checks.model_dump(mode="json") if checks else None}
+        )
     else:
         print_evaluation(result, Console(highlight=False))
 
@@ -189,10 +212,11 @@ def evaluate(name: str, data: Path | None, reference_differential: Path | None, 
 def status(data: Path | None, as_json: bool) -> None:
     """List the samples and their progress.
 
-    For each sample: the last finished stage, fields taken and planned (of two passes separately until they are equal),
-    cells found, the model that classified them, cells counted, the result of the quality gates, and whether the count
-    is preliminary, verified or corrected. A stopped command continues when it is given again. Files and folders that
-    are no samples are named.
+    For each sample: the last finished stage, fields taken and planned (of two passes separately
+    until they are equal), cells found, the model that classified them, cells counted, the result of
+    the quality gates, and whether the count is preliminary, verified or corrected. The figures are
+    of the current result; the number of further ones is added (`wbcpipe results list`). A stopped
+    command continues when it is given again. Files and folders that are no samples are named.
 
     \b
     Examples:
@@ -207,7 +231,10 @@ def status(data: Path | None, as_json: bool) -> None:
     root = data_root(data)
     samples, others = list_samples(root), stray_entries(root)
     if as_json:
-        content = {"samples": [asdict(sample) for sample in samples], "others": [entry._asdict() for entry in others]}
+        content = {
+            "samples": [asdict(sample) for sample in samples],
+            "others": [entry._asdict() for entry in others],
+        }
         _print_json({"data": str(root), **content})
     else:
         print_status(root, samples, Console(highlight=False), others)

@@ -33,8 +33,8 @@ __all__ = [
 
 Interval = tuple[float, float]
 
-#: Flags of cells that count, with a warning and a gate: excluding them would bias the count, since neutrophils touch
-#: other cells more often.
+#: Flags of cells that count, with a warning and a gate: excluding them would bias the count, since
+#: neutrophils touch other cells more often.
 COUNTED_WITH_WARNING: Final = (QcFlag.DOUBLET, QcFlag.SATURATED, QcFlag.UNREGISTERED)
 
 
@@ -51,11 +51,18 @@ class Reference:
     source: str
 
 
-#: Adults, relative counts. A laboratory replaces them by those of its own population (``--reference FILE``).
+#: Adults, relative counts. A laboratory replaces them by those of its own population (``--reference
+#: FILE``).
 ADULT: Final = Reference(
-    percent={"NEU": (40.0, 75.0), "LYM": (20.0, 45.0), "EOS": (1.0, 6.0), "MO": (2.0, 10.0), "BAS": (0.0, 2.0)},
-    source="textbook intervals for adults (Oxford Handbook of Clinical Medicine; basophils after Dacie and Lewis, "
-    "Practical Haematology)",
+    percent={
+        "NEU": (40.0, 75.0),
+        "LYM": (20.0, 45.0),
+        "EOS": (1.0, 6.0),
+        "MO": (2.0, 10.0),
+        "BAS": (0.0, 2.0),
+    },
+    source="textbook intervals for adults (Oxford Handbook of Clinical Medicine; basophils after "
+    "Dacie and Lewis, Practical Haematology)",
 )
 
 
@@ -67,9 +74,10 @@ class Tally:
         counts: identified cells per class, in the bundle's class order; zero where there are none.
         unidentified: cells whose class the model is not sure of.
         rejected: excluded cells by reason: the first flag of ``REJECTED`` that they carry.
-        counted_with_warning: counted or unidentified cells by flag of ``COUNTED_WITH_WARNING``; a cell can have more.
-        excluded_by_reader: cells that a person excluded: ``not_classed``, ``artefact``, or by the name of a class of
-            what is no white cell.
+        counted_with_warning: counted or unidentified cells by flag of ``COUNTED_WITH_WARNING``; a
+            cell can have more.
+        excluded_by_reader: cells that a person excluded: ``not_classed``, ``artefact``, or by the
+            name of a class of what is no white cell.
     """
 
     counts: Mapping[str, int]
@@ -86,7 +94,11 @@ class Tally:
     @property
     def cells(self) -> int:
         """All cells: identified, unidentified, rejected and excluded by a reader."""
-        return self.identified + self.unidentified + sum((*self.rejected.values(), *self.excluded_by_reader.values()))
+        return (
+            self.identified
+            + self.unidentified
+            + sum((*self.rejected.values(), *self.excluded_by_reader.values()))
+        )
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,8 @@ class ClassCount:
         reference_percent: the laboratory's interval; ``None`` where it has none for this class.
         flag: see `flag_percent`; ``None`` without reference or cells.
         concentration_1e9_per_l: absolute count; ``None`` when the WBC concentration is not known.
-        concentration_interval_1e9_per_l: the interval above times the WBC concentration, which is taken as exact.
+        concentration_interval_1e9_per_l: the interval above times the WBC concentration, which is
+            taken as exact.
     """
 
     name: str
@@ -121,7 +134,8 @@ class Differential:
     Attributes:
         tally: the counts.
         classes: one line per class, in the bundle's order.
-        unidentified_percent: of identified and unidentified cells together; ``None`` when there are none.
+        unidentified_percent: of identified and unidentified cells together; ``None`` when there are
+            none.
         unidentified_interval_percent: its 95 % interval.
         reference: the intervals used for the flags.
         wbc_1e9_per_l: white-cell concentration given by the user.
@@ -140,8 +154,10 @@ class Differential:
     ) -> Differential:
         """Compute percentages, intervals, flags and, with a WBC concentration, absolute counts.
 
-        >>> tally = Tally({"NEU": 60, "LYM": 40}, unidentified=0, rejected={}, counted_with_warning={})
-        >>> [(line.name, line.percent, line.flag) for line in Differential.from_tally(tally).classes]
+        >>> counts = {"NEU": 60, "LYM": 40}
+        >>> tally = Tally(counts, unidentified=0, rejected={}, counted_with_warning={})
+        >>> classes = Differential.from_tally(tally).classes
+        >>> [(line.name, line.percent, line.flag) for line in classes]
         [('NEU', 60.0, 'normal'), ('LYM', 40.0, 'normal')]
         """
         total = tally.identified
@@ -159,7 +175,9 @@ class Differential:
         )
 
 
-def _class_count(name: str, count: int, total: int, reference: Interval | None, wbc: float | None) -> ClassCount:
+def _class_count(
+    name: str, count: int, total: int, reference: Interval | None, wbc: float | None
+) -> ClassCount:
     interval = interval_percent(count, total)
     percent = 100 * count / total if total else None
     absolute = wbc if total else None
@@ -169,7 +187,9 @@ def _class_count(name: str, count: int, total: int, reference: Interval | None, 
         percent=percent,
         interval_percent=interval,
         reference_percent=reference,
-        flag=None if percent is None or reference is None else flag_percent(percent, interval, reference),
+        flag=None
+        if percent is None or reference is None
+        else flag_percent(percent, interval, reference),
         concentration_1e9_per_l=None if absolute is None else absolute * count / total,
         concentration_interval_1e9_per_l=None
         if absolute is None
@@ -178,7 +198,8 @@ def _class_count(name: str, count: int, total: int, reference: Interval | None, 
 
 
 def interval_percent(count: int, total: int) -> Interval:
-    """Return the 95 % Clopper-Pearson interval of a proportion, in per cent; 0 to 100 when nothing was counted.
+    """Return the 95 % Clopper-Pearson interval of a proportion, in per cent; 0 to 100 when nothing
+    was counted.
 
     >>> [round(bound, 2) for bound in interval_percent(5, 10)]
     [18.71, 81.29]
@@ -190,8 +211,8 @@ def interval_percent(count: int, total: int) -> Interval:
 def flag_percent(percent: float, interval: Interval, reference: Interval) -> Flag:
     """Compare a percentage with its reference interval.
 
-    ``low`` and ``high`` only if the confidence interval lies outside; ``borderline`` if the percentage does but the
-    intervals overlap: counting more cells would decide.
+    ``low`` and ``high`` only if the confidence interval lies outside; ``borderline`` if the
+    percentage does but the intervals overlap: counting more cells would decide.
     """
     low, high = reference
     if interval[1] < low:
@@ -213,7 +234,9 @@ def exclusion_reasons(qc_flags: NDArray[np.uint16]) -> list[str]:
     return [str(reason) for reason in reasons]
 
 
-def count_cells(predicted: Sequence[str], qc_flags: NDArray[np.uint16], classes: Sequence[str]) -> Tally:
+def count_cells(
+    predicted: Sequence[str], qc_flags: NDArray[np.uint16], classes: Sequence[str]
+) -> Tally:
     """Count every cell once: as its class, as unidentified, or as rejected.
 
     Args:
@@ -226,21 +249,24 @@ def count_cells(predicted: Sequence[str], qc_flags: NDArray[np.uint16], classes:
     """
     if unknown := sorted(set(predicted) - {*classes, UNIDENTIFIED}):
         raise SampleStateError(
-            f"predicted classes {unknown} are not classes of the bundle ({', '.join(classes)}); run `wbcpipe classify` "
-            "again."
+            f"predicted classes {unknown} are not classes of the bundle ({', '.join(classes)}); "
+            f"run `wbcpipe classify` again."
         )
     return tally_cells(predicted, exclusion_reasons(qc_flags), qc_flags, classes)
 
 
 def tally_cells(
-    names: Sequence[str], reasons: Sequence[str], qc_flags: NDArray[np.uint16], classes: Sequence[str]
+    names: Sequence[str],
+    reasons: Sequence[str],
+    qc_flags: NDArray[np.uint16],
+    classes: Sequence[str],
 ) -> Tally:
     """Count every cell once.
 
     Args:
         names: N class names or ``unidentified``; of a cell that a reader excluded, what it is.
-        reasons: N reasons why a cell is excluded, empty for one that is not; those that are none of `REJECTED` were
-            given by a reader.
+        reasons: N reasons why a cell is excluded, empty for one that is not; those that are none of
+            `REJECTED` were given by a reader.
         qc_flags: (N,) bit flags of `QcFlag`.
         classes: of the differential.
     """
@@ -257,5 +283,7 @@ def tally_cells(
             for flag in COUNTED_WITH_WARNING
             for name in flag_names(flag)
         },
-        excluded_by_reader={name: count for name, count in sorted(excluded.items()) if name not in by_flag},
+        excluded_by_reader={
+            name: count for name, count in sorted(excluded.items()) if name not in by_flag
+        },
     )

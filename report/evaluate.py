@@ -10,13 +10,17 @@ import numpy as np
 from wbcpipe.errors import SampleStateError
 from wbcpipe.report.differential import Differential, count_cells
 from wbcpipe.report.model_checks import check_model
-from wbcpipe.report.reference_differential import compare_with_reference, read_reference_differential
+from wbcpipe.report.reference_differential import (
+    compare_with_reference,
+    read_reference_differential,
+)
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.scores import match_points, score_predictions
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.field_status import read_skipped
-from wbcpipe.samples.fields import complete_fields, passes_on_disk
+from wbcpipe.samples.fields import passes_on_disk
+from wbcpipe.samples.freed import taken_fields
 from wbcpipe.samples.truth import read_truth
 
 if TYPE_CHECKING:
@@ -43,7 +47,8 @@ __all__ = [
 ]
 
 _TOLERANCE_UM: Final = 4.0
-#: The visible part of a cell cut by the outer edge has its centre up to a cell's radius from the true one.
+#: The visible part of a cell cut by the outer edge has its centre up to a cell's radius from the
+#: true one.
 _CUT_TOLERANCE_UM: Final = 10.0
 
 
@@ -141,23 +146,26 @@ def visible_truth(sample: Sample) -> Truth:
     field = np.array([row.field for row in white], dtype=np.int64)
     visible = field >= 0
     raw = sample.path / "raw"
-    if on_disk := complete_fields(raw):
+    if taken := taken_fields(sample):
         # A cell in a field that was skipped as empty was there to be seen: it counts as missed.
-        visible &= np.isin(field, [*on_disk, *read_skipped(raw / passes_on_disk(raw)[0])])
+        visible &= np.isin(field, [*taken, *read_skipped(raw / passes_on_disk(raw)[0])])
     return Truth(
-        position_um=np.array([(row.y_um, row.x_um) for row in white], dtype=np.float64).reshape(-1, 2),
+        position_um=np.array([(row.y_um, row.x_um) for row in white], dtype=np.float64).reshape(
+            -1, 2
+        ),
         visible=np.asarray(visible, dtype=np.bool_),
         label=[row.label for row in white],
     )
 
 
 def evaluate_sample(sample: Sample, reference_path: Path | None = None) -> Evaluation:
-    """Compare a sample with ``truth.csv``, or, where there is none, its predicted classes with the cells' labels.
+    """Compare a sample with ``truth.csv``, or, where there is none, its predicted classes with the
+    cells' labels.
 
     Args:
         sample: with cells.
-        reference_path: file of a differential from elsewhere to compare the count with, too; then neither truth nor
-            labels are needed.
+        reference_path: file of a differential from elsewhere to compare the count with, too; then
+            neither truth nor labels are needed.
 
     Raises:
         SampleStateError: no such sample, no cells, or nothing to compare with.
@@ -176,11 +184,14 @@ def evaluate_sample(sample: Sample, reference_path: Path | None = None) -> Evalu
         truth_source = "truth.csv"
     elif not seen and reference_path is None:
         raise SampleStateError(
-            f"{sample.path}: nothing to compare with: there is no truth.csv (the virtual scope writes one), no label "
-            "(`wbcpipe import cells` takes them from folder names), and no --reference-differential."
+            f"{sample.path}: nothing to compare with: there is no truth.csv (the virtual scope "
+            f"writes one), no label (`wbcpipe import cells` takes them from folder names), and no "
+            "--reference-differential."
         )
     if rows is None and (detection is None or reference_path is not None):
-        raise SampleStateError(f"{sample.path}: cells are not classified yet; run `wbcpipe classify` first.")
+        raise SampleStateError(
+            f"{sample.path}: cells are not classified yet; run `wbcpipe classify` first."
+        )
     return Evaluation(
         sample=sample.name,
         truth_source=truth_source,
@@ -194,12 +205,18 @@ def evaluate_sample(sample: Sample, reference_path: Path | None = None) -> Evalu
 
 
 def _compare_reference(rows: CellRows, path: Path) -> ReferenceComparison:
-    differential = Differential.from_tally(count_cells(rows.predicted_class, rows.qc_flags, rows.classes))
-    return compare_with_reference(differential, read_reference_differential(path, rows.classes), path.name)
+    differential = Differential.from_tally(
+        count_cells(rows.predicted_class, rows.qc_flags, rows.classes)
+    )
+    return compare_with_reference(
+        differential, read_reference_differential(path, rows.classes), path.name
+    )
 
 
 def match_truth(store: CellStore, truth: Truth) -> tuple[Detection, NDArray[np.intp]]:
-    """Return the detection scores, and for every row of the store the index (N,) of its true cell or -1."""
+    """Return the detection scores, and for every row of the store the index (N,) of its true cell
+    or -1.
+    """
     qc_flags = store.column("qc_flags").astype(np.int64)
     position = np.column_stack([store.column("y_um"), store.column("x_um")]).astype(np.float64)
     candidates = np.flatnonzero((qc_flags & QcFlag.DEBRIS.value) == 0)
@@ -234,7 +251,9 @@ def _ratio(part: int, total: int) -> float:
 
 
 def _compare_predictions(rows: CellRows, labels: Sequence[str]) -> PredictionComparison | None:
-    """Compare predicted classes with labels; ``None`` if no counted cell has a label that is a class."""
+    """Compare predicted classes with labels; ``None`` if no counted cell has a label that is a
+    class.
+    """
     index = {name: position for position, name in enumerate(rows.classes)}
     labelled = [i for i in range(len(rows)) if not rows.exclusion_reason[i] and labels[i]]
     chosen = [i for i in labelled if labels[i] in index]
@@ -251,7 +270,9 @@ def _compare_predictions(rows: CellRows, labels: Sequence[str]) -> PredictionCom
 
     return PredictionComparison(
         scores=score_predictions(true, predicted, rows.classes),
-        identified=score_predictions([t for t, _ in identified], [c for _, c in identified], rows.classes),
+        identified=score_predictions(
+            [t for t, _ in identified], [c for _, c in identified], rows.classes
+        ),
         heads={head: weighted_f1(by_head[:, position]) for position, head in enumerate(rows.heads)},
         all_heads=weighted_f1(fused),
         other_labels=len(labelled) - len(chosen),
@@ -260,7 +281,9 @@ def _compare_predictions(rows: CellRows, labels: Sequence[str]) -> PredictionCom
 
 def _compare_shares(rows: CellRows, seen: Sequence[str]) -> tuple[Share, ...]:
     """Compare the differential with the shares of the true cells ``seen``."""
-    differential = Differential.from_tally(count_cells(rows.predicted_class, rows.qc_flags, rows.classes))
+    differential = Differential.from_tally(
+        count_cells(rows.predicted_class, rows.qc_flags, rows.classes)
+    )
     known = [label for label in seen if label in rows.classes]
     shares = []
     for line in differential.classes:

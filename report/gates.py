@@ -1,4 +1,6 @@
-"""Quality gates: figures of a sample against limits, so that an unreliable count is marked as such."""
+"""Quality gates: figures of a sample against limits, so that an unreliable count is marked as
+such.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ FieldFigures = Mapping[str, Sequence[float | list[float | None] | None]]
 
 
 class Limit(NamedTuple):
-    """A gate: what it measures, how the figure must compare with the limit, the default limit, and its unit."""
+    """A gate: what it measures, how the figure must compare with the limit, the default limit, and
+    its unit.
+    """
 
     title: str
     comparison: Comparison
@@ -33,10 +37,10 @@ class Limit(NamedTuple):
     unit: Literal["cells", "%", "um", "px", "um2", "/mm2", ""]
 
 
-#: A manual differential counts at least 100 cells (CLSI H20-A2: 200 by each of two examiners for a reference). The
-#: limits of white cells are those of hyperleukocytosis, 100 * 10^9 cells per litre (C. Roellig and G. Ehninger, Blood
-#: 125 (2015) 3246, doi:10.1182/blood-2014-10-551507), at 4 * 10^12 red cells per litre, of which 22,000 of 45 um2 cover
-#: a mm2. The others are wbcpipe's own.
+#: A manual differential counts at least 100 cells (CLSI H20-A2: 200 by each of two examiners for a
+#: reference). The limits of white cells are those of hyperleukocytosis, 100 * 10^9 cells per litre
+#: (C. Roellig and G. Ehninger, Blood 125 (2015) 3246, doi:10.1182/blood-2014-10-551507), at 4 *
+#: 10^12 red cells per litre, of which 22,000 of 45 um2 cover a mm2. The others are wbcpipe's own.
 LIMITS: Final[dict[GateName, Limit]] = {
     "cells_counted": Limit("Cells counted", ">=", 100, "cells"),
     "unidentified_percent": Limit("Unidentified cells", "<=", 10, "%"),
@@ -59,12 +63,16 @@ LIMITS: Final[dict[GateName, Limit]] = {
     "light_drift_percent": Limit("Drift of the bright-field illumination", "<=", 10, "%"),
     "error_bound_percent": Limit("Upper bound of the model's error", "<=", 10, "%"),
     "clumps_percent": Limit("Clumps of white cells that could not be parted", "<=", 5, "%"),
-    "cells_per_mm2": Limit("White cells found per mm2, but the first of a field", "<=", 550, "/mm2"),
+    "cells_per_mm2": Limit(
+        "White cells found per mm2, but the first of a field", "<=", 550, "/mm2"
+    ),
     "white_per_100_red": Limit("The same per 100 red cells", "<=", 2.5, ""),
-    "unassigned_fluorescence_percent": Limit("Area as bright as nuclei that belongs to no cell", "<=", 2, "%"),
+    "unassigned_fluorescence_percent": Limit(
+        "Area as bright as nuclei that belongs to no cell", "<=", 2, "%"
+    ),
 }
-#: Without a figure these fail: a model whose error is not known gives no count to rely on. As many cells may be wrong
-#: as may be unidentified.
+#: Without a figure these fail: a model whose error is not known gives no count to rely on. As many
+#: cells may be wrong as may be unidentified.
 _MUST_BE_KNOWN: Final[frozenset[GateName]] = frozenset({"error_bound_percent"})
 #: Limits that each field must meet as well; see `FIELD_FIGURES` for their meaning.
 _OF_FIELDS: Final[tuple[GateName, ...]] = (
@@ -89,7 +97,9 @@ def limits_of(given: Mapping[str, float]) -> dict[GateName, float]:
     return {name: given.get(name, gate.limit) for name, gate in LIMITS.items()}
 
 
-def failed_fields(figures: FieldFigures, limits: Mapping[GateName, float]) -> tuple[FailedField, ...]:
+def failed_fields(
+    figures: FieldFigures, limits: Mapping[GateName, float]
+) -> tuple[FailedField, ...]:
     """Find the fields beyond the limits, in the order of the figures.
 
     Args:
@@ -107,7 +117,10 @@ def failed_fields(figures: FieldFigures, limits: Mapping[GateName, float]) -> tu
                 reasons.append(f"{name} {value:.3g} (limit {comparison} {limits[name]:g})")
         if figures["unregistered_modalities"][row]:
             reasons.append("registration failed")
-        if light is not None and np.nanmax(np.abs(light[row]), initial=0) > limits["light_drift_percent"]:
+        if (
+            light is not None
+            and np.nanmax(np.abs(light[row]), initial=0) > limits["light_drift_percent"]
+        ):
             difference = light[row][np.nanargmax(np.abs(light[row]))]
             reasons.append(f"light {difference:+.3g} % (limit {limits['light_drift_percent']:g} %)")
         if reasons:
@@ -125,9 +138,10 @@ def check_quality(
 ) -> Quality:
     """Compare a sample with every limit.
 
-    Blurred, unregistered, saturated, touching and clumped cells are percentages of all cells that are not debris. A
-    figure that each field has is the median over the fields. The drift of the light is the width of the middle 90 % of
-    the fields about their median, of the modality in which it is largest.
+    Blurred, unregistered, saturated, touching and clumped cells are percentages of all cells that
+    are not debris. A figure that each field has is the median over the fields. The drift of the
+    light is the width of the middle 90 % of the fields about their median, of the modality in which
+    it is largest.
 
     Args:
         rows: the sample's cells.
@@ -142,7 +156,9 @@ def check_quality(
     found = {**_cell_figures(rows, tally), **_field_figures(figures)}
     missing = len(fields.missing)
     found["missing_fields_percent"] = _percent(missing, fields.taken + missing)
-    found["error_bound_percent"] = 100 * bound.error_bound if (bound := checks.risk_control) else None
+    found["error_bound_percent"] = (
+        100 * bound.error_bound if (bound := checks.risk_control) else None
+    )
     found["failed_fields_percent"] = _percent(len(failed), len(figures.get("field_index", ())))
     gates = tuple(
         QualityGate(
@@ -156,7 +172,9 @@ def check_quality(
         )
         for name, gate in LIMITS.items()
     )
-    return Quality(passed=all(gate.passed is not False for gate in gates), gates=gates, failed_fields=failed)
+    return Quality(
+        passed=all(gate.passed is not False for gate in gates), gates=gates, failed_fields=failed
+    )
 
 
 def _cell_figures(rows: CellRows, tally: Tally) -> dict[GateName, float | None]:
@@ -165,7 +183,9 @@ def _cell_figures(rows: CellRows, tally: Tally) -> dict[GateName, float | None]:
     differing = rows.disagreement[rows.counted] if len(rows.heads) > 1 else rows.disagreement[:0]
 
     def flagged(flag: QcFlag) -> float | None:
-        return _percent(int(np.count_nonzero(rows.qc_flags[not_debris] & flag.value)), int(not_debris.sum()))
+        return _percent(
+            int(np.count_nonzero(rows.qc_flags[not_debris] & flag.value)), int(not_debris.sum())
+        )
 
     return {
         "cells_counted": float(tally.identified),
@@ -175,7 +195,9 @@ def _cell_figures(rows: CellRows, tally: Tally) -> dict[GateName, float | None]:
         "saturated_cells_percent": flagged(QcFlag.SATURATED),
         "doublets_percent": flagged(QcFlag.DOUBLET),
         "clumps_percent": flagged(QcFlag.CLUMP),
-        "head_disagreement": float(np.median(differing.astype(np.float64))) if len(differing) else None,
+        "head_disagreement": float(np.median(differing.astype(np.float64)))
+        if len(differing)
+        else None,
         "accepted_percent": _percent(int(complete.sum()), len(rows)),
         "min_nucleus_um2": (nucleus_um2 := _median_nucleus_um2(rows)),
         "max_nucleus_um2": nucleus_um2,
@@ -214,13 +236,19 @@ def _holds(figure: float, comparison: Comparison, limit: float) -> bool:
 
 
 def _worst(entry: float | list[float | None] | None, comparison: Comparison) -> float | None:
-    """Return the figure of a field, of several modalities the worst; ``None`` where nothing was measured."""
-    entries = [value for value in (entry if isinstance(entry, list) else [entry]) if value is not None]
+    """Return the figure of a field, of several modalities the worst; ``None`` where nothing was
+    measured.
+    """
+    entries = [
+        value for value in (entry if isinstance(entry, list) else [entry]) if value is not None
+    ]
     return (min if comparison == ">=" else max)(entries, default=None)
 
 
 def _relative_light(figures: FieldFigures) -> NDArray[np.float64] | None:
-    """Return the difference (%) of the background from its median, (fields, bright modalities); NaN where unknown."""
+    """Return the difference (%) of the background from its median, (fields, bright modalities); NaN
+    where unknown.
+    """
     if not figures.get("background_percent"):
         return None
     light = np.array(figures["background_percent"], float)  # (F, M)

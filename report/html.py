@@ -14,7 +14,7 @@ from wbcpipe.report.cell_thumbnails import (
     measure_contrast,
 )
 from wbcpipe.report.page_style import class_colours, page_environment
-from wbcpipe.report.tables import flag_words, review_words
+from wbcpipe.report.words import flag_words, review_words
 from wbcpipe.samples.cell_columns import UNIDENTIFIED, flag_names
 
 if TYPE_CHECKING:
@@ -63,12 +63,17 @@ class Gallery:
 
 
 def render_page(
-    sample: Sample, store: CellStore, reviewed: ReviewedSample, document: DifferentialRecord, *, content_id: str
+    sample: Sample,
+    store: CellStore,
+    reviewed: ReviewedSample,
+    document: DifferentialRecord,
+    *,
+    content_id: str,
 ) -> str:
     """Return the page of a sample's cells.
 
-    The sample's first field gives the wavelengths. ``content_id`` is written into the page: by it an unchanged page is
-    recognised.
+    The sample's first field gives the wavelengths. ``content_id`` is written into the page: by it
+    an unchanged page is recognised.
     """
     environment = page_environment()
     environment.filters["position"] = axis_position
@@ -82,14 +87,19 @@ def render_page(
         flag_words=flag_words,
         modalities=document.provenance.modalities,
         review_words=review_words(document.verification),
-        machine={line.name: line for line in document.verification.machine if document.verification.changed},
+        machine={
+            line.name: line
+            for line in document.verification.machine
+            if document.verification.changed
+        },
         galleries=_galleries(sample, store, reviewed),
         has_composite=sum("fluor" not in name.lower() for name in store.modalities) >= 3,
     )
 
 
 def axis_position(percent: float) -> str:
-    """Return the position of a percentage on the chart's square-root axis, in per cent of its width.
+    """Return the position of a percentage on the chart's square-root axis, in per cent of its
+    width.
 
     >>> axis_position(25)
     '50.00'
@@ -105,29 +115,57 @@ def _galleries(sample: Sample, store: CellStore, reviewed: ReviewedSample) -> li
     )
     galleries: list[Gallery] = []
 
-    def add(title: str, note: str, candidates: Sequence[int], *, lowest_first: bool = False) -> None:
+    def add(
+        title: str, note: str, candidates: Sequence[int], *, lowest_first: bool = False
+    ) -> None:
         if lowest_first:
             ranked = sorted(candidates, key=lambda index: (float(rows.confidence[index]), index))
             chosen = ranked[:CELLS_PER_GALLERY]
         else:
             chosen = choose_cells(candidates, rows.confidence, CELLS_PER_GALLERY)
         if chosen:
-            shown = f"all {len(chosen)}" if len(chosen) == len(candidates) else f"{len(chosen)} of {len(candidates)}"
+            shown = (
+                f"all {len(chosen)}"
+                if len(chosen) == len(candidates)
+                else f"{len(chosen)} of {len(candidates)}"
+            )
             crops = store.images_at(chosen)
-            thumbnails = tuple(_thumbnail(reviewed, i, crop, contrast) for i, crop in zip(chosen, crops, strict=True))
+            thumbnails = tuple(
+                _thumbnail(reviewed, i, crop, contrast)
+                for i, crop in zip(chosen, crops, strict=True)
+            )
             galleries.append(Gallery(title, f"{shown}, {note}", thumbnails))
 
     for name in shown.classes:
         words = f"{name} · {_WORDS[name]}" if name in _WORDS else name
-        add(words, "from the highest to the lowest probability", [i for i in counted if shown.now[i] == name])
+        add(
+            words,
+            "from the highest to the lowest probability",
+            [i for i in counted if shown.now[i] == name],
+        )
     identified = [i for i in counted if shown.now[i] != UNIDENTIFIED and not shown.looked[i]]
-    add("Counted with the lowest probability", "the lowest first: review these", identified, lowest_first=True)
-    add("Unidentified", "not in the percentages", [i for i in counted if shown.now[i] == UNIDENTIFIED])
-    add("Rejected", "not in the differential", [i for i in range(len(rows)) if shown.exclusion_reason[i]])
+    add(
+        "Counted with the lowest probability",
+        "the lowest first: review these",
+        identified,
+        lowest_first=True,
+    )
+    add(
+        "Unidentified",
+        "not in the percentages",
+        [i for i in counted if shown.now[i] == UNIDENTIFIED],
+    )
+    add(
+        "Rejected",
+        "not in the differential",
+        [i for i in range(len(rows)) if shown.exclusion_reason[i]],
+    )
     return galleries
 
 
-def _thumbnail(reviewed: ReviewedSample, index: int, crop: NDArray[np.uint16], contrast: Contrast) -> Thumbnail:
+def _thumbnail(
+    reviewed: ReviewedSample, index: int, crop: NDArray[np.uint16], contrast: Contrast
+) -> Thumbnail:
     rows, shown = reviewed.rows, reviewed.reviewed
     parts = [f"{rows.predicted_class[index]} {rows.confidence[index]:.2f}"]
     if len(rows.heads) > 1:
@@ -135,7 +173,9 @@ def _thumbnail(reviewed: ReviewedSample, index: int, crop: NDArray[np.uint16], c
     parts.append(f"field {int(rows.columns['field_index'][index])}")
     parts += [name.replace("_", " ") for name in flag_names(int(rows.qc_flags[index]))]
     if shown.changed[index]:
-        parts[0] = f"{shown.now[index].replace('_', ' ')} ({shown.reader[index]}; the model: {parts[0]})"
+        parts[0] = (
+            f"{shown.now[index].replace('_', ' ')} ({shown.reader[index]}; the model: {parts[0]})"
+        )
     if rows.label[index]:
         parts.append(f"labelled {rows.label[index]}")
     caption = " · ".join(parts)

@@ -1,4 +1,7 @@
-"""Checks of a sample against the bundle's validation cells: true frequencies, disagreeing heads, an error bound."""
+"""Checks of a sample against the bundle's validation cells.
+
+True frequencies, disagreeing heads, an error bound.
+"""
 
 from __future__ import annotations
 
@@ -38,9 +41,8 @@ def corrected_shares(rows: CellRows, checks: ModelChecks) -> dict[str, ClassShar
         rows: the sample's cells.
         checks: of `check_model`.
 
-    Returns:
-        Class name to share; empty if the bundle has not shown that the correction helps, if the checks doubt that its
-        figures hold for this sample, or if nothing was counted.
+    Returns: Class name to share; empty if the bundle has not shown that the correction helps, if
+        the checks doubt that its figures hold for this sample, or if nothing was counted.
     """
     fitted, probability = rows.calibration, rows.probability[rows.counted]
     if checks.doubts or fitted is None or fitted.confusion is None or not len(probability):
@@ -65,15 +67,26 @@ def check_model(rows: CellRows, sample: str, kind: SampleKind) -> ModelChecks:
     """
     counted = rows.counted
     unidentified = sum(
-        name == UNIDENTIFIED for name, counts in zip(rows.predicted_class, counted, strict=True) if counts
+        name == UNIDENTIFIED
+        for name, counts in zip(rows.predicted_class, counted, strict=True)
+        if counts
     )
     return check_applicability(
-        ClassifiedCells(sample, kind, rows.probability[counted], unidentified, rows.classification, rows.calibration)
+        ClassifiedCells(
+            sample,
+            kind,
+            rows.probability[counted],
+            unidentified,
+            rows.classification,
+            rows.calibration,
+        )
     )
 
 
 def head_agreement(rows: CellRows) -> tuple[HeadAgreement, ...]:
-    """Compare each head with the fused prediction, over the identified cells that are not rejected."""
+    """Compare each head with the fused prediction, over the identified cells that are not
+    rejected.
+    """
     index = {name: position for position, name in enumerate(rows.classes)}
     fused = np.array([index.get(name, -1) for name in rows.predicted_class], dtype=np.intp)
     chosen = rows.counted & (fused >= 0)
@@ -84,9 +97,12 @@ def head_agreement(rows: CellRows) -> tuple[HeadAgreement, ...]:
             name=name,
             agreement_percent=_percent(same[:, head]),
             class_agreement_percent={
-                label: _percent(same[fused[chosen] == position, head]) for label, position in index.items()
+                label: _percent(same[fused[chosen] == position, head])
+                for label, position in index.items()
             },
-            mean_probability=float(highest[:, head].mean(dtype=np.float64)) if len(highest) else None,
+            mean_probability=float(highest[:, head].mean(dtype=np.float64))
+            if len(highest)
+            else None,
         )
         for head, name in enumerate(rows.heads)
     )

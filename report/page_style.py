@@ -1,4 +1,7 @@
-"""What every HTML page of the project shares: one style, one set of filters, one way to escape text."""
+"""What every HTML page of the project shares.
+
+One style, one set of filters, one way to escape text.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,15 @@ from typing import TYPE_CHECKING, Final
 import jinja2
 from markupsafe import Markup
 
-from wbcpipe.report.tables import format_number
+from wbcpipe.report.words import format_number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["class_colours", "code_markup", "page_environment"]
 
-#: Classes ``class-0`` to ``class-6`` of style.css.j2: distinguishable by colour-blind readers; the text beside them
-#: repeats the information.
+#: Classes ``class-0`` to ``class-6`` of style.css.j2: distinguishable by colour-blind readers; the
+#: text beside them repeats the information.
 _COLOURS: Final = 7
 
 
@@ -38,12 +41,16 @@ def code_markup(text: str) -> Markup:
     parts = text.split("`")
     if len(parts) % 2 == 0:
         return Markup.escape(text)
-    marked = [Markup("<code>{}</code>").format(part) if i % 2 else Markup.escape(part) for i, part in enumerate(parts)]
+    marked = [
+        Markup("<code>{}</code>").format(part) if i % 2 else Markup.escape(part)
+        for i, part in enumerate(parts)
+    ]
     return Markup("").join(marked)
 
 
 def page_environment(package: str = "wbcpipe.report") -> jinja2.Environment:
-    """Return an environment for the pages of a package: its ``templates/``, and ``style.css.j2`` of the report.
+    """Return an environment for the pages of a package: its ``templates/``, and ``style.css.j2`` of
+    the report.
 
     Text is escaped in ``*.html.j2``, and left as it is in other templates.
     """

@@ -37,15 +37,17 @@ class _ReferenceFile(BaseModel):
     def _ascending(self) -> Self:
         for name, (low, high) in self.percent.items():
             if low >= high:
-                raise ValueError(f"percent.{name} is [{low:g}, {high:g}]; the lower limit comes first")
+                raise ValueError(
+                    f"percent.{name} is [{low:g}, {high:g}]; the lower limit comes first"
+                )
         return self
 
 
 def load_reference(path: Path, classes: Sequence[str]) -> Reference:
     """Read reference intervals.
 
-    The file, TOML or JSON by its suffix, holds ``source`` (text) and ``percent``: class name to ``[low, high]``. A
-    class that is not listed gets no flag.
+    The file, TOML or JSON by its suffix, holds ``source`` (text) and ``percent``: class name to
+    ``[low, high]``. A class that is not listed gets no flag.
 
     Raises:
         ConfigError: the file is absent or not readable, or a key, class or interval is not allowed.
@@ -56,14 +58,20 @@ def load_reference(path: Path, classes: Sequence[str]) -> Reference:
         found = _ReferenceFile.model_validate(content)
     except ValidationError as error:
         findings = "; ".join(explain(item, _ReferenceFile) for item in error.errors()[:3])
-        raise ConfigError(f"{path}: {findings}; an example is in `wbcpipe report --help`.") from error
+        raise ConfigError(
+            f"{path}: {findings}; an example is in `wbcpipe report --help`."
+        ) from error
     if unknown := sorted(set(found.percent) - set(classes)):
-        raise ConfigError(f"{path}: unknown class {unknown[0]!r}; the cells were classified as {', '.join(classes)}.")
+        raise ConfigError(
+            f"{path}: unknown class {unknown[0]!r}; the cells were classified as "
+            f"{', '.join(classes)}."
+        )
     return Reference(found.percent, found.source or path.name)
 
 
 def lab_reference(lab: Lab, sample: Sample) -> Reference | None:
-    """Return the laboratory's intervals for the patient of a sample's ``order.json``; ``None`` if it gives none.
+    """Return the laboratory's intervals for the patient of a sample's ``order.json``; ``None`` if
+    it gives none.
 
     Raises:
         SampleStateError: ``order.json`` is damaged.

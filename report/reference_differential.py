@@ -1,7 +1,10 @@
-"""A differential of the same blood from elsewhere (flow cytometry, an analyser, two readers): read it, compare it.
+"""A differential of the same blood from elsewhere (flow cytometry, an analyser, two readers).
 
-The file is TOML, JSON or CSV. TOML and JSON hold ``source``, optionally ``method`` and ``cells``, and ``percent`` or
-``count``: class name to number. CSV has the columns ``class`` and ``percent`` or ``count``.
+Read it, compare it.
+
+The file is TOML, JSON or CSV. TOML and JSON hold ``source``, optionally ``method`` and ``cells``,
+and ``percent`` or ``count``: class name to number. CSV has the columns ``class`` and ``percent`` or
+``count``.
 """
 
 from __future__ import annotations
@@ -12,7 +15,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 
 from wbcpipe.errors import ConfigError
 from wbcpipe.report.count_comparison import differ_by_chance, differ_from_share
@@ -44,7 +54,9 @@ _TOLERANCE_PERCENT: Final = 2.5
 _LEVEL: Final = 0.05
 
 _Percentage = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-_Text = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")]
+_Text = Annotated[
+    str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*$")
+]
 
 
 class _File(BaseModel):
@@ -63,13 +75,17 @@ class _File(BaseModel):
         if bool(self.percent) == bool(self.count):
             raise ValueError("give either percent or count of each class")
         if self.count and self.cells not in (None, sum(self.count.values())):
-            raise ValueError(f"cells is {self.cells}, the counts add up to {sum(self.count.values())}; leave cells out")
+            raise ValueError(
+                f"cells is {self.cells}, the counts add up to {sum(self.count.values())}; leave "
+                f"cells out"
+            )
         if self.count and not sum(self.count.values()):
             raise ValueError("all counts are 0; nothing can be compared")
         total = sum(self.percent.values())
         if self.percent and abs(total - 100) > _TOLERANCE_PERCENT:
             raise ValueError(
-                f"the percentages add up to {total:g}; they must make 100 (give cells of no listed class as {OTHER!r})"
+                f"the percentages add up to {total:g}; they must make 100 (give cells of no "
+                f"listed class as {OTHER!r})"
             )
         return self
 
@@ -100,7 +116,8 @@ class ReferenceShare:
     Attributes:
         name: class name.
         reference_percent: of the reference; ``None`` if it does not list the class.
-        reference_interval_percent: 95 % Clopper-Pearson interval; ``None`` if its number of cells is not known.
+        reference_interval_percent: 95 % Clopper-Pearson interval; ``None`` if its number of cells
+            is not known.
         percent, interval_percent: of the sample; ``None`` without cells.
         difference: percent minus reference_percent.
         p_value: probability that chance alone makes them differ as much.
@@ -134,8 +151,8 @@ def compare_with_reference(
 ) -> ReferenceComparison:
     """Compare the differential of a sample with one from elsewhere, class by class.
 
-    The probability is that of Fisher's exact test; of the exact binomial test where the number of the reference's cells
-    is not known, so that it is taken as exact.
+    The probability is that of Fisher's exact test; of the exact binomial test where the number of
+    the reference's cells is not known, so that it is taken as exact.
 
     Args:
         differential: of the sample.
@@ -143,7 +160,11 @@ def compare_with_reference(
         file: name of the reference's file.
     """
     total = differential.tally.identified
-    known = None if reference.cells is None else round(reference.cells * (1 - reference.other_percent / 100))
+    known = (
+        None
+        if reference.cells is None
+        else round(reference.cells * (1 - reference.other_percent / 100))
+    )
     shares = []
     for line in differential.classes:
         share = reference.percent.get(line.name)
@@ -159,7 +180,9 @@ def compare_with_reference(
             ReferenceShare(
                 name=line.name,
                 reference_percent=share,
-                reference_interval_percent=None if seen is None or known is None else interval_percent(seen, known),
+                reference_interval_percent=None
+                if seen is None or known is None
+                else interval_percent(seen, known),
                 percent=line.percent,
                 interval_percent=line.interval_percent,
                 difference=None if share is None or line.percent is None else line.percent - share,
@@ -168,23 +191,28 @@ def compare_with_reference(
             )
         )
     return ReferenceComparison(
-        file, reference.source, reference.method, reference.cells, reference.other_percent, tuple(shares)
+        file,
+        reference.source,
+        reference.method,
+        reference.cells,
+        reference.other_percent,
+        tuple(shares),
     )
 
 
 def read_reference_differential(path: Path, classes: Sequence[str]) -> ReferenceDifferential:
     """Read a differential from elsewhere.
 
-    neutrophil, lymphocyte and other common names stand for NEU, LYM, EOS, MO and BAS. A class that the file does not
-    list is not compared.
+    neutrophil, lymphocyte and other common names stand for NEU, LYM, EOS, MO and BAS. A class that
+    the file does not list is not compared.
 
     Args:
         path: of the file.
         classes: of the model.
 
     Raises:
-        ConfigError: the file cannot be read, or a key, class or number is not allowed; the text gives file, line and
-            reason.
+        ConfigError: the file cannot be read, or a key, class or number is not allowed; the text
+            gives file, line and reason.
     """
     file = UserFile(path, _WHAT, ConfigError)
     suffix = path.suffix.lower()
@@ -204,11 +232,13 @@ def read_reference_differential(path: Path, classes: Sequence[str]) -> Reference
         label = name if name in classes or name == OTHER else class_of(name)
         if label not in classes and label != OTHER:
             raise file.refuse(
-                f"{_where(lines, (name,))}class {name!r} is none of the model's ({', '.join(classes)}); count its "
-                f"cells with one of them, or name it {OTHER!r}."
+                f"{_where(lines, (name,))}class {name!r} is none of the model's "
+                f"({', '.join(classes)}); count its cells with one of them, or name it {OTHER!r}."
             )
         if label in numbers:
-            raise file.refuse(f"{_where(lines, (name,))}class {label!r} is given twice; give it once.")
+            raise file.refuse(
+                f"{_where(lines, (name,))}class {label!r} is given twice; give it once."
+            )
         numbers[label] = float(number)
     other = numbers.pop(OTHER, 0.0)
     listed = sum(numbers.values())
@@ -224,16 +254,23 @@ def read_reference_differential(path: Path, classes: Sequence[str]) -> Reference
 
 
 def _where(lines: Mapping[str, int], location: Sequence[Any]) -> str:
-    """Return the line of the last part of a location that has one, as the beginning of a sentence."""
+    """Return the line of the last part of a location that has one, as the beginning of a
+    sentence.
+    """
     line = next((lines[str(part)] for part in reversed(location) if str(part) in lines), None)
     return "" if line is None else f"line {line}: "
 
 
 def _key_lines(text: str) -> dict[str, int]:
-    """Return the line of each key of a TOML or JSON file, from 1; the first one of a key that occurs twice."""
+    """Return the line of each key of a TOML or JSON file, from 1.
+
+    The first one of a key that occurs twice.
+    """
     found: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
-        for match in re.finditer(r"""(?:^|[{,\[])\s*["']?([^"'=:{},\[\]]+?)["']?\s*(?:[=:]|\]\s*$)""", line):
+        for match in re.finditer(
+            r"""(?:^|[{,\[])\s*["']?([^"'=:{},\[\]]+?)["']?\s*(?:[=:]|\]\s*$)""", line
+        ):
             found.setdefault(match[1].strip(), number)
     return found
 
@@ -243,29 +280,42 @@ def _read_csv(file: UserFile) -> tuple[dict[str, Any], dict[str, int]]:
     text = file.read_text()
     separator = ";" if ";" in text.partition("\n")[0] else ","
     try:
-        rows = list(csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True))
+        rows = list(
+            csv.reader(io.StringIO(text), delimiter=separator, skipinitialspace=True, strict=True)
+        )
     except csv.Error as error:
         raise file.refuse(f"not readable as CSV ({error}).") from error
     header = [name.strip().lower() for name in rows[0]] if rows else []
     kind = next((name for name in ("percent", "count") if name in header), None)
     if "class" not in header or kind is None:
-        raise file.refuse(f"line 1: columns {', '.join(header) or 'none'}; needed are class, and percent or count.")
+        raise file.refuse(
+            f"line 1: columns {', '.join(header) or 'none'}; needed are class, and percent or "
+            f"count."
+        )
     numbers: dict[str, float | int] = {}
     lines: dict[str, int] = {}
     for line, row in enumerate(rows[1:], 2):
         if not any(cell.strip() for cell in row):
             continue
         if len(row) != len(header):
-            raise file.refuse(f"line {line}: {len(row)} cells; the header names {len(header)} columns.")
+            raise file.refuse(
+                f"line {line}: {len(row)} cells; the header names {len(header)} columns."
+            )
         name, shown = row[header.index("class")].strip(), row[header.index(kind)].strip()
         if name in numbers:
             raise file.refuse(f"line {line}: class {name!r} is given twice; give it once.")
         # Where a semicolon separates, a comma is that of a decimal number.
-        number = shown.removesuffix("%").strip().replace(",", ".") if separator == ";" else shown.removesuffix("%")
+        number = (
+            shown.removesuffix("%").strip().replace(",", ".")
+            if separator == ";"
+            else shown.removesuffix("%")
+        )
         try:
             numbers[name] = int(number) if kind == "count" else float(number)
         except ValueError as error:
             needed = "a whole number" if kind == "count" else "a number"
-            raise file.refuse(f"line {line}: {kind} is {shown[:40]!r}; {needed} is needed.") from error
+            raise file.refuse(
+                f"line {line}: {kind} is {shown[:40]!r}; {needed} is needed."
+            ) from error
         lines[name] = line
     return {"source": file.path.name, kind: numbers}, lines

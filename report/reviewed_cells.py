@@ -31,11 +31,14 @@ class ReviewedCells:
 
     Attributes:
         classes: of the differential: those of the model, then the laboratory's extra white cells.
-        now: N class names, ``unidentified``, ``not_classed``, ``artefact``, or a class that is no white cell.
-        exclusion_reason: N reasons why a cell is not counted: a quality flag, or what a reader said; else empty.
+        now: N class names, ``unidentified``, ``not_classed``, ``artefact``, or a class that is no
+            white cell.
+        exclusion_reason: N reasons why a cell is not counted: a quality flag, or what a reader
+            said; else empty.
         reader: N names of who gave the class; empty for the model's.
         looked: (N,) a reader looked at the cell with this class, or gave it.
-        changed: (N,) the class is not the model's, or the cell counts because a reader gave it a class.
+        changed: (N,) the class is not the model's, or the cell counts because a reader gave it a
+            class.
     """
 
     classes: tuple[str, ...]
@@ -56,9 +59,13 @@ def row_keys(rows: CellRows) -> list[str]:
 
 
 def review_cells(
-    rows: CellRows, state: ReviewState, per_100_white_cells: Mapping[str, bool], keys: Sequence[str] | None = None
+    rows: CellRows,
+    state: ReviewState,
+    per_100_white_cells: Mapping[str, bool],
+    keys: Sequence[str] | None = None,
 ) -> ReviewedCells:
-    """Apply a review to the cells: the class that a person gave replaces the model's, and lifts its exclusion.
+    """Apply a review to the cells: the class that a person gave replaces the model's, and lifts its
+    exclusion.
 
     Args:
         rows: the cells as the model classified them.
@@ -70,7 +77,11 @@ def review_cells(
         SampleStateError: a reader gave a class that is neither the model's nor an extra one.
     """
     row_of = {key: row for row, key in enumerate(row_keys(rows) if keys is None else keys)}
-    extra_white = tuple(name for name, apart in per_100_white_cells.items() if not apart and name not in rows.classes)
+    extra_white = tuple(
+        name
+        for name, apart in per_100_white_cells.items()
+        if not apart and name not in rows.classes
+    )
     counted = {*rows.classes, *extra_white, UNIDENTIFIED}
     now, reasons = list(rows.predicted_class), list(rows.exclusion_reason)
     readers = [""] * len(rows)
@@ -85,8 +96,8 @@ def review_cells(
             reason = given.to
         else:
             raise SampleStateError(
-                f"cell {cell}: {given.reader} gave it the class {given.to!r}, which is neither the model's nor one of "
-                "the laboratory's file; add it there as [[extra_class]]."
+                f"cell {cell}: {given.reader} gave it the class {given.to!r}, which is neither "
+                f"the model's nor one of the laboratory's file; add it there as [[extra_class]]."
             )
         changed[row] = (given.to, reason) != (now[row], reasons[row])
         now[row], reasons[row], readers[row] = given.to, reason, given.reader

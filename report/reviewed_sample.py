@@ -36,7 +36,8 @@ class ReportOptions:
     """What a user gives for a report.
 
     Attributes:
-        reference: file of the laboratory's reference intervals; those of ``lab`` by default, else textbook ones.
+        reference: file of the laboratory's reference intervals; those of ``lab`` by default, else
+            textbook ones.
         wbc_1e9_per_l: white-cell concentration, for absolute counts.
         lab: the laboratory's file; by default ``lab.toml`` in the data root, if it is there.
     """
@@ -96,7 +97,9 @@ def new_basis(rows: CellRows, reference: Reference, wbc: float | None, lab: Lab)
     )
 
 
-def read_reviewed(sample: Sample, store: CellStore, options: ReportOptions | None = None) -> ReviewedSample:
+def read_reviewed(
+    sample: Sample, store: CellStore, options: ReportOptions | None = None
+) -> ReviewedSample:
     """Read the cells and the journal of a sample.
 
     If the cells were segmented or classified again since the review, the journal notes that first.
@@ -107,14 +110,16 @@ def read_reviewed(sample: Sample, store: CellStore, options: ReportOptions | Non
         options: of the user.
 
     Raises:
-        SampleStateError: the cells are not classified, the journal is damaged, or a class in it is not known.
+        SampleStateError: the cells are not classified, the journal is damaged, or a class in it is
+            not known.
         ConfigError: an option is not valid, or contradicts what was signed.
     """
     given = options or ReportOptions()
     wbc = given.wbc_1e9_per_l
     if wbc is not None and not (math.isfinite(wbc) and 0 < wbc <= 2000):
         raise ConfigError(
-            f"--wbc {wbc:g} is no white-cell concentration; give a number above 0 and up to 2000, in 10^9/L."
+            f"--wbc {wbc:g} is no white-cell concentration; give a number above 0 and up to 2000, "
+            f"in 10^9/L."
         )
     rows = read_rows(store)
     keys = row_keys(rows)
@@ -124,8 +129,9 @@ def read_reviewed(sample: Sample, store: CellStore, options: ReportOptions | Non
     if state.signed is not None:
         if given.reference or wbc is not None or given.lab:
             raise ConfigError(
-                f"sample {sample.name!r} is signed by {state.signed.entry.reader} with its own reference intervals and "
-                "concentration; withdraw or amend the signature before --reference, --wbc or --lab."
+                f"sample {sample.name!r} is signed by {state.signed.entry.reader} with its own "
+                f"reference intervals and concentration; withdraw or amend the signature before "
+                "--reference, --wbc or --lab."
             )
         return replay_signature(rows, journal.entries(), state.signed, keys)
     lab = find_lab(sample.path.parent, given.lab)
@@ -133,14 +139,21 @@ def read_reviewed(sample: Sample, store: CellStore, options: ReportOptions | Non
     before = state.signatures[-1].sign.basis if state.signatures else None
     default = Reference(before.reference.percent, before.reference.source) if before else ADULT
     reference = (
-        load_reference(given.reference, rows.classes) if given.reference else lab_reference(lab, sample) or default
+        load_reference(given.reference, rows.classes)
+        if given.reference
+        else lab_reference(lab, sample) or default
     )
     basis = new_basis(rows, reference, before.wbc_1e9_per_l if before and wbc is None else wbc, lab)
-    return ReviewedSample(rows, review_cells(rows, state, basis.extra_classes, keys), state, basis=basis)
+    return ReviewedSample(
+        rows, review_cells(rows, state, basis.extra_classes, keys), state, basis=basis
+    )
 
 
 def replay_signature(
-    rows: CellRows, entries: Sequence[Entry], signature: Signature, keys: Sequence[str] | None = None
+    rows: CellRows,
+    entries: Sequence[Entry],
+    signature: Signature,
+    keys: Sequence[str] | None = None,
 ) -> ReviewedSample:
     """Return a sample as it was signed: the journal is replayed up to the signature.
 

@@ -89,7 +89,9 @@ class CellRows:
         return np.asarray(self.probability.argmax(axis=2), dtype=np.intp)
 
     def digest(self) -> str:
-        """Return the SHA-256 of every column, which identifies the cells that a document was made from."""
+        """Return the SHA-256 of every column, which identifies the cells that a document was made
+        from.
+        """
         total = hashlib.sha256()
         for name in _COLUMNS:
             total.update(np.ascontiguousarray(self.columns[name]).tobytes())
@@ -112,8 +114,8 @@ def read_rows(store: CellStore) -> CellRows:
     classes, heads = classification.classes, classification.heads
     if probability.shape != (len(store), len(heads), len(classes)):
         raise SampleStateError(
-            f"{store.path}: probabilities of shape {probability.shape} do not fit {len(store)} cells, {len(heads)} "
-            f"heads and {len(classes)} classes; run `wbcpipe classify` again."
+            f"{store.path}: probabilities of shape {probability.shape} do not fit {len(store)} "
+            f"cells, {len(heads)} heads and {len(classes)} classes; run `wbcpipe classify` again."
         )
     columns = {name: store.column(name) for name in _COLUMNS}
     if classification.dead_modalities:
@@ -140,6 +142,6 @@ def _read_classification(store: CellStore) -> tuple[Classification, ProbabilityC
         return classification, ProbabilityCalibration.model_validate(classification.calibration)
     except ValidationError as error:
         raise SampleStateError(
-            f"{store.path}: the calibration cannot be read ({' '.join(str(error).split())}); run `wbcpipe "
-            "classify` again."
+            f"{store.path}: the calibration cannot be read ({' '.join(str(error).split())}); run "
+            f"`wbcpipe classify` again."
         ) from error

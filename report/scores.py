@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial import cKDTree
+import scipy
 
 from wbcpipe.classify.uncertainty.confusion import class_scores, confusion_matrix
 
@@ -47,7 +46,8 @@ class PredictionScores:
         accuracy: share of the cells whose predicted class is right.
         weighted_f1: F1 of the classes, weighted by support.
         classes: one score per class.
-        confusion: (K, K + 1) counts; row the true class, column the predicted one, the last column unidentified.
+        confusion: (K, K + 1) counts; row the true class, column the predicted one, the last column
+            unidentified.
     """
 
     cells: int
@@ -57,7 +57,9 @@ class PredictionScores:
     confusion: tuple[tuple[int, ...], ...]
 
 
-def score_predictions(true: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> PredictionScores:
+def score_predictions(
+    true: Sequence[int], predicted: Sequence[int], classes: Sequence[str]
+) -> PredictionScores:
     """Score predicted classes; an unidentified cell is a miss for its class.
 
     Args:
@@ -73,7 +75,11 @@ def score_predictions(true: Sequence[int], predicted: Sequence[int], classes: Se
         weighted_f1=found.weighted_f1,
         classes=tuple(
             ClassScore(
-                name, float(found.precision[k]), float(found.recall[k]), float(found.f1[k]), int(found.support[k])
+                name,
+                float(found.precision[k]),
+                float(found.recall[k]),
+                float(found.f1[k]),
+                int(found.support[k]),
             )
             for k, name in enumerate(classes)
         ),
@@ -96,7 +102,9 @@ def match_points(
     """
     if not len(true) or not len(found):
         return []
-    near = cKDTree(true).sparse_distance_matrix(cKDTree(found), tolerance_um, output_type="ndarray")
+    near = scipy.spatial.cKDTree(true).sparse_distance_matrix(
+        scipy.spatial.cKDTree(found), tolerance_um, output_type="ndarray"
+    )
     rows, columns, distance = near["i"], near["j"], near["v"]
     if not len(rows):
         return []
@@ -106,5 +114,9 @@ def match_points(
     forbidden = (len(rows) + 1) * (tolerance_um + 1)
     cost = np.full((len(row_ids), len(column_ids)), forbidden)
     cost[row, column] = distance
-    chosen = zip(*linear_sum_assignment(cost), strict=True)
-    return [(int(row_ids[i]), int(column_ids[j]), float(cost[i, j])) for i, j in chosen if cost[i, j] < forbidden]
+    chosen = zip(*scipy.optimize.linear_sum_assignment(cost), strict=True)
+    return [
+        (int(row_ids[i]), int(column_ids[j]), float(cost[i, j]))
+        for i, j in chosen
+        if cost[i, j] < forbidden
+    ]

@@ -22,7 +22,9 @@ __all__ = ["is_signed_content", "missing_entries", "signed_bytes", "signed_path"
 
 
 def signed_path(sample: Sample, entry: int) -> Path:
-    """Return where the differential that an entry of the journal signed is kept, also when it is amended."""
+    """Return where the differential that an entry of the journal signed is kept, also when it is
+    amended.
+    """
     return journal_path(sample).with_name(f"signed_{entry}.json")
 
 
@@ -38,8 +40,12 @@ def is_signed_content(path: Path, signature: Signature) -> bool:
     return json_digest(content) == signature.sign.differential
 
 
-def missing_entries(sample: Sample, document: DifferentialRecord, entries: Sequence[Entry], state: ReviewState) -> str:
-    """Return which entries a document rests on that the journal does not have; empty if it has them.
+def missing_entries(
+    sample: Sample, document: DifferentialRecord, entries: Sequence[Entry], state: ReviewState
+) -> str:
+    """Return which entries a document rests on that the journal does not have.
+
+    Empty if it has them.
 
     Args:
         sample: its sample.
@@ -52,13 +58,16 @@ def missing_entries(sample: Sample, document: DifferentialRecord, entries: Seque
         number = found.journal.entries
         if len(entries) < number or entries[number - 1].id != found.journal.head:
             return (
-                f"{path}: does not have the {number} entries on which the report rests: the file is missing, was cut, "
-                "or is another one"
+                f"{path}: does not have the {number} entries on which the report rests: the file "
+                f"is missing, was cut, or is another one"
             )
     if found.signed is not None:
         digest = document.digest()
         if not any(signature.sign.differential == digest for signature in state.signatures):
-            return f"{path}: does not have the signature of {found.signed_by} at {found.signed}, which the report shows"
+            return (
+                f"{path}: does not have the signature of {found.signed_by} at {found.signed}, "
+                f"which the report shows"
+            )
     return ""
 
 

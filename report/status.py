@@ -9,7 +9,8 @@ from wbcpipe.errors import SampleNameError, WbcpipeError
 from wbcpipe.report.document import count_fields, document_paths, read_document
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_store import CellStore
-from wbcpipe.samples.fields import fields_on_disk
+from wbcpipe.samples.freed import known_fields, missing_here, read_freed
+from wbcpipe.samples.results import count_results
 from wbcpipe.samples.sample import OTHER_FOLDERS, Sample, check_sample_name
 from wbcpipe.samples.staining_record import staining_state
 from wbcpipe.system.file_kinds import kind_of_special
@@ -21,7 +22,14 @@ if TYPE_CHECKING:
     from wbcpipe.samples.records import SampleKind
     from wbcpipe.samples.review.entries import VerificationState
 
-__all__ = ["SampleStatus", "StrayEntry", "list_samples", "sample_names", "sample_status", "stray_entries"]
+__all__ = [
+    "SampleStatus",
+    "StrayEntry",
+    "list_samples",
+    "sample_names",
+    "sample_status",
+    "stray_entries",
+]
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,19 @@ class SampleStatus:
         bundle: the model that classified them; ``None`` before classify.
         counted: identified cells in the report; ``None`` before report.
         passed: whether the report's quality gates passed; ``None`` before report.
-        verification: of the report: ``preliminary``, ``verified`` or ``corrected``; empty before report.
+        verification: of the report: ``preliminary``, ``verified`` or ``corrected``; empty before
+            report.
         verified_by: who signed it; empty without a signature.
+        fields_freed: fields whose files were removed here, because a bucket holds them.
+        freed_to: location of that bucket; empty if none were.
+        further_results: complete results in ``results/``, beside the one that is shown.
         problem: of a damaged sample, of the staining, or of a report that is older than its cells.
     """
 
     name: str
-    state: Literal["created", "acquiring", "segmented", "classified", "reported", "damaged"] = "created"
+    state: Literal["created", "acquiring", "segmented", "classified", "reported", "damaged"] = (
+        "created"
+    )
     kind: SampleKind | Literal[""] = ""
     fields_taken: int = 0
     passes: dict[str, int] = field(default_factory=dict)
@@ -62,6 +76,9 @@ class SampleStatus:
     passed: bool | None = None
     verification: VerificationState | Literal[""] = ""
     verified_by: str = ""
+    further_results: int = 0
+    fields_freed: int = 0
+    freed_to: str = ""
     problem: str = ""
 
 
@@ -78,17 +95,31 @@ class StrayEntry(NamedTuple):
 
 
 def stray_entries(root: Path) -> list[StrayEntry]:
-    """Return what lies below a data root beside samples and wbcpipe's own folders; names with a dot are left out."""
+    """Return what lies below a data root beside samples and wbcpipe's own folders.
+
+    Names with a dot are left out.
+    """
     if not root.is_dir():
         return []
-    entries = ((path, _why_no_sample(path)) for path in sorted(root.iterdir()) if not path.name.startswith("."))
+    entries = (
+        (path, _why_no_sample(path))
+        for path in sorted(root.iterdir())
+        if not path.name.startswith(".")
+    )
     return [StrayEntry(printable(path.name), reason) for path, reason in entries if reason]
 
 
 def _why_no_sample(path: Path) -> str:
-    """Return why ``path`` is no sample, as the end of a sentence; empty for a sample, and for wbcpipe's own folders."""
+    """Return why ``path`` is no sample, as the end of a sentence.
+
+    Empty for a sample, and for wbcpipe's own folders.
+    """
     if path.name in OTHER_FOLDERS:
-        return "" if path.is_dir() else "is no folder, and wbcpipe keeps files of its own below that name"
+        return (
+            ""
+            if path.is_dir()
+            else "is no folder, and wbcpipe keeps files of its own below that name"
+        )
     if not path.is_dir():
         return f"is {kind_of_special(path) or 'a file'}, and samples are folders"
     try:
@@ -105,10 +136,17 @@ def _is_sample(path: Path) -> bool:
 
 
 def sample_names(root: Path) -> list[str]:
-    """Return the names of the samples below a data root; see `stray_entries` for everything else."""
+    """Return the names of the samples below a data root.
+
+    See `stray_entries` for everything else.
+    """
     if not root.is_dir():
         return []
-    return [path.name for path in sorted(root.iterdir()) if path.name not in OTHER_FOLDERS and not _why_no_sample(path)]
+    return [
+        path.name
+        for path in sorted(root.iterdir())
+        if path.name not in OTHER_FOLDERS and not _why_no_sample(path)
+    ]
 
 
 def list_samples(root: Path) -> list[SampleStatus]:
@@ -118,9 +156,12 @@ def list_samples(root: Path) -> list[SampleStatus]:
 
 def sample_status(sample: Sample) -> SampleStatus:
     """Return the status of one sample; a damaged one is reported as such, not raised."""
-    status = SampleStatus(sample.name)
+    status = SampleStatus(sample.name, further_results=count_results(sample))
     if not sample.info_path.exists():
-        problem = f"{sample.info_path}: the file is missing; restore it: nothing else says what was scanned."
+        problem = (
+            f"{sample.info_path}: the file is missing; restore it: nothing else says what "
+            f"was scanned."
+        )
         return replace(status, state="damaged", problem=problem)
     try:
         status = _add_fields(status, sample)
@@ -134,9 +175,14 @@ def _add_fields(status: SampleStatus, sample: Sample) -> SampleStatus:
     fields = count_fields(sample, record)
     passes, staining = {}, ""
     if record.protocol == "two-pass":
-        passes = {name: len(fields_on_disk(sample.raw_path(name))) for name in ("brightfield", "fluorescence")}
+        passes = {
+            "brightfield": len(known_fields(sample, "brightfield")),
+            "fluorescence": len(known_fields(sample, "fluorescence")),
+        }
         staining = staining_state(sample)
     interrupted = staining == "started"
+    freed = read_freed(sample)
+    freed_here = len(missing_here(sample, freed))
     tried = fields.taken or fields.missing or fields.empty or any(passes.values())
     return replace(
         status,
@@ -148,7 +194,10 @@ def _add_fields(status: SampleStatus, sample: Sample) -> SampleStatus:
         fields_planned=fields.planned,
         fields_missing=len(fields.missing),
         fields_empty=len(fields.empty),
-        problem="the staining did not finish: inspect the slide; the next command explains how to continue"
+        fields_freed=freed_here,
+        freed_to=freed.location if freed is not None and freed_here else "",
+        problem="the staining did not finish: inspect the slide; the next command explains how to "
+        "continue"
         if interrupted
         else "",
     )
@@ -165,7 +214,10 @@ def _add_cells(status: SampleStatus, sample: Sample) -> SampleStatus:
         return status
     document = read_document(sample)
     if document.provenance.cells.sha256 != rows.digest():
-        return replace(status, problem="the report is older than the predicted classes; run `wbcpipe report` again")
+        return replace(
+            status,
+            problem="the report is older than the predicted classes; run `wbcpipe report` again",
+        )
     return replace(
         status,
         state="reported",

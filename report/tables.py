@@ -1,17 +1,14 @@
-"""``cells.csv``, one line a cell, and what the terminal shows: differential, evaluation, status of the samples."""
+"""Show the differential, an evaluation and the status of samples on a terminal."""
 
 from __future__ import annotations
 
-import csv
-import io
-import math
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from wbcpipe.samples.cell_columns import flag_names
+from wbcpipe.report.words import flag_words, format_number, gate_figure, review_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,28 +18,18 @@ if TYPE_CHECKING:
 
     from wbcpipe.report.evaluate import Evaluation, PredictionComparison, Share
     from wbcpipe.report.reference_differential import ReferenceComparison
-    from wbcpipe.report.reviewed_cells import ReviewedCells
-    from wbcpipe.report.rows import CellRows
     from wbcpipe.report.status import SampleStatus, StrayEntry
     from wbcpipe.samples.differential_record import (
-        ClassEntry,
         DifferentialRecord,
         ModelChecks,
-        QualityGate,
-        Verification,
     )
 
 __all__ = [
-    "cells_csv",
-    "flag_words",
-    "format_number",
-    "gate_figure",
     "plain_table",
     "print_differential",
     "print_doubts",
     "print_evaluation",
     "print_status",
-    "review_words",
 ]
 
 _STYLE: Final = {"high": "bold red", "low": "bold red", "borderline": "yellow", "normal": "green"}
@@ -51,122 +38,57 @@ _STATE: Final = {"damaged": "bold red", "reported": "green"}
 _BESIDE_BAR: Final = 67
 
 
-def cells_csv(rows: CellRows, reviewed: ReviewedCells) -> bytes:
-    """Return one line per cell, UTF-8, with a header line.
-
-    ``exclusion_reason`` says why a cell is not counted; ``reviewed_class`` is the class of a cell that a reader looked
-    at, ``reviewed_by`` who gave it.
-    """
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    per_head = [column for head in rows.heads for column in (f"{head}_predicted_class", f"{head}_probability")]
-    names = [name for name in rows.columns if name != "qc_flags"]
-    of_cell = ("qc_flags", "counted", "exclusion_reason", "label", "predicted_class", "confidence", "disagreement")
-    writer.writerow(["index", *names, *of_cell, "reviewed_class", "reviewed_by", *map(_safe, per_head)])
-    best = rows.head_predictions()
-    for index in range(len(rows)):
-        heads: list[str] = []
-        for head, choice in enumerate(best[index]):
-            heads += [_safe(rows.classes[choice]), _number(rows.probability[index, head, choice])]
-        writer.writerow(
-            [
-                index,
-                *(_number(rows.columns[name][index]) for name in names),
-                "|".join(flag_names(int(rows.qc_flags[index]))),
-                "false" if reviewed.exclusion_reason[index] else "true",
-                _safe(reviewed.exclusion_reason[index]),
-                _safe(rows.label[index]),
-                _safe(rows.predicted_class[index]),
-                _number(rows.confidence[index]),
-                _number(rows.disagreement[index]),
-                _safe(reviewed.now[index]) if reviewed.looked[index] else "",
-                _safe(reviewed.reader[index]),
-                *heads,
-            ]
-        )
-    return text.getvalue().encode()
-
-
-def _number(value: Any) -> str:
-    return f"{float(value):.7g}" if math.isfinite(value) else ""
-
-
-def _safe(text: str) -> str:
-    # A spreadsheet runs a cell that begins like this as a formula; labels come from files made elsewhere.
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
-
-
-def flag_words(entry: ClassEntry) -> str:
-    """Return the flag of a class in words: ``borderline high`` instead of ``borderline``."""
-    if entry.flag is None:
-        return ""
-    if entry.flag == "borderline" and entry.percent is not None and entry.reference_percent is not None:
-        return "borderline low" if entry.percent < entry.reference_percent[0] else "borderline high"
-    return entry.flag
-
-
-def print_differential(document: DifferentialRecord, paths: Sequence[Path], console: Console) -> None:
+def print_differential(
+    document: DifferentialRecord, paths: Sequence[Path], console: Console
+) -> None:
     """Print the differential, the failed gates and the paths of the documents."""
     cells = document.cells
-    console.print(Text.assemble((document.sample, "bold"), f": {cells.counted} white cells counted"))
+    console.print(
+        Text.assemble((document.sample, "bold"), f": {cells.counted} white cells counted")
+    )
     console.print(_class_table(document, console))
-    rejected = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in cells.rejected if count)
+    rejected = ", ".join(
+        f"{count} {reason.replace('_', ' ')}" for reason, count in cells.rejected if count
+    )
     share = "" if cells.unidentified.percent is None else f" ({cells.unidentified.percent:.1f} %)"
-    console.print(Text(f"Unidentified: {cells.unidentified.count}{share}. Rejected: {rejected or 'none'}."))
+    console.print(
+        Text(f"Unidentified: {cells.unidentified.count}{share}. Rejected: {rejected or 'none'}.")
+    )
     if words := review_words(document.verification):
         console.print(Text(words))
     if document.scan is not None:
-        console.print(Text(f"Scan: {document.scan.text}.", style="" if document.scan.met else "bold red"))
+        console.print(
+            Text(f"Scan: {document.scan.text}.", style="" if document.scan.met else "bold red")
+        )
     _print_warnings(document, console)
     for path in paths:
         console.print(Text(str(path)), soft_wrap=True)
     console.print(Text("Not for diagnostic use.", style="bold"))
 
 
-def review_words(found: Verification) -> str:
-    """Return what people did to the count, in sentences; empty if nobody reviewed the sample."""
-    if found.journal is None and found.signed is None:
-        return ""
-    if found.signed is not None:
-        by = f"{found.state.capitalize()} by {found.signed_by} at {found.signed[:16].replace('T', ' ')} UTC"
-        first = f"{by} ({found.correction})." if found.correction else f"{by}."
-    else:
-        first = "Preliminary: the review is not signed."
-    if found.corrects is not None:
-        before = found.corrects
-        first += f" It replaces the report signed by {before.signed_by} at {before.signed[:16].replace('T', ' ')} UTC."
-    sentences = [first, f"Looked at {found.looked} cells, changed {found.changed}."]
-    if found.voided:
-        sentences.append(f"An earlier signature is not in force any more: {found.voided}.")
-    if found.lost:
-        sentences.append(f"{found.lost} reviewed cells were not found again by the new segmentation.")
-    if extra := ", ".join(
-        f"{item.name} {format_number(item.per_100_wbc, none='not known')}" for item in found.extra if item.count
-    ):
-        sentences.append(f"Per 100 white cells: {extra}.")
-    return " ".join(sentences)
-
-
 def _print_warnings(document: DifferentialRecord, console: Console) -> None:
     checks, quality = document.model_checks, document.quality
     print_doubts(checks, console)
     if checks.excluded_modalities:
-        console.print(Text(f"Classified without {', '.join(checks.excluded_modalities)}.", style="bold red"))
+        console.print(
+            Text(f"Classified without {', '.join(checks.excluded_modalities)}.", style="bold red")
+        )
     failed = [gate for gate in quality.gates if gate.passed is False]
     for gate in failed:
         limit = f"limit {gate.comparison} {gate.limit:g} {gate.unit}".rstrip()
-        console.print(Text(f"Quality: {gate.title.lower()}: {gate_figure(gate)} ({limit})", style="bold red"))
+        console.print(
+            Text(f"Quality: {gate.title.lower()}: {gate_figure(gate)} ({limit})", style="bold red")
+        )
     if quality.failed_fields:
-        some = "; ".join(f"{field.index}: {', '.join(field.reasons)}" for field in quality.failed_fields[:3])
-        more = f"; and {len(quality.failed_fields) - 3} more" if len(quality.failed_fields) > 3 else ""
+        some = "; ".join(
+            f"{field.index}: {', '.join(field.reasons)}" for field in quality.failed_fields[:3]
+        )
+        more = (
+            f"; and {len(quality.failed_fields) - 3} more" if len(quality.failed_fields) > 3 else ""
+        )
         console.print(Text(f"Fields beyond a limit: {some}{more}.", style="yellow"))
     if not failed:
         console.print(Text("Quality: all gates passed.", style="green"))
-
-
-def gate_figure(gate: QualityGate) -> str:
-    """Return the figure of a gate as text, without its unit."""
-    return "not known" if gate.figure is None else f"{gate.figure:.4g}"
 
 
 def print_doubts(checks: ModelChecks, console: Console) -> None:
@@ -186,7 +108,9 @@ def _class_table(document: DifferentialRecord, console: Console) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     optional = (["10^9/L"] if absolute else []) + (["corrected"] if corrected else [])
     for heading in ("class", "count", "%", "", "95 %", "normal", *optional, "flag"):
-        table.add_column(heading, justify="left" if heading in ("class", "", "flag") else "right", no_wrap=True)
+        table.add_column(
+            heading, justify="left" if heading in ("class", "", "flag") else "right", no_wrap=True
+        )
     for entry in document.classes:
         row = [
             Text(entry.name, style="bold"),
@@ -207,23 +131,35 @@ def _class_table(document: DifferentialRecord, console: Console) -> Table:
 
 
 def plain_table(*headings: str, left: int = 1) -> Table:
-    """Return a table with these headings; the first ``left`` columns are texts, the others numbers."""
+    """Return a table with these headings.
+
+    The first ``left`` columns are texts, the others numbers.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for position, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="left" if position < left else "right", overflow="fold")
+        table.add_column(
+            Text(heading), justify="left" if position < left else "right", overflow="fold"
+        )
     return table
 
 
 def print_evaluation(result: Evaluation, console: Console) -> None:
     """Print an evaluation."""
-    compared = [name for name in (result.truth_source, result.reference and result.reference.file) if name]
+    compared = [
+        name for name in (result.truth_source, result.reference and result.reference.file) if name
+    ]
     console.print(Text(f"{result.sample} compared with {' and '.join(compared)}", style="bold"))
     if found := result.detection:
-        away = "" if found.position_rms_um is None else f", centres {found.position_rms_um:.2f} um off (RMS)"
+        away = (
+            ""
+            if found.position_rms_um is None
+            else f", centres {found.position_rms_um:.2f} um off (RMS)"
+        )
         console.print(
             Text(
-                f"Detection: recall {found.recall:.4f}, precision {found.precision:.4f}, F1 {found.f1:.4f} "
-                f"({found.matched} matched of {found.truth} true and {found.found} found, {found.ignored} cut by the "
+                f"Detection: recall {found.recall:.4f}, precision {found.precision:.4f}, F1 "
+                f"{found.f1:.4f} ({found.matched} matched of {found.truth} true and {found.found} "
+                f"found, {found.ignored} cut by the "
                 f"edge ignored{away})"
             )
         )
@@ -239,12 +175,15 @@ def print_evaluation(result: Evaluation, console: Console) -> None:
         _print_reference(result.reference, console)
 
 
-def _print_predictions(found: PredictionComparison, classes: Sequence[str], console: Console) -> None:
+def _print_predictions(
+    found: PredictionComparison, classes: Sequence[str], console: Console
+) -> None:
     unidentified = found.scores.cells - found.identified.cells
     console.print(
         Text(
-            f"Classes: weighted F1 {found.scores.weighted_f1:.4f} on {found.scores.cells} cells, {unidentified} "
-            f"unidentified ones count as misses; {found.identified.weighted_f1:.4f} without them"
+            f"Classes: weighted F1 {found.scores.weighted_f1:.4f} on {found.scores.cells} cells, "
+            f"{unidentified} unidentified ones count as misses; {found.identified.weighted_f1:.4f} "
+            f"without them"
         )
     )
     table = plain_table("true", *classes, "unidentified", "precision", "recall", "F1", "cells")
@@ -253,9 +192,15 @@ def _print_predictions(found: PredictionComparison, classes: Sequence[str], cons
         table.add_row(Text(score.name), *map(str, row), *figures, str(score.support))
     console.print(table)
     alone = ", ".join(f"{head} {value:.4f}" for head, value in found.heads.items())
-    console.print(Text(f"Weighted F1 of each head alone: {alone}; of all heads: {found.all_heads:.4f}"))
+    console.print(
+        Text(f"Weighted F1 of each head alone: {alone}; of all heads: {found.all_heads:.4f}")
+    )
     if found.other_labels:
-        console.print(Text(f"{found.other_labels} cells are ignored: their label is not a class of the bundle."))
+        console.print(
+            Text(
+                f"{found.other_labels} cells are ignored: their label is not a class of the bundle."
+            )
+        )
 
 
 def _print_shares(shares: Sequence[Share], console: Console) -> None:
@@ -272,10 +217,16 @@ def _print_shares(shares: Sequence[Share], console: Console) -> None:
 
 
 def _print_reference(found: ReferenceComparison, console: Console) -> None:
-    cells = f"{found.cells} cells" if found.cells else "its number of cells is not known, and taken as very large"
+    cells = (
+        f"{found.cells} cells"
+        if found.cells
+        else "its number of cells is not known, and taken as very large"
+    )
     method = f" ({found.method})" if found.method else ""
     console.print(Text(f"Reference: {found.source}{method}; {cells}", style="bold"))
-    table = plain_table("class", "reference %", "predicted %", "95 % interval", "difference", "p", "by chance")
+    table = plain_table(
+        "class", "reference %", "predicted %", "95 % interval", "difference", "p", "by chance"
+    )
     for share in found.classes:
         table.add_row(
             Text(share.name),
@@ -288,7 +239,12 @@ def _print_reference(found: ReferenceComparison, console: Console) -> None:
         )
     console.print(table)
     if found.other_percent:
-        console.print(Text(f"{found.other_percent:.1f} % of the reference's cells are of other classes: left out."))
+        console.print(
+            Text(
+                f"{found.other_percent:.1f} % of the reference's cells are of other classes: left "
+                f"out."
+            )
+        )
 
 
 def _verdict(good: bool | None, yes: str, no: str) -> Text:
@@ -303,7 +259,9 @@ def _fields(sample: SampleStatus) -> str:
     numbers = set(sample.passes.values())
     if len(numbers) > 1:
         short = {"brightfield": "bright", "fluorescence": "fluor."}
-        return "\n".join(f"{number}{planned} {short[name]}" for name, number in sample.passes.items())
+        return "\n".join(
+            f"{number}{planned} {short[name]}" for name, number in sample.passes.items()
+        )
     return f"{sample.fields_taken}{planned}" if sample.fields_taken or planned else ""
 
 
@@ -314,18 +272,27 @@ def print_status(
     for name, reason in others:
         console.print(Text(f"{name}: no sample: it {reason}", style="yellow"))
     if not samples:
-        console.print(Text(f"no samples in {root}; `wbcpipe run --sample demo` makes one without a microscope."))
+        console.print(
+            Text(
+                f"no samples in {root}; `wbcpipe run --sample demo` makes one without a microscope."
+            )
+        )
         return
-    table = plain_table("sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2)
+    table = plain_table(
+        "sample", "state", "fields", "missing", "cells", "model", "counted", "quality", left=2
+    )
     table.columns[2].no_wrap = True
     for sample in samples:
         table.add_row(
             Text(sample.name, style="bold"),
-            Text(sample.verification if sample.verified_by else sample.state, style=_STATE.get(sample.state, "")),
+            Text(
+                sample.verification if sample.verified_by else sample.state,
+                style=_STATE.get(sample.state, ""),
+            ),
             _fields(sample),
             str(sample.fields_missing or ""),
             "" if sample.cells is None else str(sample.cells),
-            Text(sample.bundle or ""),
+            Text((sample.bundle or "") + _further(sample.further_results)),
             "" if sample.counted is None else str(sample.counted),
             _verdict(sample.passed, "passed", "failed"),
         )
@@ -333,9 +300,15 @@ def print_status(
     for sample in samples:
         if sample.problem:
             console.print(Text(f"{sample.name}: {sample.problem}", style="yellow"))
+        if sample.fields_freed:
+            freed = (
+                f"{sample.name}: the files of {sample.fields_freed} fields were freed here and are "
+                f"in {sample.freed_to}; `wbcpipe sync {sample.name} --from {sample.freed_to}` "
+                f"brings them back"
+            )
+            console.print(Text(freed))
     console.print(Text(str(root)), soft_wrap=True)
 
 
-def format_number(value: float | None, decimals: int = 1, none: str = "") -> str:
-    """Return a number as text; ``none`` for none."""
-    return none if value is None else f"{value:.{decimals}f}"
+def _further(results: int) -> str:
+    return f" (+{results} result{'s' * (results != 1)})" if results else ""

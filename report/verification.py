@@ -79,7 +79,9 @@ def describe_review(
         return Verification(lab=basis.lab)
     machine = machine_differential(rows)
     signed_state: VerificationState = "corrected" if state.corrected else "verified"
-    readers = {name for name in reviewed.reader if name} | {name for seen in state.looked.values() for name in seen}
+    readers = {name for name in reviewed.reader if name} | {
+        name for seen in state.looked.values() for name in seen
+    }
     return Verification(
         state=signed_state if signing else "preliminary",
         signed_by=signing.reader if signing else None,
@@ -101,7 +103,12 @@ def describe_review(
         ),
         extra=extra_counts(reviewed.tally(rows.qc_flags), basis),
         machine=tuple(
-            MachineCount(name=line.name, count=line.count, percent=line.percent, interval_percent=line.interval_percent)
+            MachineCount(
+                name=line.name,
+                count=line.count,
+                percent=line.percent,
+                interval_percent=line.interval_percent,
+            )
             for line in machine.classes
         ),
         lab=basis.lab,

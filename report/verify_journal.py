@@ -36,8 +36,8 @@ class SignatureCheck(Part):
         reader: who signed.
         time: of the signature, UTC.
         in_force: it was neither withdrawn nor amended.
-        replayed: the journal gave the signed differential again; ``None`` where the cells are others now, or another
-            version of wbcpipe wrote it.
+        replayed: the journal gave the signed differential again; ``None`` where the cells are
+            others now, or another version of wbcpipe wrote it.
         problems: what is wrong; empty if nothing is.
     """
 
@@ -73,7 +73,9 @@ class JournalCheck(Part):
 
 
 def verify_journal(sample: Sample) -> JournalCheck:
-    """Replay a sample's journal and compare each signed differential with the files; nothing is changed.
+    """Replay a sample's journal and compare each signed differential with the files.
+
+    Nothing is changed.
 
     Raises:
         SampleStateError: there is no journal, or it is damaged; or the cells cannot be read.
@@ -90,14 +92,22 @@ def verify_journal(sample: Sample) -> JournalCheck:
         entries=len(entries),
         head=state.head,
         torn_bytes=journal.torn_bytes(),
-        signatures=tuple(_check_signature(sample, store, rows, entries, state, given) for given in state.signatures)
+        signatures=tuple(
+            _check_signature(sample, store, rows, entries, state, given)
+            for given in state.signatures
+        )
         if rows is not None
         else (),
     )
 
 
 def _check_signature(
-    sample: Sample, store: CellStore, rows: CellRows, entries: Sequence[Entry], state: ReviewState, given: Signature
+    sample: Sample,
+    store: CellStore,
+    rows: CellRows,
+    entries: Sequence[Entry],
+    state: ReviewState,
+    given: Signature,
 ) -> SignatureCheck:
     in_force = state.signed is not None and state.signed.entry.id == given.entry.id
     paths = [signed_path(sample, given.entry.n), *([document_paths(sample)[0]] if in_force else [])]
@@ -118,7 +128,9 @@ def _check_signature(
         else:
             problems.append(_difference(paths[0], document, given))
     elif in_force:
-        problems.append(f"{sample.cells_path}: not the cells and classes that {given.entry.reader} signed")
+        problems.append(
+            f"{sample.cells_path}: not the cells and classes that {given.entry.reader} signed"
+        )
     return SignatureCheck(
         entry=given.entry.n,
         reader=given.entry.reader,
@@ -130,19 +142,29 @@ def _check_signature(
 
 
 def _compare_digest(path: Path, given: Signature) -> str:
-    """Return what is wrong with a file that should hold the signed differential; empty if nothing is."""
+    """Return what is wrong with a file that should hold the signed differential.
+
+    Empty if nothing is.
+    """
     try:
         signed = is_signed_content(path, given)
     except SampleStateError as error:
         return str(error)
     if not signed:
-        return f"{path}: not the differential that {given.entry.reader} signed (entry {given.entry.n})"
+        return (
+            f"{path}: not the differential that {given.entry.reader} signed (entry {given.entry.n})"
+        )
     return ""
 
 
 def _difference(path: Path, document: DifferentialRecord, given: Signature) -> str:
-    """Return in which keys the replay differs from what was signed, as far as the signed document is there."""
-    text = f"{path}: the journal gives another differential than the one signed (entry {given.entry.n})"
+    """Return in which keys the replay differs from what was signed, as far as the signed document
+    is there.
+    """
+    text = (
+        f"{path}: the journal gives another differential than the one signed (entry "
+        f"{given.entry.n})"
+    )
     try:
         with file_errors(path, "restore it"):
             signed = parse_json(path.read_text(encoding="utf-8"))

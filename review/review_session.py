@@ -1,4 +1,7 @@
-"""A sample under review: its cells, differential and doubt as they are now, and what a reader does to them."""
+"""A sample under review.
+
+Its cells, differential and doubt as they are now, and what a reader does to them.
+"""
 
 from __future__ import annotations
 
@@ -91,9 +94,22 @@ class ReviewSession:
     """
 
     def __init__(
-        self, sample: Sample, store: CellStore, rows: CellRows, keys: Sequence[str], journal: Journal, lab: Lab
+        self,
+        sample: Sample,
+        store: CellStore,
+        rows: CellRows,
+        keys: Sequence[str],
+        journal: Journal,
+        lab: Lab,
     ) -> None:
-        self.sample, self.store, self.rows, self.keys, self.journal, self.lab = sample, store, rows, keys, journal, lab
+        self.sample, self.store, self.rows, self.keys, self.journal, self.lab = (
+            sample,
+            store,
+            rows,
+            keys,
+            journal,
+            lab,
+        )
         carry_over(journal, keys, rows.digest())
         record = sample.record()
         self._model = check_model(rows, sample.name, record.kind)
@@ -112,7 +128,9 @@ class ReviewSession:
     def known_classes(self) -> tuple[str, ...]:
         """Everything that a reader may say a cell is."""
         extra = self.lab.per_100_white_cells()
-        return tuple(dict.fromkeys((*self.rows.classes, *extra, UNIDENTIFIED, NOT_CLASSED, ARTEFACT)))
+        return tuple(
+            dict.fromkeys((*self.rows.classes, *extra, UNIDENTIFIED, NOT_CLASSED, ARTEFACT))
+        )
 
     def describe_classes(self) -> dict[str, Any]:
         """Return the classes, those of the laboratory, and the key of each, for JSON."""
@@ -126,7 +144,9 @@ class ReviewSession:
         }
 
     def columns(self) -> dict[str, list[Any]]:
-        """Return what the review says of each cell: columns ``now, looked, changed, excluded, doubt``, for JSON."""
+        """Return what the review says of each cell: columns ``now, looked, changed, excluded,
+        doubt``, for JSON.
+        """
         with self.journal.held():
             now = self._now()
             return {
@@ -138,7 +158,9 @@ class ReviewSession:
             }
 
     def differential(self) -> dict[str, Any]:
-        """Return the differential before and after the review, and when the review may stop, for JSON."""
+        """Return the differential before and after the review, and when the review may stop, for
+        JSON.
+        """
         with self.journal.held():
             now = self._now()
             tally = now.differential.tally
@@ -159,10 +181,13 @@ class ReviewSession:
         with self.journal.held():
             return [check.model_dump(mode="json") for check in self._now().checks]
 
-    def append(self, contents: Sequence[Action | Mapping[str, Any]], *, reader: str, base: str) -> tuple[Entry, ...]:
+    def append(
+        self, contents: Sequence[Action | Mapping[str, Any]], *, reader: str, base: str
+    ) -> tuple[Entry, ...]:
         """Append a reader's edits; return the entries after ``base``, own ones last.
 
-        The class that a cell had before an edit, and the class with which it was looked at, are those of the journal.
+        The class that a cell had before an edit, and the class with which it was looked at, are
+        those of the journal.
 
         Args:
             contents: actions, or what JSON holds of them.
@@ -174,38 +199,61 @@ class ReviewSession:
             ValueError: an action, a cell or a class is not known.
             SampleBusyError, DiskFullError: see `Journal.append`.
         """
-        actions = [self._check(parse_action(item) if isinstance(item, Mapping) else item) for item in contents]
+        actions = [
+            self._check(parse_action(item) if isinstance(item, Mapping) else item)
+            for item in contents
+        ]
         with self.journal.transaction() as transaction:
             newer = transaction.after(base)
             if reason := find_conflict(actions, transaction.entries, newer, reader):
                 raise JournalConflictError(reason, newer)
-            return (*newer, *transaction.append(self._complete(actions), reader=reader, newer=newer))
+            return (
+                *newer,
+                *transaction.append(self._complete(actions), reader=reader, newer=newer),
+            )
 
     def sign(self, *, reader: str, base: str, comment: str = "") -> tuple[Entry, ...]:
         """Sign the differential as it is now; see `review.signing.sign.sign`."""
 
         def reviewed() -> tuple[ReviewedSample, Sequence[SignCheck]]:
             now = self._now()
-            return ReviewedSample(self.rows, now.reviewed, self.journal.state(), basis=self._new_basis()), now.checks
+            return ReviewedSample(
+                self.rows, now.reviewed, self.journal.state(), basis=self._new_basis()
+            ), now.checks
 
         return sign(self.sample, self.store, self.journal, reviewed, Signing(reader, comment), base)
 
     def unsign(self, *, reader: str, base: str, why: str) -> tuple[Entry, ...]:
-        """Withdraw the signature; raise ValueError without a reason; see `review.signing.sign.reopen`."""
+        """Withdraw the signature; raise ValueError without a reason.
+
+        See `review.signing.sign.reopen`.
+        """
         action = parse_action({"action": "unsign", "why": why})
         assert isinstance(action, Unsign)
-        return reopen(self.sample, self.journal, action, reader=reader, base=base, lab=self.lab.path)
+        return reopen(
+            self.sample, self.journal, action, reader=reader, base=base, lab=self.lab.path
+        )
 
     def amend(self, *, reader: str, base: str, why: str) -> tuple[Entry, ...]:
-        """Open a signed sample for correction; raise ValueError without a reason; see `review.signing.sign.reopen`."""
+        """Open a signed sample for correction; raise ValueError without a reason.
+
+        See `review.signing.sign.reopen`.
+        """
         action = parse_action({"action": "amend", "why": why})
         assert isinstance(action, Amend)
-        return reopen(self.sample, self.journal, action, reader=reader, base=base, lab=self.lab.path)
+        return reopen(
+            self.sample, self.journal, action, reader=reader, base=base, lab=self.lab.path
+        )
 
     def _now(self) -> _Now:
-        """Return what follows from the journal and the last report; computed once for each of their states."""
+        """Return what follows from the journal and the last report.
+
+        Computed once for each of their states.
+        """
         state = self.journal.state()
-        if (mark := _mark(document_paths(self.sample)[0])) != self._report_mark or self._cached is None:
+        if (
+            mark := _mark(document_paths(self.sample)[0])
+        ) != self._report_mark or self._cached is None:
             self._report_mark, self._cached = mark, None
             self._reference, self._wbc = _of_last_report(self.sample, self.lab)
         if self._cached is None or self._cached.head != state.head:
@@ -213,12 +261,20 @@ class ReviewSession:
             reviewed = review_cells(self.rows, state, basis.extra_classes, self.keys)
             tally = reviewed.tally(self.rows.qc_flags)
             reference = Reference(basis.reference.percent, basis.reference.source)
-            differential = Differential.from_tally(tally, reference=reference, wbc_1e9_per_l=basis.wbc_1e9_per_l)
+            differential = Differential.from_tally(
+                tally, reference=reference, wbc_1e9_per_l=basis.wbc_1e9_per_l
+            )
             doubt = self._doubt(reviewed, differential)
             figures = self.store.attributes.field_quality
-            quality = check_quality(self.rows, tally, self._model, self._fields, figures, self._limits)
+            quality = check_quality(
+                self.rows, tally, self._model, self._fields, figures, self._limits
+            )
             decisive = doubt.decisive if self._is_calibrated() else doubt.unreviewed
-            checks = state.signed.sign.checks if state.signed else sign_checks(tally, quality, decisive, self.lab.sign)
+            checks = (
+                state.signed.sign.checks
+                if state.signed
+                else sign_checks(tally, quality, decisive, self.lab.sign)
+            )
             self._cached = _Now(state.head, basis, reviewed, differential, doubt, checks)
         return self._cached
 
@@ -230,7 +286,11 @@ class ReviewSession:
         known = len(self.rows.classes)
         now = np.array(
             [
-                NOT_COUNTED if reason else UNIDENTIFIED_CLASS if name == UNIDENTIFIED else self._index.get(name, -2)
+                NOT_COUNTED
+                if reason
+                else UNIDENTIFIED_CLASS
+                if name == UNIDENTIFIED
+                else self._index.get(name, -2)
                 for name, reason in zip(reviewed.now, reviewed.exclusion_reason, strict=True)
             ],
             np.intp,
@@ -262,7 +322,12 @@ class ReviewSession:
                 else "Every cell that counts was looked at."
             )
         rows = now.doubt.order[: min(decisive or _MAX_NEXT, _MAX_NEXT)]
-        return {"unreviewed": left, "decisive": decisive, "next": rows.tolist(), "sentence": sentence}
+        return {
+            "unreviewed": left,
+            "decisive": decisive,
+            "next": rows.tolist(),
+            "sentence": sentence,
+        }
 
     def _check(self, action: Action) -> Action:
         """Return an action if its classes are known; raise ValueError."""
@@ -274,29 +339,42 @@ class ReviewSession:
             case _:
                 given = set()
         if unknown := sorted(given - set(self.known_classes)):
-            raise ValueError(f"class {unknown[0]!r} is not known; allowed: {', '.join(self.known_classes)}")
+            raise ValueError(
+                f"class {unknown[0]!r} is not known; allowed: {', '.join(self.known_classes)}"
+            )
         return action
 
     def _complete(self, actions: Sequence[Action]) -> list[Action]:
-        """Return the actions with the classes that their cells have before them; the journal is held."""
+        """Return the actions with the classes that their cells have before them.
+
+        The journal is held.
+        """
         rows = self._row_of
         reviewed, machine = self._now().reviewed, self.rows.predicted_class
         given: dict[str, str] = {}
 
         def before(cell: str) -> str:
             if cell not in rows:
-                raise ValueError(f"the sample has no cell {cell}; its cells were replaced: load the page again")
+                raise ValueError(
+                    f"the sample has no cell {cell}; its cells were replaced: load the page again"
+                )
             return given.get(cell) or reviewed.now[rows[cell]]
 
         found: list[Action] = []
         for action in actions:
             match action:
                 case Assign():
-                    cells = tuple(one.model_copy(update={"before": before(one.cell)}) for one in action.cells)
+                    cells = tuple(
+                        one.model_copy(update={"before": before(one.cell)}) for one in action.cells
+                    )
                     given |= {one.cell: one.to or machine[rows[one.cell]] for one in cells}
                     found.append(action.model_copy(update={"cells": cells}))
                 case Look():
-                    found.append(action.model_copy(update={"seen": tuple(before(cell) for cell in action.cells)}))
+                    found.append(
+                        action.model_copy(
+                            update={"seen": tuple(before(cell) for cell in action.cells)}
+                        )
+                    )
                 case _:
                     found.append(action)
         return found
@@ -307,7 +385,9 @@ def _fused(rows: CellRows) -> NDArray[np.float64]:
     if rows.calibration is not None:
         return fuse(rows.probability, rows.calibration)
     weights = np.asarray(rows.classification.weights or np.ones(len(rows.heads)), np.float64)
-    mean: NDArray[np.float64] = np.einsum("nhk,h->nk", rows.probability.astype(np.float64), weights) / weights.sum()
+    mean: NDArray[np.float64] = (
+        np.einsum("nhk,h->nk", rows.probability.astype(np.float64), weights) / weights.sum()
+    )
     return mean
 
 
@@ -321,13 +401,19 @@ def _mark(path: Path) -> object:
 
 
 def _of_last_report(sample: Sample, lab: Lab) -> tuple[Reference, float | None]:
-    """Return the reference intervals, of the laboratory's file if it has any, and the white-cell concentration."""
+    """Return the reference intervals, of the laboratory's file if it has any, and the white-cell
+    concentration.
+    """
     try:
         document = read_document(sample)
     except SampleStateError:
         return lab_reference(lab, sample) or ADULT, None
-    percent = {line.name: line.reference_percent for line in document.classes if line.reference_percent}
-    return lab_reference(lab, sample) or Reference(percent, document.reference_source), document.wbc_1e9_per_l
+    percent = {
+        line.name: line.reference_percent for line in document.classes if line.reference_percent
+    }
+    return lab_reference(lab, sample) or Reference(
+        percent, document.reference_source
+    ), document.wbc_1e9_per_l
 
 
 def _lines(differential: Differential) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
-"""What every file of a sample says of where it belongs, so that a copy from another sample is noticed.
+"""What every file of a sample says of where it belongs, so that a copy from another sample is
+noticed.
 
-A sample is identified by its name and the time of its creation, both in ``sample.json``, which is written first. A
-file of the sample repeats them with its own place in the sample's folder.
+A sample is identified by its name and the time of its creation, both in ``sample.json``, which is
+written first. A file of the sample repeats them with its own place in the sample's folder.
 """
 
 from __future__ import annotations
@@ -20,23 +21,31 @@ _LEVELS: Final = 3
 
 
 def sample_identity(path: Path) -> str:
-    """Return the identity of the sample in whose folder ``path`` lies; empty where there is none that can be read."""
+    """Return the identity of the sample in whose folder ``path`` lies.
+
+    Empty where there is none that can be read.
+    """
     root = _root(path)
     return "" if root is None else _identity(root)
 
 
 def place_of(path: Path) -> str:
-    """Return what a file at ``path`` says of where it belongs: its sample's identity and its place there.
+    """Return what a file at ``path`` says of where it belongs: its sample's identity and its place
+    there.
 
     Empty outside of a sample, or where ``sample.json`` cannot be read.
     """
     root = _root(path)
     identity = "" if root is None else _identity(root)
-    return f"{identity}, {path.relative_to(root).as_posix()}" if root is not None and identity else ""
+    return (
+        f"{identity}, {path.relative_to(root).as_posix()}" if root is not None and identity else ""
+    )
 
 
 def specimen_identity(path: Path) -> str:
-    """Return the specimen and the plan of the sample in whose folder ``path`` lies; empty for a real slide.
+    """Return the specimen and the plan of the sample in whose folder ``path`` lies.
+
+    Empty for a real slide.
 
     The same slide, scanned as two samples, has the same.
     """
@@ -49,7 +58,9 @@ def specimen_identity(path: Path) -> str:
 
 
 def why_foreign(stated: str, here: str) -> str:
-    """Return why a file does not belong where it lies, as a clause; empty if it does, or if it does not say.
+    """Return why a file does not belong where it lies, as a clause.
+
+    Empty if it does, or if it does not say.
 
     Args:
         stated: what the file says.
@@ -62,7 +73,10 @@ def why_foreign(stated: str, here: str) -> str:
 
 def _root(path: Path) -> Path | None:
     """Return the folder of the sample in which a file lies."""
-    return next((folder for folder in path.parents[: _LEVELS + 1] if (folder / "sample.json").exists()), None)
+    return next(
+        (folder for folder in path.parents[: _LEVELS + 1] if (folder / "sample.json").exists()),
+        None,
+    )
 
 
 def _identity(root: Path) -> str:

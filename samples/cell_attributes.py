@@ -48,8 +48,11 @@ class CellAttributes(Record):
         field_quality: figures of the fields.
         provenance: software, inputs and options.
         labelled: imports of labels, the last one last.
+        label_digests: SHA-256 of the labels as they may be: before the last import and after it;
+            written by the store.
         arrays: name of each array to the SHA-256 of its metadata; written by the store.
-        chunks: name of each array to the SHA-256 of the checksums of its chunks, but of ``label``, which people change.
+        chunks: name of each array to the SHA-256 of the checksums of its chunks, but of ``label``,
+            which people change.
         classified: how the cells were classified, see `Classification`; ``None`` until they are.
         sha256: of all of the above; written by the store.
     """
@@ -61,10 +64,13 @@ class CellAttributes(Record):
     kind: SampleKind = "scope"
     classes: tuple[str, ...] = ()
     derived: tuple[str, ...] = ()
-    qc_flags: dict[str, int] = Field(default_factory=lambda: {str(flag.name): flag.value for flag in QcFlag})
+    qc_flags: dict[str, int] = Field(
+        default_factory=lambda: {str(flag.name): flag.value for flag in QcFlag}
+    )
     field_quality: FieldFigures = Field(default_factory=dict)
     provenance: dict[str, JsonValue] = Field(default_factory=dict)
     labelled: tuple[LabelImport, ...] = ()
+    label_digests: tuple[str, ...] = ()
     arrays: dict[str, str] = Field(default_factory=dict)
     chunks: dict[str, str] = Field(default_factory=dict)
     classified: dict[str, JsonValue] | None = None
@@ -82,7 +88,8 @@ class CellAttributes(Record):
         """
         if self.sha256 != self._digest():
             raise SampleStateError(
-                f"{path}: changed since it was written (key 'sha256' is not that of the attributes); {self.remedy}."
+                f"{path}: changed since it was written (key 'sha256' is not that of the "
+                f"attributes); {self.remedy}."
             )
 
     def _digest(self) -> str:

@@ -1,14 +1,16 @@
 """``cells.zarr``: the cells of one sample, their crops, measurements, labels and predicted classes.
 
-The store is plain Zarr v3. Crops lie in chunks of 32 cells; one writer writes each chunk once. The store is written
-aside and renamed into place; only the columns that classify owns are written later. Every chunk has a checksum, a
-missing chunk is an error, and the group's attributes hold the digest of each array's metadata and of themselves.
+The store is plain Zarr v3. Crops lie in chunks of 32 cells; one writer writes each chunk once. The
+store is written aside and renamed into place; only the columns that classify owns are written
+later. Every chunk has a checksum, a missing chunk is an error, and the group's attributes hold the
+digest of each array's metadata and of themselves.
 """
 
 from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -18,7 +20,7 @@ from pydantic import ValidationError
 from zarr.buffer.cpu import NDBuffer
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from wbcpipe.errors import NoCellsError, SampleStateError, StorageError
+from wbcpipe.errors import NoCellsError, SampleStateError, WbcpipeError
 from wbcpipe.imaging.arrays import bin_2x2
 from wbcpipe.samples.cell_attributes import CellAttributes
 from wbcpipe.samples.cell_columns import COLUMNS
@@ -36,13 +38,13 @@ from wbcpipe.samples.complete_store import (
     read_group,
 )
 from wbcpipe.samples.patient_store import PatientStore
+from wbcpipe.samples.records import json_digest
 from wbcpipe.samples.review.signed import refuse_if_signed
-from wbcpipe.system.files import remove_tree, rename, sync_tree, write_json
+from wbcpipe.system.files import remove_tree, rename, sync_directory, sync_tree, write_json
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from pathlib import Path
 
     from numpy.typing import NDArray
     from zarr.abc.codec import BytesBytesCodec
@@ -56,8 +58,8 @@ PREDICTIONS: Final = ("probability", "confidence", "disagreement", "predicted_cl
 """The columns that classify writes."""
 HALF: Final = "images_half"
 """The array of crops binned 2 x 2, for networks of that side; crops of an odd side have none."""
-#: Unpacking takes six times as long as reading: worth it for half of the bytes, as 8-bit images save, not for a
-#: quarter, as 16-bit images with a camera's noise save.
+#: Unpacking takes six times as long as reading: worth it for half of the bytes, as 8-bit images
+#: save, not for a quarter, as 16-bit images with a camera's noise save.
 _WORTH_PACKING: Final = 0.5
 _CELLS_TRIED: Final = 8
 
@@ -66,7 +68,8 @@ _CELLS_TRIED: Final = 8
 class CellBlock:
     """Some cells, in memory.
 
-    Columns other than those of ``COLUMNS`` (morphometry) are optional, but the same in all blocks of a store.
+    Columns other than those of ``COLUMNS`` (morphometry) are optional, but the same in all blocks
+    of a store.
 
     Attributes:
         images: (N, M, side, side) uint16, channels in the sample's modality order.
@@ -85,21 +88,30 @@ class CellBlock:
 
 
 class CellStore:
-    """One sample's ``cells.zarr``.
+    """One sample's ``cells.zarr``: crops, masks, measurements, labels and classes of its cells.
 
     Args:
-        path: the store's directory.
+        path: the store's directory, see `Sample.cells_path`.
 
     Attributes:
         attributes: what holds for all cells.
 
     Raises:
-        SampleStateError: there is no store there, or its attributes are damaged or of another format.
+        SampleStateError: there is no store there, or its attributes are damaged or of another
+            format.
+
+    Example:
+        ``CellStore(sample.cells_path).images(0, 32)`` reads the first 32 crops, (32, M, side, side)
+        uint16; ``.column("area_um2")`` one measurement of all cells, (N,). The columns are listed
+        in docs/reference/columns.md.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
+        path = Path(path)
         if not path.is_dir():
-            raise SampleStateError(f"{path}: no cells there; run `wbcpipe segment` or `wbcpipe import cells` first.")
+            raise SampleStateError(
+                f"{path}: no cells there; run `wbcpipe segment` or `wbcpipe import cells` first."
+            )
         self.path = path
         self._load()
 
@@ -131,13 +143,20 @@ class CellStore:
         """Open an array, once, whose metadata are those that were written."""
         if name not in self._opened:
             if name not in self.attributes.arrays:
-                raise SampleStateError(f"{self.path}: there is no array {name!r}; segment the sample again.")
-            check_array(self.path / name, self.attributes.arrays[name])
-            array = zarr.open_array(CompleteStore(self.path / name, read_only=True), mode="r", zarr_format=3)
-            if name in self.attributes.chunks:
-                check_chunks_digest(array, self.path / name, self.attributes.chunks[name])
-            self._opened[name] = array
+                raise SampleStateError(
+                    f"{self.path}: there is no array {name!r}; segment the sample again."
+                )
+            self._opened[name] = self._open(name)
         return self._opened[name]
+
+    def _open(self, name: str) -> zarr.Array[Any]:
+        check_array(self.path / name, self.attributes.arrays[name])
+        array = zarr.open_array(
+            CompleteStore(self.path / name, read_only=True), mode="r", zarr_format=3
+        )
+        if name in self.attributes.chunks:
+            check_chunks_digest(array, self.path / name, self.attributes.chunks[name])
+        return array
 
     @functools.cached_property
     def sides_px(self) -> tuple[int, ...]:
@@ -155,7 +174,8 @@ class CellStore:
     ) -> NDArray[np.uint16]:
         """Read crops ``start`` to ``stop`` as (n, M, side, side) uint16.
 
-        Chunks of `CELLS_PER_CHUNK` cells are read completely, so a span of complete chunks costs least.
+        Chunks of `CELLS_PER_CHUNK` cells are read completely, so a span of complete chunks costs
+        least.
 
         Args:
             start, stop: rows.
@@ -165,10 +185,14 @@ class CellStore:
         Raises:
             SampleStateError: a chunk is damaged or missing.
         """
-        return self._read("images" if side_px in (None, self.sides_px[0]) else HALF, start, stop, out)
+        return self._read(
+            "images" if side_px in (None, self.sides_px[0]) else HALF, start, stop, out
+        )
 
     def images_at(self, rows: Sequence[int]) -> NDArray[np.uint16]:
-        """Read the crops of some rows, in their order and each chunk once, as (n, M, side, side) uint16."""
+        """Read the crops of some rows, in their order and each chunk once, as (n, M, side, side)
+        uint16.
+        """
         wanted = np.asarray(rows, np.intp)
         found = np.empty((len(wanted), *self._array("images").shape[1:]), np.uint16)
         for chunk in np.unique(wanted // CELLS_PER_CHUNK):
@@ -181,10 +205,14 @@ class CellStore:
         """Read masks ``start`` to ``stop`` as (n, side, side) uint8; raises as `images`."""
         return self._read("masks", start, stop)
 
-    def _read(self, name: str, start: int, stop: int | None, out: NDArray[Any] | None = None) -> NDArray[Any]:
+    def _read(
+        self, name: str, start: int, stop: int | None, out: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         array = self._array(name)
         start, stop, _ = slice(start, stop).indices(array.shape[0])
-        found = np.empty((max(0, stop - start), *array.shape[1:]), array.dtype) if out is None else out
+        found = (
+            np.empty((max(0, stop - start), *array.shape[1:]), array.dtype) if out is None else out
+        )
         if len(found):
             self._select(array, name, slice(start, stop), found)
         return found
@@ -193,14 +221,20 @@ class CellStore:
         """Read rows into ``out``; an error names the first damaged chunk."""
         try:
             array.get_basic_selection((rows,), out=NDBuffer.from_numpy_array(out))
-        except StorageError:
-            raise  # nothing is known of the file
+        except WbcpipeError:
+            raise  # it says what is wrong, or nothing is known of the file
         except (OSError, RuntimeError, ValueError) as error:  # of the disk, of a codec, of zarr
             check_chunks(array, self.path / name, rows, self._remedy(name))
-            raise SampleStateError(f"{self.path / name}: cannot be read ({error}); {self._remedy(name)}.") from error
+            raise SampleStateError(
+                f"{self.path / name}: cannot be read ({error}); {self._remedy(name)}."
+            ) from error
 
     def _remedy(self, name: str) -> str:
-        return "run `wbcpipe classify` again" if name in PREDICTIONS else "segment or import the sample again"
+        return (
+            "run `wbcpipe classify` again"
+            if name in PREDICTIONS
+            else "segment or import the sample again"
+        )
 
     def blocks(self, cells: int = CELLS_PER_CHUNK) -> Iterator[tuple[int, NDArray[np.uint16]]]:
         """Walk through the crops in order: (index of the first, (n, M, side, side) uint16)."""
@@ -219,6 +253,22 @@ class CellStore:
             self._select(array, name, slice(0, len(found)), found)
         return found
 
+    def table(self) -> dict[str, NDArray[Any]]:
+        """Read every column with one value per cell, by its name, for `pandas.DataFrame`.
+
+        Returns:
+            Arrays (N,): numbers, and texts as objects.
+
+        Raises:
+            SampleStateError: a column is damaged or missing.
+        """
+        names = [name for name in self.names if self._array(name).ndim == 1]
+        columns = {name: self.column(name) for name in names}
+        return {
+            name: values if values.dtype.kind in "biuf" else values.astype(object)
+            for name, values in columns.items()
+        }
+
     def check(self, name: str, progress: Callable[[int], None] = lambda _chunks: None) -> None:
         """Read every chunk of an array and discard it.
 
@@ -230,17 +280,32 @@ class CellStore:
             SampleStateError: the array is damaged; the text names the file.
         """
         array = self._array(name)
-        check_chunks(array, self.path / name, slice(0, array.shape[0]), self._remedy(name), progress)
+        check_chunks(
+            array, self.path / name, slice(0, array.shape[0]), self._remedy(name), progress
+        )
+        if name == "label":
+            self.labels()
 
     def labels(self) -> list[str]:
-        """Read the true class of each cell, empty where unknown."""
-        return [str(text) for text in self.column("label")]
+        """Read the true class of each cell, empty where unknown.
+
+        Raises:
+            SampleStateError: they are damaged, or are not those that were imported here.
+        """
+        labels = [str(text) for text in self.column("label")]
+        if json_digest(labels) not in self.attributes.label_digests:
+            raise SampleStateError(
+                f"{self.path / 'label'}: these labels were not given to this sample; "
+                f"{self._remedy('label')}, and import its labels again."
+            )
+        return labels
 
     def write_labels(self, labels: list[str], classes: Sequence[str], record: LabelImport) -> None:
-        """Replace the true classes: the record of their origin, then one file, written aside and renamed.
+        """Replace the true classes: the record of their origin, then one file, written aside and
+        renamed.
 
-        A process that dies between the two leaves the record of labels that are not there yet: the same import again
-        writes them, and replaces the record.
+        A process that dies between the two leaves the record of labels that are not there yet: the
+        same import again writes them, and replaces the record.
 
         Args:
             labels: N class names, empty where unknown.
@@ -251,13 +316,24 @@ class CellStore:
         told = (*self.attributes.labelled, record)
         if len(told) > 1 and told[-2].sha256 == record.sha256:
             told = (*told[:-2], record)
-        self._write_attributes(self.attributes.model_copy(update={"classes": tuple(classes), "labelled": told}))
+        digests = json_digest(self.labels()), json_digest(labels)
+        update = {"classes": tuple(classes), "labelled": told, "label_digests": digests}
+        self._write_attributes(self.attributes.model_copy(update=update))
         store = PatientStore(self.path / "label")
         # A chunk without any label must be written, too: a missing file is a damage.
         with zarr.config.set({"array.write_empty_chunks": True}):
             array = zarr.open_array(store, mode="r+", zarr_format=3)
         array[...] = _strings(labels)  # its only chunk
         sync_tree(self.path / "label")
+
+    def fields(self) -> list[int]:
+        """Return the fields that were segmented, as the provenance states them."""
+        fields = self.attributes.provenance.get("fields")
+        return (
+            [index for index in fields if isinstance(index, int)]
+            if isinstance(fields, list)
+            else []
+        )
 
     def is_classified(self) -> bool:
         """Return whether classify has finished with this store."""
@@ -270,12 +346,16 @@ class CellStore:
             SampleStateError: the cells have not been classified, or the attribute is damaged.
         """
         if not self.is_classified():
-            raise SampleStateError(f"{self.path}: cells are not classified yet; run `wbcpipe classify` first.")
+            raise SampleStateError(
+                f"{self.path}: cells are not classified yet; run `wbcpipe classify` first."
+            )
         try:
             return Classification.model_validate(self.attributes.classified)
         except ValidationError as error:
             findings = "; ".join(explain(item, Classification) for item in error.errors()[:3])
-            raise SampleStateError(f"{self.path}: classified: {findings}; run `wbcpipe classify` again.") from error
+            raise SampleStateError(
+                f"{self.path}: classified: {findings}; run `wbcpipe classify` again."
+            ) from error
 
     def predicted_classes(self) -> list[str]:
         """Read the predicted class of each cell, or ``unidentified``.
@@ -295,7 +375,9 @@ class CellStore:
         *,
         classification: Classification,
     ) -> None:
-        """Write the predicted classes; the attribute ``classified`` last, so that an incomplete result is not used.
+        """Write the predicted classes.
+
+        The attribute ``classified`` last, so that an incomplete result is not used.
 
         Args:
             probability: (N, heads, K) float32, calibrated.
@@ -307,13 +389,22 @@ class CellStore:
         self.discard_predictions()
         kept = self.attributes.arrays
         group = zarr.open_group(PatientStore(self.path), mode="r+", zarr_format=3)
-        for name, values in (("probability", probability), ("confidence", confidence), ("disagreement", disagreement)):
-            _create_column(group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True)
+        for name, values in (
+            ("probability", probability),
+            ("confidence", confidence),
+            ("disagreement", disagreement),
+        ):
+            _create_column(
+                group, name, np.ascontiguousarray(values, dtype=np.float32), overwrite=True
+            )
         _create_column(group, "predicted_class", _strings(predicted_class), overwrite=True)
         for name in PREDICTIONS:
             sync_tree(self.path / name)
+        sync_directory(self.path)  # the attributes name these arrays
         arrays = kept | {name: array_digest(self.path / name) for name in PREDICTIONS}
-        chunks = self.attributes.chunks | {name: chunks_digest(self.path / name) for name in PREDICTIONS}
+        chunks = self.attributes.chunks | {
+            name: chunks_digest(self.path / name) for name in PREDICTIONS
+        }
         content = classification.model_dump(mode="json")
         # A part's own keys stay, also without a value: reading asks for them.
         classified = {name: value for name, value in content.items() if value is not None}
@@ -323,9 +414,17 @@ class CellStore:
     def discard_predictions(self) -> None:
         """Mark the cells as not classified; raise SampleStateError if the sample is signed."""
         refuse_if_signed(self.path)
-        kept = {name: digest for name, digest in self.attributes.arrays.items() if name not in PREDICTIONS}
+        kept = {
+            name: digest
+            for name, digest in self.attributes.arrays.items()
+            if name not in PREDICTIONS
+        }
         if len(kept) < len(self.attributes.arrays) or self.is_classified():
-            chunks = {name: digest for name, digest in self.attributes.chunks.items() if name not in PREDICTIONS}
+            chunks = {
+                name: digest
+                for name, digest in self.attributes.chunks.items()
+                if name not in PREDICTIONS
+            }
             told = {"classified": None, "arrays": kept, "chunks": chunks}
             self._write_attributes(self.attributes.model_copy(update=told))
 
@@ -335,7 +434,9 @@ class CellStore:
         self._load()
 
     @classmethod
-    def create(cls, path: Path, blocks: Iterable[CellBlock], attributes: CellAttributes) -> CellStore:
+    def create(
+        cls, path: Path, blocks: Iterable[CellBlock], attributes: CellAttributes
+    ) -> CellStore:
         """Write a store from blocks of cells, aside, then rename it to ``path``.
 
         A store that is there already is replaced only once the new one is complete.
@@ -360,10 +461,19 @@ class CellStore:
             writer.append(block)
         if not writer.finish():
             remove_tree(aside)
-            raise NoCellsError(f"{path.parent}: no cell to store; check focus, exposure and stain in `raw/`.")
+            raise NoCellsError(
+                f"{path.parent}: no cell to store; check focus, exposure and stain in `raw/`."
+            )
         arrays = {name: array_digest(aside / name) for name in sorted(group.array_keys())}
         chunks = {name: chunks_digest(aside / name) for name in arrays if name != "label"}
-        written = attributes.model_copy(update={"arrays": arrays, "chunks": chunks, "classified": None})
+        written = attributes.model_copy(
+            update={
+                "arrays": arrays,
+                "chunks": chunks,
+                "label_digests": (json_digest(writer.labels),),
+                "classified": None,
+            }
+        )
         write_json(aside / METADATA, group_metadata(written))
         sync_tree(aside)
         if path.exists():
@@ -378,22 +488,27 @@ class _Writer:
 
     def __init__(self, group: zarr.Group, channels: int) -> None:
         self._group, self._channels = group, channels
-        self._images, self._half, self._masks = (_ChunkWriter(group, name) for name in ("images", HALF, "masks"))
+        self._images, self._half, self._masks = (
+            _ChunkWriter(group, name) for name in ("images", HALF, "masks")
+        )
         self._columns: dict[str, list[NDArray[Any]]] = {}
-        self._labels: list[str] = []
+        self.labels: list[str] = []
 
     def append(self, block: CellBlock) -> None:
         if not len(block):
             return
         if block.images.shape[1] != self._channels:
             raise SampleStateError(
-                f"a block of cells has {block.images.shape[1]} channels, the sample has {self._channels}."
+                f"a block of cells has {block.images.shape[1]} channels, the sample has "
+                f"{self._channels}."
             )
         if not self._columns:
             self._columns = {name: [] for name in dict.fromkeys([*COLUMNS, *block.columns])}
         if set(self._columns) != set(block.columns):
             odd = sorted(set(self._columns) ^ set(block.columns))
-            raise SampleStateError(f"blocks of cells differ in the columns {', '.join(odd)}; segment the sample again.")
+            raise SampleStateError(
+                f"blocks of cells differ in the columns {', '.join(odd)}; segment the sample again."
+            )
         images = block.images.astype(np.uint16, copy=False)
         self._images.append(images)
         if images.shape[-1] % 2 == images.shape[-2] % 2 == 0:
@@ -401,23 +516,28 @@ class _Writer:
         self._masks.append(block.masks.astype(np.uint8, copy=False))
         for name, values in block.columns.items():
             self._columns[name].append(values)
-        self._labels += block.label
+        self.labels += block.label
 
     def finish(self) -> int:
         """Write the last chunks and the columns; return the number of cells."""
-        if not self._labels:
+        if not self.labels:
             return 0
         for writer in (self._images, self._half, self._masks):
             writer.finish()
         for name, parts in self._columns.items():
             values = np.concatenate(parts)
-            _create_column(self._group, name, values.astype(COLUMNS[name].dtype) if name in COLUMNS else values)
-        _create_column(self._group, "label", _strings(self._labels))
-        return len(self._labels)
+            _create_column(
+                self._group, name, values.astype(COLUMNS[name].dtype) if name in COLUMNS else values
+            )
+        _create_column(self._group, "label", _strings(self.labels))
+        return len(self.labels)
 
 
 class _ChunkWriter:
-    """Writes cells to one array in complete chunks, each of them once; its memory is that of one chunk."""
+    """Writes cells to one array in complete chunks, each of them once.
+
+    Its memory is that of one chunk.
+    """
 
     def __init__(self, group: zarr.Group, name: str) -> None:
         self._group, self._name = group, name
@@ -451,7 +571,7 @@ class _ChunkWriter:
         if self._name == "masks":
             packing = (ZstdCodec(),)
         elif self._name == "images" and _is_worth_packing(cells[:_CELLS_TRIED]):
-            packing = (BloscCodec(cname="zstd", clevel=3, shuffle="shuffle"),)
+            packing = (BloscCodec(cname="zstd", clevel=1, shuffle="shuffle"),)
         return self._group.create_array(
             self._name,
             shape=(0, *cells.shape[1:]),
@@ -459,12 +579,14 @@ class _ChunkWriter:
             chunks=(CELLS_PER_CHUNK, *cells.shape[1:]),
             compressors=(*packing, Crc32cCodec()),
             chunk_key_encoding=CHUNK_KEYS,
-            config={"write_empty_chunks": True},  # so that a missing file is a damage, not a chunk of zeros
+            config={
+                "write_empty_chunks": True
+            },  # so that a missing file is a damage, not a chunk of zeros
         )
 
 
 def _is_worth_packing(cells: NDArray[Any]) -> bool:
-    packed = Blosc("zstd", 3, Blosc.SHUFFLE).encode(np.ascontiguousarray(cells))
+    packed = Blosc("zstd", 1, Blosc.SHUFFLE).encode(np.ascontiguousarray(cells))
     return len(packed) < _WORTH_PACKING * cells.nbytes
 
 
@@ -472,7 +594,9 @@ def _strings(values: list[str]) -> NDArray[Any]:
     return np.array(values, dtype=np.dtypes.StringDType())
 
 
-def _create_column(group: zarr.Group, name: str, values: NDArray[Any], *, overwrite: bool = False) -> None:
+def _create_column(
+    group: zarr.Group, name: str, values: NDArray[Any], *, overwrite: bool = False
+) -> None:
     chunks = (max(len(values), 1), *values.shape[1:])
     array = group.create_array(
         name,

@@ -1,4 +1,7 @@
-"""Zarr arrays of which every byte is checked: metadata by a digest, chunks by a checksum and by their presence."""
+"""Zarr arrays of which every byte is checked.
+
+Metadata by a digest, chunks by a checksum and by their presence.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import google_crc32c
 
-from wbcpipe.errors import SampleStateError, StorageError
+from wbcpipe.errors import SampleStateError, WbcpipeError
 from wbcpipe.samples.patient_store import PatientStore
 from wbcpipe.system.files import file_errors, read_json
 from wbcpipe.system.storage import patiently
@@ -41,21 +44,27 @@ __all__ = [
 ]
 
 METADATA: Final = "zarr.json"
-#: Names a chunk ``c.0.0.0``: one directory for each array. With slashes, each chunk would have three of its own.
+#: Names a chunk ``c.0.0.0``: one directory for each array. With slashes, each chunk would have
+#: three of its own.
 CHUNK_KEYS: Final[ChunkKeyEncodingLike] = {"name": "default", "separator": "."}
 _CHUNK: Final = re.compile(r"c(\.\d+)+")
 _REMEDY: Final = "segment or import the sample again"
 
 
 class CompleteStore(PatientStore):
-    """A folder with one array that was written completely: a missing chunk is an error, where zarr gives fill values.
+    """A folder with one array that was written completely: a missing chunk is an error, where zarr
+    gives fill values.
 
-    Chunks are read in the thread that asks for them. Zarr's own store passes each read on to another thread, which
-    takes longer than to read what the system holds in memory, and copies the chunk to memory that is new each time.
+    Chunks are read in the thread that asks for them. Zarr's own store passes each read on to
+    another thread, which takes longer than to read what the system holds in memory, and copies the
+    chunk to memory that is new each time.
     """
 
     async def get(
-        self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
     ) -> Buffer | None:
         """Return the content of a file.
 
@@ -80,23 +89,32 @@ def check_array(path: Path, digest: str) -> None:
         SampleStateError: they are missing, or not those that were written.
     """
     if array_digest(path) != digest:
-        raise SampleStateError(f"{path / METADATA}: damaged (SHA-256 differs from the one written); {_REMEDY}.")
+        raise SampleStateError(
+            f"{path / METADATA}: damaged (SHA-256 differs from the one written); {_REMEDY}."
+        )
 
 
 def chunks_digest(path: Path) -> str:
-    """Return the SHA-256 of the names and checksums of the chunks of the array in folder ``path``, in order.
+    """Return the SHA-256 of the names and checksums of the chunks of the array in folder ``path``,
+    in order.
 
     Every chunk ends in its CRC-32C, so that only four bytes of each are read.
     """
     found = hashlib.sha256()
     with file_errors(path, _REMEDY):
         for chunk in _chunk_files(path):
-            found.update(chunk.name.encode() + b" " + patiently(chunk, functools.partial(_last_bytes, chunk)) + b"\n")
+            found.update(
+                chunk.name.encode()
+                + b" "
+                + patiently(chunk, functools.partial(_last_bytes, chunk))
+                + b"\n"
+            )
     return found.hexdigest()
 
 
 def check_chunks_digest(array: zarr.Array[Any], path: Path, digest: str) -> None:
-    """Check that the chunks of an array in folder ``path`` are those that were written, each in its place.
+    """Check that the chunks of an array in folder ``path`` are those that were written, each in its
+    place.
 
     A chunk that is missing or damaged in itself is left to the one who reads it.
 
@@ -109,7 +127,9 @@ def check_chunks_digest(array: zarr.Array[Any], path: Path, digest: str) -> None
     contents = (patiently(file, file.read_bytes) for file in files)
     sound = all(google_crc32c.value(one[:-4]).to_bytes(4, "little") == one[-4:] for one in contents)
     if sound and len(files) == -(-array.shape[0] // array.chunks[0]):
-        raise SampleStateError(f"{path}: chunks were copied here from another place or another store; {_REMEDY}.")
+        raise SampleStateError(
+            f"{path}: chunks were copied here from another place or another store; {_REMEDY}."
+        )
 
 
 def _chunk_files(path: Path) -> list[Path]:
@@ -137,8 +157,14 @@ def read_group(path: Path) -> JsonValue:
         SampleStateError: the metadata are missing, no JSON, or not of a group.
     """
     content = read_json(path / METADATA, remedy=_REMEDY)
-    if not isinstance(content, dict) or content.get("node_type") != "group" or content.get("zarr_format") != 3:
-        raise SampleStateError(f"{path / METADATA}: not the metadata of a Zarr v3 group; {_REMEDY}.")
+    if (
+        not isinstance(content, dict)
+        or content.get("node_type") != "group"
+        or content.get("zarr_format") != 3
+    ):
+        raise SampleStateError(
+            f"{path / METADATA}: not the metadata of a Zarr v3 group; {_REMEDY}."
+        )
     attributes: JsonValue = content.get("attributes")
     return attributes
 
@@ -166,11 +192,13 @@ def check_chunks(
     for done, chunk in enumerate(range(rows.start // size, -(-rows.stop // size)), 1):
         file = path / array.metadata.encode_chunk_key((chunk, *zeros))
         try:
-            array.get_basic_selection((slice(chunk * size, min((chunk + 1) * size, array.shape[0])),))
+            array.get_basic_selection(
+                (slice(chunk * size, min((chunk + 1) * size, array.shape[0])),)
+            )
         except FileNotFoundError as error:
             raise SampleStateError(f"{file}: the file is missing; {remedy}.") from error
-        except StorageError:
-            raise  # nothing is known of the file
+        except WbcpipeError:
+            raise  # it says what is wrong, or nothing is known of the file
         except (OSError, RuntimeError, ValueError) as error:
             raise SampleStateError(f"{file}: damaged ({_one_line(error)}); {remedy}.") from error
         progress(done)

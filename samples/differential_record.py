@@ -48,7 +48,9 @@ __all__ = [
     "differential_schema",
 ]
 
-NOTICE: Final = "Not for diagnostic use: research software that no laboratory has validated for this purpose."
+NOTICE: Final = (
+    "Not for diagnostic use: research software that no laboratory has validated for this purpose."
+)
 
 Flag = Literal["low", "normal", "high", "borderline"]
 GateName = Literal[
@@ -93,7 +95,10 @@ Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class UnidentifiedCells(Part):
-    """Cells whose class the model is not sure of; per cent of the counted and the unidentified cells."""
+    """Cells whose class the model is not sure of.
+
+    Per cent of the counted and the unidentified cells.
+    """
 
     count: Count
     percent: Percent | None
@@ -163,17 +168,24 @@ class ClassEntry(Part):
     corrected_percent: Annotated[
         Percent | None,
         Field(
-            description="estimated true share of all valid cells, unidentified ones too, corrected for the model's "
-            "errors; null if the bundle has not shown on test cells that this helps"
+            description="estimated true share of all valid cells, unidentified ones too, "
+            "corrected for the model's errors; null if the bundle has not shown on test cells that "
+            "this helps"
         ),
     ]
     corrected_interval_percent: Annotated[
         IntervalPercent | None,
-        Field(description="95 %, with the uncertainty of the counted cells and of the bundle's validation cells"),
+        Field(
+            description="95 %, with the uncertainty of the counted cells and of the bundle's "
+            "validation cells"
+        ),
     ]
     flag: Annotated[
         Flag | None,
-        Field(description="low, high: the interval lies outside the reference; borderline: only the percentage does"),
+        Field(
+            description="low, high: the interval lies outside the reference; borderline: only the "
+            "percentage does"
+        ),
     ]
     concentration_1e9_per_l: NotNegative | None
     concentration_interval_1e9_per_l: tuple[NotNegative, NotNegative] | None
@@ -217,7 +229,8 @@ class QualityGate(Part):
     Attributes:
         name: key of the limit in the scope file's ``[quality]``.
         title: for people.
-        figure: ``None`` when there is nothing to measure (no fields, no cells, one head), or the error is not known.
+        figure: ``None`` when there is nothing to measure (no fields, no cells, one head), or the
+            error is not known.
         comparison: how the figure must compare with the limit.
         limit: the limit.
         unit: of both.
@@ -269,10 +282,11 @@ class HeadDisagreement(Part):
 
     Attributes:
         head: its name.
-        beyond_percent: share of the cells in which it disagrees more than in 95 % of the validation cells.
+        beyond_percent: share of the cells in which it disagrees more than in 95 % of the validation
+            cells.
         limit_percent: largest share that is accepted.
-        exceeded: the bundle may not know this stain or camera; of a microscope, the modality may be misregistered, or
-            its lamp dead.
+        exceeded: the bundle may not know this stain or camera; of a microscope, the modality may be
+            misregistered, or its lamp dead.
     """
 
     head: str
@@ -282,7 +296,9 @@ class HeadDisagreement(Part):
 
 
 class RiskControl(Part):
-    """Upper bound of the share of wrong predictions among the counted cells, from the bundle's test cells."""
+    """Upper bound of the share of wrong predictions among the counted cells, from the bundle's test
+    cells.
+    """
 
     error_bound: Annotated[float, Field(ge=0, le=1)]
     confidence: Annotated[float, Field(gt=0, lt=1)]
@@ -291,7 +307,8 @@ class RiskControl(Part):
 
 
 class ModelDoubt(Part):
-    """One reason why the bundle's error bound and its corrected percentages are not given for a sample.
+    """One reason why the bundle's error bound and its corrected percentages are not given for a
+    sample.
 
     Attributes:
         reason: what was found.
@@ -313,10 +330,13 @@ class ModelChecks(Part):
     """Checks of the sample against the bundle's validation cells.
 
     Attributes:
-        head_disagreement: one entry per head; empty if the bundle has no limits for these modalities.
-        doubts: why the bundle's error bound and its corrected percentages are not given; empty where they are.
+        head_disagreement: one entry per head; empty if the bundle has no limits for these
+            modalities.
+        doubts: why the bundle's error bound and its corrected percentages are not given; empty
+            where they are.
         remedy: what to do about them; empty without one.
-        risk_control: the error bound at the threshold in use; ``None`` without one, or with a doubt.
+        risk_control: the error bound at the threshold in use; ``None`` without one, or with a
+            doubt.
         excluded_modalities: modalities that were not used.
         f1_weighted: ``None`` if no modality was excluded.
     """
@@ -422,7 +442,9 @@ class SampleComment(Part):
 
 
 class JournalReference(Part):
-    """The part of the review journal on which the figures rest: its entries, and the ``id`` of the last of them."""
+    """The part of the review journal on which the figures rest: its entries, and the ``id`` of the
+    last of them.
+    """
 
     entries: Annotated[int, Field(ge=1)]
     head: Sha256
@@ -432,8 +454,8 @@ class Verification(Part):
     """What people did to the count.
 
     Attributes:
-        state: ``preliminary``: the model's count, or a review that is not signed; ``verified``: signed; ``corrected``:
-            signed again after an amendment.
+        state: ``preliminary``: the model's count, or a review that is not signed; ``verified``:
+            signed; ``corrected``: signed again after an amendment.
         signed_by: reader who signed; ``None`` without a signature.
         signed: UTC time, ISO 8601.
         comment: of the signature.
@@ -442,8 +464,10 @@ class Verification(Part):
         journal: ``None`` if nobody reviewed the sample.
         readers: who gave a class or looked, by name.
         looked: cells that were looked at with the class that they have now, or were given one.
-        changed: cells that have another class than the model's, or count because a reader gave them one.
-        lost: cells of the journal that a new segmentation did not find again; their entries count no more.
+        changed: cells that have another class than the model's, or count because a reader gave them
+            one.
+        lost: cells of the journal that a new segmentation did not find again; their entries count
+            no more.
         voided: why an earlier signature is not in force any more; empty if none was voided.
         checks: results of the sign checks.
         comments: on the sample, in order.
@@ -472,7 +496,10 @@ class Verification(Part):
 
 
 class DifferentialRecord(Record):
-    """White-cell differential of wbcpipe, format 1. Percentages are of the counted cells. Not for diagnostic use."""
+    """White-cell differential of wbcpipe, format 1.
+
+    Percentages are of the counted cells. Not for diagnostic use.
+    """
 
     remedy: ClassVar[str] = "move the file away and run `wbcpipe report` again"
 
@@ -485,14 +512,19 @@ class DifferentialRecord(Record):
         ),
     ]
     sample: Annotated[str, Field(pattern="^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-    kind: Annotated[SampleKind, Field(description="origin of the images: a microscope, or an import")]
+    kind: Annotated[
+        SampleKind, Field(description="origin of the images: a microscope, or an import")
+    ]
     cells: CellCounts
     classes: Annotated[tuple[ClassEntry, ...], Field(min_length=1)]
     interval: IntervalMethod = IntervalMethod()
     reference_source: str
     wbc_1e9_per_l: Annotated[
         Annotated[float, Field(gt=0)] | None,
-        Field(description="white-cell concentration given by the user; without it there are no absolute counts"),
+        Field(
+            description="white-cell concentration given by the user; without it there are no "
+            "absolute counts"
+        ),
     ]
     fields: FieldCounts
     scan: Annotated[ScanEntry | None, Field(description="null for imported images")]
@@ -507,9 +539,13 @@ def differential_schema() -> dict[str, JsonValue]:
     """Return the JSON Schema (draft 2020-12) of ``differential.json``."""
     schema = DifferentialRecord.model_json_schema(mode="serialization")
     schema["properties"][DIGEST] = {
-        "description": "SHA-256 of everything else as compact JSON with sorted keys; of the file alone.",
+        "description": "SHA-256 of everything else as compact JSON with sorted keys; of the file "
+        "alone.",
         "pattern": "^[0-9a-f]{64}$",
         "type": "string",
     }
-    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$id": "urn:wbcpipe:differential:1"}
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": "urn:wbcpipe:differential:1",
+    }
     return {**head, **schema}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from wbcpipe.samples.records import MissingFields, SkippedFields
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
-__all__ = ["read_missing", "read_skipped", "write_missing", "write_skipped"]
+__all__ = ["read_missing", "read_skipped", "unrecorded_gaps", "write_missing", "write_skipped"]
 
 
 def read_missing(raw: Path) -> dict[int, str]:
@@ -48,3 +48,21 @@ def write_skipped(raw: Path, foreground_area_um2: Mapping[int, float]) -> None:
     """Write the foreground area (um2) of each field that was skipped as empty."""
     areas = dict(sorted(foreground_area_um2.items()))
     SkippedFields(foreground_area_um2=areas).write(raw / "skipped_fields.json")
+
+
+def unrecorded_gaps(raw: Path, taken: Collection[int]) -> list[int]:
+    """Return the fields before the last one taken that are neither taken nor recorded as missing or
+    empty: their files are gone.
+
+    Args:
+        raw: folder of the pass.
+        taken: fields of the pass that were taken.
+
+    Raises:
+        SampleStateError: ``missing.json`` or ``skipped_fields.json`` is damaged.
+    """
+    first = raw.parent / "brightfield"
+    recorded = set(taken)
+    for folder in {raw, first} if raw.name == "fluorescence" else {raw}:
+        recorded |= {*read_missing(folder), *read_skipped(folder)}
+    return [index for index in range(max(taken, default=0)) if index not in recorded]

@@ -1,7 +1,8 @@
-"""One OME-TIFF per field and pass, written atomically, with positions, exposures, light and pixel size.
+"""One OME-TIFF per field and pass, written atomically, with positions, exposures, light and pixel
+size.
 
-Two checksums cover each byte of a file: one its pixels, computed while they are written, one everything else. Both are
-in the file's own annotation, beside the field's index.
+Two checksums cover each byte of a file: one its pixels, computed while they are written, one
+everything else. Both are in the file's own annotation, beside the field's index.
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ __all__ = [
 #: The modalities of a scope, in the channel order of every array.
 MODALITIES: Final = ("color1", "color2", "color3", "fluorescence")
 Pass = Literal["single", "brightfield", "fluorescence"]
-#: The modalities of each pass over a slide: all at once, or bright field before staining and fluorescence after it.
+#: The modalities of each pass over a slide: all at once, or bright field before staining and
+#: fluorescence after it.
 PASSES: Final[Mapping[Pass, tuple[str, ...]]] = MappingProxyType(
     {"single": MODALITIES, "brightfield": MODALITIES[:3], "fluorescence": MODALITIES[3:]}
 )
@@ -84,7 +86,8 @@ class FrameInfo:
     Attributes:
         modality: channel name.
         exposure_ms: camera exposure; 0 where unknown (imported images).
-        wavelength_nm: of a transmitted light source, or of the fluorescence emission; ``None`` where unknown.
+        wavelength_nm: of a transmitted light source, or of the fluorescence emission; ``None``
+            where unknown.
         z_um: focus position at the exposure.
         time_s: since the start of the field's first exposure.
         derived: computed from other channels, not taken by a camera.
@@ -104,7 +107,8 @@ class FieldTransform:
 
     Attributes:
         x_um, y_um: of the image centre.
-        rotation_deg: of the slide since the first pass; positive is clockwise in the image, whose y axis points down.
+        rotation_deg: of the slide since the first pass; positive is clockwise in the image, whose y
+            axis points down.
     """
 
     x_um: float
@@ -126,8 +130,10 @@ class FieldInfo:
         kind: ``scope``, ``stained-rgb`` (registered by construction) or ``stack``.
         source: the file an imported field came from.
         dose_ms: fluorescence exposure of the field's centre so far, including its own.
-        faded: estimated fraction of the dye bleached there by earlier exposures; ``None`` where unknown.
-        slide_transform: of the fluorescence frame, if it was taken in a pass of its own; else ``None``.
+        faded: estimated fraction of the dye bleached there by earlier exposures; ``None`` where
+            unknown.
+        slide_transform: of the fluorescence frame, if it was taken in a pass of its own; else
+            ``None``.
         acquired: start of the first exposure, UTC in ISO 8601; empty where unknown.
         shape_px: (rows, columns) of the frames that were read; (0, 0) where there are none yet.
         digest: checksums of the file that was read; empty where there is none yet.
@@ -183,7 +189,8 @@ def write_field(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> None
     """
     if images.dtype != np.uint16 or images.ndim != 3 or len(images) != len(info.frames):
         raise ValueError(
-            f"images of shape {images.shape}, {images.dtype}; ({len(info.frames)}, Y, X) uint16 was expected."
+            f"images of shape {images.shape}, {images.dtype}; ({len(info.frames)}, Y, X) uint16 "
+            f"was expected."
         )
     patiently(path, lambda: write_planes(path, images.shape, iter(images), lambda: info))
 
@@ -200,7 +207,8 @@ def write_planes(
     Args:
         path: the file, see `field_path`.
         shape: (C, Y, X).
-        planes: yields each frame (Y, X) uint16 once it is complete; it may wait, or raise to write no file.
+        planes: yields each frame (Y, X) uint16 once it is complete; it may wait, or raise to write
+            no file.
         describe: returns the field, after the last frame.
         opened: called with the temporary file.
 
@@ -227,7 +235,8 @@ def write_planes(
                 description=_PLACEHOLDER,
                 returnoffset=True,
             )
-            # Values read back from the devices are known last, so the description is written afterwards.
+            # Values read back from the devices are known last, so the description is written
+            # afterwards.
             xml, (channels, rows, columns) = tifffile.OmeXml(), shape
             metadata = _metadata(describe(), checksum[0], sample_identity(path))
             xml.addimage(np.uint16, shape, (channels, 1, 1, rows, columns, 1), **metadata)
@@ -250,7 +259,9 @@ def _read_rest(handle: IO[bytes], start: int, stop: int) -> bytes:
 
 
 def _rest_checksum(rest: bytes) -> tuple[str, re.Match[bytes] | None]:
-    """Return the checksum of the bytes around the pixels as it must be, and the one that they hold."""
+    """Return the checksum of the bytes around the pixels as it must be, and the one that they
+    hold.
+    """
     found = next((match for match in _CHECKSUM.finditer(rest) if match[1] == b"rest"), None)
     if found is not None:
         rest = rest[: found.start(2)] + _UNKNOWN + rest[found.end(2) :]
@@ -262,13 +273,18 @@ def _write_rest_checksum(handle: IO[bytes], start: int, stop: int) -> None:
     checksum, place = _rest_checksum(_read_rest(handle, start, stop))
     assert place is not None
     at = place.start(2)
-    handle.seek(at if at < start else at - start + stop)  # a long description is at the end of the file
+    handle.seek(
+        at if at < start else at - start + stop
+    )  # a long description is at the end of the file
     handle.write(checksum.encode())
     handle.seek(0, 2)
 
 
 def field_digest(path: Path) -> str:
-    """Return the checksums that a field's file states, without checking them; empty where there are none."""
+    """Return the checksums that a field's file states, without checking them.
+
+    Empty where there are none.
+    """
     try:
         with path.open("rb") as handle:
             found = _stated_checksums(handle.read(_HEAD_BYTES))
@@ -282,7 +298,9 @@ def _stated_checksums(content: bytes) -> dict[bytes, bytes]:
 
 
 def pixels_part(digest: str) -> str:
-    """Return that part of a field's digest that does not change when the same frames are taken at another time."""
+    """Return that part of a field's digest that does not change when the same frames are taken at
+    another time.
+    """
     return "".join(digest[start : start + 8] for start in range(0, len(digest), 16))
 
 
@@ -371,7 +389,9 @@ def _read(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint16]]:
         return patiently(path, lambda: _read_once(path, pixels=pixels))
     except StorageError as error:
         cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno == errno.EIO:  # the disk has lost the file's content
+        if (
+            isinstance(cause, OSError) and cause.errno == errno.EIO
+        ):  # the disk has lost the file's content
             raise FrameFileError(f"{path}: cannot be read ({cause.strerror}).") from error
         raise  # nothing is known of the file: it is not to be taken for damaged
     except FrameFileError:
@@ -386,27 +406,34 @@ def _read_once(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint1
         with _without_warnings(), tifffile.TiffFile(path) as tiff:
             xml = tiff.ome_metadata
             if xml is None:
-                raise FrameFileError(f"{path}: no OME metadata; fields are OME-TIFF files written by wbcpipe.")
+                raise FrameFileError(
+                    f"{path}: no OME metadata; fields are OME-TIFF files written by wbcpipe."
+                )
             info = _parse(xml, path)
             page = tiff.pages[0]
             # The frames lie one behind the other, the pages' own descriptions after them.
             end = page.dataoffsets[0] + len(info.frames) * sum(page.databytecounts)
             if len(tiff.pages) != len(info.frames) or path.stat().st_size < end:
                 raise FrameFileError(
-                    f"{path}: truncated: {len(tiff.pages)} of {len(info.frames)} frames in {path.stat().st_size} "
-                    f"bytes, more than {end} were expected; the field must be taken again."
+                    f"{path}: truncated: {len(tiff.pages)} of {len(info.frames)} frames in "
+                    f"{path.stat().st_size} bytes, more than {end} were expected; the field must "
+                    f"be taken again."
                 )
             start = page.dataoffsets[0]
             digest = _check_rest(path, start, start + 2 * len(info.frames) * math.prod(page.shape))
             info = replace(info, shape_px=(page.shape[-2], page.shape[-1]), digest=digest)
             if pixels:
-                images = tiff.series[0].asarray().reshape(len(info.frames), *page.shape)  # (C, Y, X)
+                images = (
+                    tiff.series[0].asarray().reshape(len(info.frames), *page.shape)
+                )  # (C, Y, X)
     except FrameFileError:
         raise
     except FileNotFoundError as error:
         raise FrameFileError(f"{path}: no such file.") from error
     except _DAMAGES as error:
-        raise FrameFileError(f"{path}: damaged ({error}); the field must be taken again.") from error
+        raise FrameFileError(
+            f"{path}: damaged ({error}); the field must be taken again."
+        ) from error
     _check_identity(path, info)
     if pixels:
         _check_pixels(path, images, info)
@@ -416,7 +443,9 @@ def _read_once(path: Path, *, pixels: bool) -> tuple[FieldInfo, NDArray[np.uint1
 def _check_identity(path: Path, info: FieldInfo) -> None:
     name = _FIELD_NAME.fullmatch(path.name)
     if name and int(name[1]) != info.index:
-        raise FrameFileError(f"{path}: holds field {info.index}, as a copy under another name does; remove it.")
+        raise FrameFileError(
+            f"{path}: holds field {info.index}, as a copy under another name does; remove it."
+        )
     if foreign := why_foreign(info.belongs_to, sample_identity(path)):
         raise FrameFileError(f"{path}: {foreign}; move it away: the field must be taken again.")
 
@@ -425,7 +454,9 @@ def _check_pixels(path: Path, images: NDArray[np.uint16], info: FieldInfo) -> No
     if images.dtype != np.uint16:
         raise FrameFileError(f"{path}: pixels are {images.dtype}, uint16 was expected.")
     if f"{google_crc32c.value(_bytes_of(images)):08x}" != info.digest[:8]:
-        raise FrameFileError(f"{path}: the pixels are damaged (checksum); the field must be taken again.")
+        raise FrameFileError(
+            f"{path}: the pixels are damaged (checksum); the field must be taken again."
+        )
 
 
 def _check_rest(path: Path, start: int, stop: int) -> str:
@@ -435,7 +466,9 @@ def _check_rest(path: Path, start: int, stop: int) -> str:
     checksum, found = _rest_checksum(rest)
     stated = _stated_checksums(rest)
     if len(stated) != 2 or found is None or found[2] != checksum.encode():
-        raise FrameFileError(f"{path}: the description is damaged (checksum); the field must be taken again.")
+        raise FrameFileError(
+            f"{path}: the description is damaged (checksum); the field must be taken again."
+        )
     return _digest(stated)
 
 
@@ -473,9 +506,14 @@ def _parse(xml: str, path: Path) -> FieldInfo:
     planes = root.findall(".//ome:Plane", _OME)
     channels = root.findall(".//ome:Channel", _OME)
     date = root.find(".//ome:AcquisitionDate", _OME)
-    notes = {entry.get("K"): entry.text or "" for entry in root.findall(".//ome:MapAnnotation/ome:Value/ome:M", _OME)}
+    notes = {
+        entry.get("K"): entry.text or ""
+        for entry in root.findall(".//ome:MapAnnotation/ome:Value/ome:M", _OME)
+    }
     if pixels is None or "field" not in notes or not planes or len(planes) != len(channels):
-        raise FrameFileError(f"{path}: OME metadata without wbcpipe's field annotation; was it written by wbcpipe?")
+        raise FrameFileError(
+            f"{path}: OME metadata without wbcpipe's field annotation; was it written by wbcpipe?"
+        )
     derived = set(notes.get("derived", "").split(","))
     frames = tuple(
         FrameInfo(
@@ -523,7 +561,9 @@ def passes_on_disk(raw: Path) -> tuple[Pass, ...]:
 
 
 def complete_fields(raw: Path) -> list[int]:
-    """Return the fields that have a file in every pass, in order; ``raw`` as for `passes_on_disk`."""
+    """Return the fields that have a file in every pass, in order; ``raw`` as for
+    `passes_on_disk`.
+    """
     there = [set(fields_on_disk(raw / name)) for name in passes_on_disk(raw)]
     return sorted(set.intersection(*there))
 
@@ -534,11 +574,15 @@ def read_passes_info(raw: Path, index: int) -> FieldInfo:
     Raises:
         FrameFileError: a file is not there or damaged.
     """
-    return _merge_passes([read_info(field_path(raw / name, index)) for name in passes_on_disk(raw)], raw)
+    return _merge_passes(
+        [read_info(field_path(raw / name, index)) for name in passes_on_disk(raw)], raw
+    )
 
 
 def passes_digest(raw: Path, index: int) -> str:
-    """Return the checksums that the files of a field state, see `field_digest`; ``raw`` as for `passes_on_disk`."""
+    """Return the checksums that the files of a field state, see `field_digest`; ``raw`` as for
+    `passes_on_disk`.
+    """
     found = [field_digest(field_path(raw / name, index)) for name in passes_on_disk(raw)]
     return "".join(found) if all(found) else ""
 
@@ -546,7 +590,8 @@ def passes_digest(raw: Path, index: int) -> str:
 def read_passes(raw: Path, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
     """Read a field with the frames of all its passes: (C, Y, X) uint16 and its description.
 
-    The position is that of the first pass; ``slide_transform`` relates the fluorescence frame to it.
+    The position is that of the first pass; ``slide_transform`` relates the fluorescence frame to
+    it.
 
     Raises:
         FrameFileError: a file is not there or damaged, or the passes do not fit together.
@@ -556,7 +601,9 @@ def read_passes(raw: Path, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
     if len(parts) == 1:
         return parts[0]
     if len({images.shape[1:] for images, _ in parts}) > 1:
-        raise FrameFileError(f"{raw}: field {index} has frames of different sizes in its passes; take it again.")
+        raise FrameFileError(
+            f"{raw}: field {index} has frames of different sizes in its passes; take it again."
+        )
     return np.concatenate([images for images, _ in parts]), info
 
 
@@ -564,8 +611,8 @@ def _merge_passes(infos: Sequence[FieldInfo], raw: Path) -> FieldInfo:
     first, last = infos[0], infos[-1]
     if last.pixel_um != first.pixel_um:
         raise FrameFileError(
-            f"{raw}: field {first.index} has pixels of {first.pixel_um:g} and {last.pixel_um:g} um in its passes; both "
-            "must be taken on the same scope."
+            f"{raw}: field {first.index} has pixels of {first.pixel_um:g} and {last.pixel_um:g} "
+            f"um in its passes; both must be taken on the same scope."
         )
     frames = tuple(frame for info in infos for frame in _since(first, info))
     digest = "".join(info.digest for info in infos)
@@ -583,5 +630,7 @@ def _since(first: FieldInfo, info: FieldInfo) -> tuple[FrameInfo, ...]:
     """Return the frames of a pass, with times from the start of the first pass."""
     if info is first or not (first.acquired and info.acquired):
         return info.frames
-    later_s = (datetime.fromisoformat(info.acquired) - datetime.fromisoformat(first.acquired)).total_seconds()
+    later_s = (
+        datetime.fromisoformat(info.acquired) - datetime.fromisoformat(first.acquired)
+    ).total_seconds()
     return tuple(replace(frame, time_s=round(frame.time_s + later_s, 3)) for frame in info.frames)

@@ -26,7 +26,9 @@ def light_path(raw: Path) -> Path:
 
 
 def read_exposures(raw: Path) -> list[LightExposure]:
-    """Read the exposures of a pass; a line that a crash cut short, or that was changed, is left out.
+    """Read the exposures of a pass.
+
+    A line that a crash cut short, or that was changed, is left out.
 
     Args:
         raw: folder of the pass.
@@ -37,16 +39,20 @@ def read_exposures(raw: Path) -> list[LightExposure]:
     path = light_path(raw)
     if not path.exists():
         return []
-    with file_errors(path, "move it away: the exposures of fields on disk are counted from their files"):
+    with file_errors(
+        path, "move it away: the exposures of fields on disk are counted from their files"
+    ):
         lines = path.read_bytes().splitlines()
     exposures, here = [], place_of(path)
     for line in lines:
         with contextlib.suppress(ValueError):  # pydantic's too
             exposures.append(LightExposure.model_validate(parse_json_line(line)))
-    foreign = next(filter(None, (why_foreign(exposure.belongs_to, here) for exposure in exposures)), "")
+    foreign = next(
+        filter(None, (why_foreign(exposure.belongs_to, here) for exposure in exposures)), ""
+    )
     if foreign:
         raise SampleStateError(
-            f"{path}: {foreign}; restore the file, or move it away: the exposures of fields on disk are counted from "
-            "their files."
+            f"{path}: {foreign}; restore the file, or move it away: the exposures of fields on "
+            f"disk are counted from their files."
         )
     return exposures

@@ -1,4 +1,6 @@
-"""``order.json``: the laboratory's order for a sample, and the patient as far as the result needs it."""
+"""``order.json``: the laboratory's order for a sample, and the patient as far as the result needs
+it.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +62,9 @@ class OrderRecord(Record):
     """
 
     names_sample: ClassVar[bool] = True
-    remedy: ClassVar[str] = "move the file away and give the order again with `wbcpipe send --order`"
+    remedy: ClassVar[str] = (
+        "move the file away and give the order again with `wbcpipe send --order`"
+    )
 
     order: Identifier | None = None
     specimen: Identifier | None = None
@@ -75,7 +79,9 @@ class OrderRecord(Record):
         return bool(self.patient or self.birth_date or self.sex is not Sex.UNKNOWN)
 
     def age_years(self, on: date) -> float | None:
-        """Return the age on a day, in years of 365.25 days; ``None`` without a date of birth, or before it."""
+        """Return the age on a day, in years of 365.25 days; ``None`` without a date of birth, or
+        before it.
+        """
         if self.birth_date is None:
             return None
         days = (on - date.fromisoformat(self.birth_date)).days

@@ -41,6 +41,7 @@ __all__ = [
     "SampleRecord",
     "ScanArea",
     "ScopeReference",
+    "SettingsFile",
     "SkippedFields",
     "SlideTransformEntry",
     "SlideTransformRecord",
@@ -57,9 +58,11 @@ ImportKind = Literal["stained-rgb", "stack"]
 Protocol = Literal["one-pass", "two-pass"]
 #: For small parts of a record that are built by position.
 STRICT = ConfigDict(extra="forbid")
-#: Key of a JSON file with the digest of everything else in it; a file written by hand may leave it out.
+#: Key of a JSON file with the digest of everything else in it; a file written by hand may leave it
+#: out.
 DIGEST: Final = "sha256"
-#: Key of a JSON file with the sample and the place to which it belongs; a file written by hand may leave it out.
+#: Key of a JSON file with the sample and the place to which it belongs; a file written by hand may
+#: leave it out.
 PLACE: Final = "belongs_to"
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0)]
@@ -72,7 +75,10 @@ class Part(BaseModel):
 
 
 def json_digest(content: object) -> str:
-    """Return the SHA-256 of what JSON holds, whatever its layout; numbers that are equal are alike."""
+    """Return the SHA-256 of what JSON holds, whatever its layout.
+
+    Numbers that are equal are alike.
+    """
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -96,18 +102,21 @@ class Record(Part):
         """Read a record.
 
         Raises:
-            SampleStateError: the file is absent, is not JSON, does not hold what the model allows, was changed since
-                it was written, or belongs to another sample.
+            SampleStateError: the file is absent, is not JSON, does not hold what the model allows,
+                was changed since it was written, or belongs to another sample.
         """
         content = read_json(path, remedy=cls.remedy)
         if not isinstance(content, dict) or "format_version" not in content:
-            raise SampleStateError(f"{path}: key 'format_version' is missing (allowed: 1); {cls.remedy}.")
+            raise SampleStateError(
+                f"{path}: key 'format_version' is missing (allowed: 1); {cls.remedy}."
+            )
         written, whole = content.pop(DIGEST, None), dict(content)
         stated = content.pop(PLACE, "") if cls.names_sample else ""
         record = cls.parse(content, path)
         if written is not None and written != json_digest(whole):
             raise SampleStateError(
-                f"{path}: changed since it was written (key {DIGEST!r} is not that of the content); {cls.remedy}."
+                f"{path}: changed since it was written (key {DIGEST!r} is not that of the "
+                f"content); {cls.remedy}."
             )
         if foreign := why_foreign(str(stated), place_of(path)):
             raise SampleStateError(f"{path}: {foreign}; {cls.remedy}.")
@@ -136,7 +145,8 @@ class Record(Part):
         return cls.read(path) if path.exists() else None
 
     def write(self, path: Path) -> None:
-        """Write the record as JSON, atomically, with the digest by which `read` notices a change, and its place.
+        """Write the record as JSON, atomically, with the digest by which `read` notices a change,
+        and its place.
 
         Raises:
             DiskFullError: no space left; an earlier file stays.
@@ -145,7 +155,9 @@ class Record(Part):
             handle.write(self.to_bytes(place_of(path) if self.names_sample else ""))
 
     def to_bytes(self, place: str = "") -> bytes:
-        """Return the content of the file that `write` writes; ``place`` is where it belongs, if it says so."""
+        """Return the content of the file that `write` writes; ``place`` is where it belongs, if it
+        says so.
+        """
         content = self.content()
         if place:
             content[PLACE] = place
@@ -164,7 +176,9 @@ PartT = TypeVar("PartT", bound=Part)
 
 
 def read_json_lines(path: Path, kind: type[PartT]) -> list[PartT]:
-    """Read a file of one JSON object a line; none where there is no file. A line that a crash cut short is ignored.
+    """Read a file of one JSON object a line; none where there is no file.
+
+    A line that a crash cut short is ignored.
 
     Raises:
         SampleStateError: a line is JSON, but does not hold what the model allows.
@@ -212,7 +226,8 @@ class PlanRecord(Part):
     Attributes:
         slot: position of the slide in the stage insert.
         field_width_um, field_height_um: of an image on the stage.
-        overlap: of neighbours, as a fraction of a field's side, so that no cell is cut by every field.
+        overlap: of neighbours, as a fraction of a field's side, so that no cell is cut by every
+            field.
         x_um, y_um: [lowest, highest] of the area to cover; no image reaches beyond it.
     """
 
@@ -303,7 +318,11 @@ class LabelRecord(Part):
 
 
 class ImportInputs(Part):
-    """The images of an import and the options that determine the result."""
+    """The images of an import and the options that determine the result.
+
+    ``settings_sha256`` is of the settings of the segmentation, where cells are imported with others
+    than the default ones.
+    """
 
     content: Literal["fields", "cells"]
     sha256: str
@@ -314,6 +333,19 @@ class ImportInputs(Part):
     side_px: int | None = None
     labels: bool | None = None
     label_array: str | None = None
+    settings_sha256: str | None = None
+
+
+class SettingsFile(Part):
+    """Settings of the segmentation that were given for a sample.
+
+    Attributes:
+        name: of the file.
+        segment: what it gives, as the tables of `SegmentSettings`.
+    """
+
+    name: str
+    segment: dict[str, JsonValue]
 
 
 class SampleRecord(Record):
@@ -333,6 +365,9 @@ class SampleRecord(Record):
         scope, slot, plan, specimen, imaging_settings, calibration: of a sample taken on a scope.
         expected_cells_per_field: of the scope file.
         quality: limits of the quality gates where the scope file's differ.
+        segment: settings of the segmentation that the scope file gives, as the tables of
+            `SegmentSettings`.
+        segment_file: the same of a file given for this sample; they go before the scope file's.
         source, inputs: of an imported sample.
     """
 
@@ -354,6 +389,8 @@ class SampleRecord(Record):
     calibration: CalibrationReference | None = None
     expected_cells_per_field: Positive | None = None
     quality: dict[str, float] = {}
+    segment: dict[str, JsonValue] = {}
+    segment_file: SettingsFile | None = None
     source: tuple[str, ...] = ()
     inputs: ImportInputs | None = None
 
@@ -374,7 +411,9 @@ class MissingFields(Record):
 
 
 class SkippedFields(Record):
-    """``skipped_fields.json``: index of a field skipped as empty to the foreground area found in it (um2)."""
+    """``skipped_fields.json``: index of a field skipped as empty to the foreground area found in it
+    (um2).
+    """
 
     names_sample: ClassVar[bool] = True
 
@@ -388,7 +427,8 @@ class StainingRecord(Record):
     """``staining.json``: progress of the staining between two passes; times are UTC in ISO 8601.
 
     Attributes:
-        method: of the scope file, or ``operator`` where the operator said that the slide is stained.
+        method: of the scope file, or ``operator`` where the operator said that the slide is
+            stained.
         started: the first step began.
         applied: the stain is on the slide, and incubates.
         done: the incubation ended.
@@ -440,7 +480,9 @@ class SlideTransformEntry(Part):
 
 
 class SlideTransformRecord(Record):
-    """``slide_transforms.json`` of the second pass: each position at which the slide was found, the latest last."""
+    """``slide_transforms.json`` of the second pass: each position at which the slide was found, the
+    latest last.
+    """
 
     names_sample: ClassVar[bool] = True
 
@@ -538,7 +580,8 @@ class FieldPredictions(Record):
 
 
 class LightExposure(Part):
-    """A line of ``light.jsonl``: a fluorescence exposure at a position of the slide, noted before it is made.
+    """A line of ``light.jsonl``: a fluorescence exposure at a position of the slide, noted before
+    it is made.
 
     Attributes:
         belongs_to: the sample and the file, see `samples.belonging`.

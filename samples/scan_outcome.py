@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from wbcpipe.samples.records import STRICT, Count, Part, Record
+from wbcpipe.system.files import file_errors, parse_json_line
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["PrecisionReached", "ScanEntry", "ScanOutcome", "StopReason", "load_scan_outcome"]
+__all__ = [
+    "PrecisionReached",
+    "ScanEntry",
+    "ScanOutcome",
+    "StopReason",
+    "is_outcome_lost",
+    "load_scan_outcome",
+]
+
+_EVENT: Final = "scan_ended"
 
 StopReason = Literal["cells", "precision", "fields", "area", "brightfield", "deadline"]
 
@@ -42,15 +52,18 @@ class PrecisionReached:
 
     def __str__(self) -> str:
         share = "-" if self.percent is None else f"{self.percent:.1f} %"
-        return f"{self.name} {share} +- {self.half_width_percent:.1f} (target {self.target_percent:g})"
+        return (
+            f"{self.name} {share} +- {self.half_width_percent:.1f} (target {self.target_percent:g})"
+        )
 
 
 class _ScanFigures(Part):
     """The reason why a scan ended, and the figures reached.
 
     Attributes:
-        reason: ``cells`` or ``precision`` (the target is reached), ``fields`` (the number requested), ``area`` (the
-            plan is used up), ``brightfield`` (the bright-field pass is used up), ``deadline``.
+        reason: ``cells`` or ``precision`` (the target is reached), ``fields`` (the number
+            requested), ``area`` (the plan is used up), ``brightfield`` (the bright-field pass is
+            used up), ``deadline``.
         fields_done: planned fields that were taken, skipped as empty, or missing.
         fields_wanted: planned fields that the scan would have taken, as far as known.
         cells: counted as in the report; ``None`` if they were not counted.
@@ -67,7 +80,9 @@ class _ScanFigures(Part):
 
 
 class ScanEntry(_ScanFigures):
-    """Why the scan ended, in ``differential.json``; ``met``: the target is reached; ``text``: the same for people."""
+    """Why the scan ended, in ``differential.json``; ``met``: the target is reached; ``text``: the
+    same for people.
+    """
 
     met: bool
     text: str
@@ -91,8 +106,10 @@ class ScanOutcome(_ScanFigures, Record):
             "precision": f"precision reached after {fields}",
             "fields": f"{fields}, as asked for",
             "area": f"the scan area was used up after {fields}",
-            "brightfield": f"the bright-field pass was used up after {fields}, and a stained slide gives no more",
-            "deadline": f"STOPPED BY THE DEADLINE after {self.fields_done} of {self.fields_wanted} fields",
+            "brightfield": f"the bright-field pass was used up after {fields}, and a stained "
+            f"slide gives no more",
+            "deadline": f"STOPPED BY THE DEADLINE after {self.fields_done} of "
+            f"{self.fields_wanted} fields",
         }[self.reason]
         return f"{what}: {figures}" if figures else what
 
@@ -101,7 +118,7 @@ class ScanOutcome(_ScanFigures, Record):
         if load_scan_outcome(sample) == self:
             return
         self.write(_path(sample))
-        sample.log("scan_ended", **self.model_dump(mode="json", exclude={"format_version"}))
+        sample.log(_EVENT, **self.model_dump(mode="json", exclude={"format_version"}))
 
 
 def _path(sample: Sample) -> Path:
@@ -115,3 +132,20 @@ def load_scan_outcome(sample: Sample) -> ScanOutcome | None:
         SampleStateError: ``scan.json`` is damaged.
     """
     return ScanOutcome.read_if_present(_path(sample))
+
+
+def is_outcome_lost(sample: Sample) -> bool:
+    """Return whether ``scan.json`` is missing, though ``log.jsonl`` records the end of the scan."""
+    log = sample.path / "log.jsonl"
+    if _path(sample).exists() or not log.is_file():
+        return False
+    with file_errors(log, "restore it"):
+        lines = log.read_bytes().split(b"\n")
+    return any(_EVENT.encode() in line and _event(line) == _EVENT for line in lines)
+
+
+def _event(line: bytes) -> object:
+    try:
+        return parse_json_line(line).get("event")
+    except ValueError:  # it is damaged
+        return None

@@ -1,4 +1,7 @@
-"""``training_set.json``: verified cells of samples in one folder, each sample with its own ``cells.zarr``."""
+"""``training_set.json``.
+
+Verified cells of samples in one folder, each sample with its own ``cells.zarr``.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ class TrainingSample(Part):
         state: of its review: ``preliminary``, ``verified`` or ``corrected``.
         readers: who gave the classes.
         classes: class to cells.
-        sources: how the class was given to cells: ``assigned``, ``adjudicated``, ``agreed``, ``majority``,
-            ``confirmed``.
+        sources: how the class was given to cells: ``assigned``, ``adjudicated``, ``agreed``,
+            ``majority``, ``confirmed``.
         left_out: reason to cells that have a reader's word and are no training cells.
     """
 

@@ -45,13 +45,18 @@ class TruthRow(NamedTuple):
 
 
 def write_truth(path: Path, rows: Iterable[TruthRow]) -> None:
-    """Write ``truth.csv``, atomically; the last cell of the first row is the checksum of everything else
-    and of the specimen in ``sample.json`` beside it.
+    """Write ``truth.csv``, atomically.
+
+    The last cell of the first row is the checksum of everything else and of the specimen in
+    ``sample.json`` beside it.
 
     Raises:
         DiskFullError: no space left; an earlier file stays.
     """
-    lines = [[f"{row.x_um:.3f}", f"{row.y_um:.3f}", str(row.field), row.label, row.kind, ""] for row in rows]
+    lines = [
+        [f"{row.x_um:.3f}", f"{row.y_um:.3f}", str(row.field), row.label, row.kind, ""]
+        for row in rows
+    ]
     if lines:
         lines[0][-1] = _checksum(lines, specimen_identity(path))
     with write_atomic(path) as handle:
@@ -62,7 +67,8 @@ def read_truth(path: Path) -> list[TruthRow]:
     """Read ``truth.csv``.
 
     Raises:
-        SampleStateError: the file cannot be read, a column is missing, a value is not a number, or it was changed.
+        SampleStateError: the file cannot be read, a column is missing, a value is not a number, or
+            it was changed.
     """
     text = read_text(path, _REMEDY, newline="")
     lines: list[list[str]] = []
@@ -70,13 +76,21 @@ def read_truth(path: Path) -> list[TruthRow]:
         header, *lines = csv.reader(io.StringIO(text, newline=""), strict=True)
         if missing := [name for name in _COLUMNS if name not in header]:
             raise SampleStateError(
-                f"{path}: column {missing[0]!r} is missing; it needs {', '.join(_COLUMNS)}; {_REMEDY}."
+                f"{path}: column {missing[0]!r} is missing; it needs {', '.join(_COLUMNS)}; "
+                f"{_REMEDY}."
             )
-        rows = [TruthRow(float(x), float(y), int(field), label, kind) for x, y, field, label, kind, _ in lines]
+        rows = [
+            TruthRow(float(x), float(y), int(field), label, kind)
+            for x, y, field, label, kind, _ in lines
+        ]
     except (ValueError, csv.Error) as error:
         raise SampleStateError(f"{path}: damaged ({error}); {_REMEDY}.") from error
-    if _text(lines) != text or (lines and lines[0][-1] != _checksum(lines, specimen_identity(path))):
-        raise SampleStateError(f"{path}: changed since it was written, or of another specimen (checksum); {_REMEDY}.")
+    if _text(lines) != text or (
+        lines and lines[0][-1] != _checksum(lines, specimen_identity(path))
+    ):
+        raise SampleStateError(
+            f"{path}: changed since it was written, or of another specimen (checksum); {_REMEDY}."
+        )
     return rows
 
 

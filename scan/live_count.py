@@ -1,12 +1,13 @@
 """Count cells during the scan, as the report would if the scan stopped now.
 
-The cells and flags are those that ``cells.zarr`` would hold, and the classes come from the bundle's own engine.
-The scan therefore decides on the numbers that the report shows.
+The cells and flags are those that ``cells.zarr`` would hold, and the classes come from the bundle's
+own engine. The scan therefore decides on the numbers that the report shows.
 """
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 import numpy as np
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from wbcpipe.segment.sample_cells import CellSelection
     from wbcpipe.system.compute import Device, EngineName
 
-__all__ = ["LiveCount"]
+__all__ = ["CountingModel", "LiveCount"]
 
 #: Flags that are known from one field; most debris is known only by comparison with other cells.
 _NEVER_COUNTED: Final = np.uint16(sum(flag.value for flag in REJECTED))
@@ -49,33 +50,45 @@ class _Segmenter(Protocol):
     def current_cells(self) -> CellSelection: ...
 
 
+@dataclass(frozen=True)
+class CountingModel:
+    """The model that classifies the cells during the scan, and what it runs on.
+
+    Attributes:
+        bundle: the model.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        engine: see `classify.inference.select_engine.select_engine`.
+    """
+
+    bundle: Bundle
+    device: Device = "auto"
+    engine: EngineName = "auto"
+
+
 class LiveCount:
     """Classify the cells of each field after it is segmented, and count as the report does.
 
-    Cells are classified in batches, and before each decision. The classes are stored in ``work/predictions``, one file
-    per field, so that a resumed run does not classify again. They depend on the bundle and the images alone.
+    Cells are classified in batches, and before each decision. The classes are stored in
+    ``work/predictions``, one file per field, so that a resumed run does not classify again. They
+    depend on the bundle and the images alone.
 
     Args:
         segmenter: segments the fields.
-        bundle: the model.
+        model: classifies the cells.
         work: the sample's ``work`` folder.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        engine: see `classify.inference.select_engine.select_engine`.
         batch_size: number of cells that are classified together.
     """
 
     def __init__(
         self,
         segmenter: _Segmenter,
-        bundle: Bundle,
+        model: CountingModel,
         work: Path,
         *,
-        device: Device = "auto",
-        engine: EngineName = "auto",
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        self._segmenter, self._bundle, self._batch_size = segmenter, bundle, batch_size
-        self._device, self._engine = device, engine
+        self._segmenter, self._bundle, self._batch_size = segmenter, model.bundle, batch_size
+        self._device, self._engine = model.device, model.engine
         self._folder = work / "predictions"
         self._classifier: Classifier | None = None
         self._predicted: dict[int, list[str]] = {}
@@ -88,7 +101,9 @@ class LiveCount:
     def segment_field(self, index: int) -> object:
         """Segment a field; classify the pending cells when they fill a batch."""
         cells = self._segmenter.segment_field(index)
-        if index not in self._predicted and all(index != pending.index for pending, _ in self._pending):
+        if index not in self._predicted and all(
+            index != pending.index for pending, _ in self._pending
+        ):
             identity = self._identity(cells)
             known = self._load(index, identity)
             if known is not None:
@@ -105,19 +120,27 @@ class LiveCount:
             return
         chosen = [_countable(cells) for cells, _ in self._pending]
         images = np.concatenate(
-            [cells.block.images[which] for (cells, _), which in zip(self._pending, chosen, strict=True)]
+            [
+                cells.block.images[which]
+                for (cells, _), which in zip(self._pending, chosen, strict=True)
+            ]
         )
         predicted = iter(self._classify(images)) if len(images) else iter(())
         for (cells, identity), which in zip(self._pending, chosen, strict=True):
             classes = [next(predicted) if take else UNIDENTIFIED for take in which.tolist()]
             self._predicted[cells.index] = classes
             make_folder(self._folder)
-            record = FieldPredictions(field_index=cells.index, identity=identity, predicted_classes=tuple(classes))
+            record = FieldPredictions(
+                field_index=cells.index, identity=identity, predicted_classes=tuple(classes)
+            )
             record.write(self._path(cells.index))
         self._pending = []
 
     def tally(self) -> Tally:
-        """Return what the report would count if the scan stopped now; classify the pending cells first."""
+        """Return what the report would count if the scan stopped now.
+
+        Classify the pending cells first.
+        """
         self.classify_pending()
         return self._tally()
 
@@ -153,7 +176,10 @@ class LiveCount:
 
     def _identity(self, cells: FieldCells) -> str:
         """Return the digest of everything that the classes of a field depend on."""
-        how = f"{self._bundle.info.sha256} {self._bundle.calibration_digest} {self._device} {self._engine}"
+        how = (
+            f"{self._bundle.info.sha256} {self._bundle.calibration_digest} {self._device} "
+            f"{self._engine}"
+        )
         found = hashlib.sha256(how.encode())
         found.update(cells.block.images.tobytes())
         found.update(cells.block.columns["qc_flags"].tobytes())
@@ -163,7 +189,9 @@ class LiveCount:
         return self._folder / f"field_{index:05d}.json"
 
     def _load(self, index: int, identity: str) -> list[str] | None:
-        """Return the classes of a field from its file; ``None`` if that is absent, damaged or of other cells."""
+        """Return the classes of a field from its file; ``None`` if that is absent, damaged or of
+        other cells.
+        """
         try:
             found = FieldPredictions.read_if_present(self._path(index))
         except SampleStateError:

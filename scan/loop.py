@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol, Self
 
 from wbcpipe.acquire.request import earliest_deadline_s
-from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError
+from wbcpipe.errors import AcquisitionError, FrameFileError, HardwareError, MissingPackageError
 from wbcpipe.samples.field_status import read_missing, read_skipped
 from wbcpipe.samples.fields import complete_fields, fields_on_disk, read_info
+from wbcpipe.samples.freed import refuse_if_freed
 from wbcpipe.scan.live_count import LiveCount
 from wbcpipe.scan.request import STATISTICS_FIELDS
 from wbcpipe.scan.targets import cells_for_half_width, precision_reached
@@ -22,14 +24,15 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.request import AcquisitionRequest
     from wbcpipe.acquire.supervise.worker import AcquisitionWorker
-    from wbcpipe.classify.models.bundle import Bundle
-    from wbcpipe.cli.progress import ProgressReporter
     from wbcpipe.samples.sample import Sample
     from wbcpipe.samples.scan_outcome import ScanOutcome
+    from wbcpipe.scan.live_count import CountingModel
     from wbcpipe.scan.request import ScanRequest
-    from wbcpipe.system.compute import Device, EngineName
+    from wbcpipe.system.progress import ProgressReporter
 
 __all__ = ["SlideFields", "acquire_and_segment", "scan_until", "take_bright_field", "unmet_targets"]
+
+_log = logging.getLogger(__name__)
 
 
 class FieldSource(Protocol):
@@ -44,8 +47,8 @@ class FieldSource(Protocol):
     def take(self, wanted: int) -> Iterator[int | None]:
         """Take those of the first ``wanted`` planned fields that are not on disk.
 
-        Yields:
-            The index of each field when it is available, in order; ``None`` for a missing or empty field.
+        Yields: The index of each field when it is available, in order; ``None`` for a missing or
+            empty field.
         """
 
     def settled(self, wanted: int) -> int:
@@ -77,7 +80,8 @@ def scan_until(
         segmenter: segments them.
         next_target: maps the number of fields examined so far to the number of fields to have.
         progress: called with fields done and fields wanted.
-        first_progress: called with fields segmented and fields taken, of those that waited for the slide statistics.
+        first_progress: called with fields segmented and fields taken, of those that waited for the
+            slide statistics.
 
     Returns:
         The indices of the fields segmented, in order.
@@ -95,8 +99,11 @@ def scan_until(
                 waiting.append(index)
             enough = len(waiting) >= STATISTICS_FIELDS
             if not estimated and waiting and (enough or position >= wanted):
-                # A deadline that left too few fields gives statistics that hold for this report only.
-                segmenter.estimate_statistics(list(waiting), keep=enough or not source.deadline_passed)
+                # A deadline that left too few fields gives statistics that hold for this report
+                # only.
+                segmenter.estimate_statistics(
+                    list(waiting), keep=enough or not source.deadline_passed
+                )
                 estimated = True
             total = len(waiting)
             while estimated and waiting:
@@ -110,7 +117,8 @@ def scan_until(
 
 
 class SlideFields:
-    """Fields of a slide: those on disk at once, the others from a worker that starts when it is needed.
+    """Fields of a slide: those on disk at once, the others from a worker that starts when it is
+    needed.
 
     The worker process starts, then the turn at the microscope begins, then the worker opens it.
 
@@ -161,7 +169,9 @@ class SlideFields:
 
     def _whole(self) -> Iterator[int]:
         for index, path in fields_on_disk(self._raw).items():
-            with contextlib.suppress(FrameFileError):  # the session moves a damaged file away and takes the field again
+            with contextlib.suppress(
+                FrameFileError
+            ):  # the session moves a damaged file away and takes the field again
                 read_info(path)
                 yield index
 
@@ -171,18 +181,28 @@ class SlideFields:
         for index in range(wanted):
             while index not in self._known and not self.deadline_passed:
                 events = events or self._events(wanted)
-                if not self._next_event(events, wanted) and not self.deadline_passed and index not in self._known:
+                if (
+                    not self._next_event(events, wanted)
+                    and not self.deadline_passed
+                    and index not in self._known
+                ):
                     raise AcquisitionError(
-                        f"sample {self._sample.name!r}: the acquisition ended without field {index}; run again."
+                        f"sample {self._sample.name!r}: the acquisition ended without field "
+                        f"{index}; run again."
                     )
             yield index if self._known.get(index) else None
 
     def _next_event(self, events: Iterator[bool], wanted: int) -> bool:
-        """Wait for the next event; a failure does not count where only fields missing before are left."""
+        """Wait for the next event.
+
+        A failure does not count where only fields missing before are left.
+        """
         try:
             return next(events, False)
-        except HardwareError as error:
-            if not self._missing.issuperset(index for index in range(wanted) if index not in self._known):
+        except (HardwareError, MissingPackageError) as error:
+            if not self._missing.issuperset(
+                index for index in range(wanted) if index not in self._known
+            ):
                 raise
             self._give_up_missing()
             self._say(f"the missing fields stay missing: {error}")
@@ -193,7 +213,13 @@ class SlideFields:
         return sum(index in self._known for index in range(wanted))
 
     def _events(self, wanted: int) -> Iterator[bool]:
-        from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldEmpty, FieldMissing, FieldTaken, Progress
+        from wbcpipe.acquire.supervise.messages import (
+            DeadlinePassed,
+            FieldEmpty,
+            FieldMissing,
+            FieldTaken,
+            Progress,
+        )
         from wbcpipe.acquire.supervise.worker import AcquisitionWorker
 
         if self._worker is None:
@@ -230,17 +256,29 @@ class SlideFields:
         self._give_up_missing()
         if self.settled(wanted) < wanted and not self.deadline_passed:
             self.deadline_passed = True
-            deadline = datetime.fromtimestamp(self._request.deadline_s).strftime("%Y-%m-%d %H:%M:%S")
+            deadline = datetime.fromtimestamp(self._request.deadline_s).strftime(
+                "%Y-%m-%d %H:%M:%S"
+            )
             self._say(f"the deadline, {deadline}, has passed: no further field is taken")
 
 
 def _begin(request: ScanRequest, turn: ScanTurn) -> ScanRequest:
-    """Wait for the microscope; return the request with the deadline that the scope's time limit gives from now on."""
-    return replace(request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, turn.begin()))
+    """Wait for the microscope.
+
+    Return the request with the deadline that the scope's time limit gives from now on.
+    """
+    return replace(
+        request, deadline_s=earliest_deadline_s(request.scope, request.deadline_s, turn.begin())
+    )
 
 
 def take_bright_field(
-    sample: Sample, request: ScanRequest, reporter: ProgressReporter, turn: ScanTurn, *, at_least: int = 0
+    sample: Sample,
+    request: ScanRequest,
+    reporter: ProgressReporter,
+    turn: ScanTurn,
+    *,
+    at_least: int = 0,
 ) -> int:
     """Take the bright-field pass of two passes, unless it is on disk or the slide is stained.
 
@@ -267,8 +305,8 @@ def take_bright_field(
         acquisition = replace(acquisition, microscope=open_for_staining)
     if request.fields is None:
         reporter.say(
-            f"taking {wanted} bright fields for up to {request.estimated_cells()} cells: no bright field can be added "
-            "after the stain"
+            f"taking {wanted} bright fields for up to {request.estimated_cells()} cells: no "
+            f"bright field can be added after the stain"
         )
     take_pass(acquisition, wanted, reporter, lambda: _begin(request, turn).deadline_s)
     return wanted
@@ -277,13 +315,15 @@ def take_bright_field(
 def _bright_field(
     sample: Sample, request: ScanRequest, reporter: ProgressReporter, turn: ScanTurn, at_least: int
 ) -> ScanRequest:
-    """Take the bright-field pass and stain the slide; return the request limited to the fields of that pass.
+    """Take the bright-field pass and stain the slide.
+
+    Return the request limited to the fields of that pass.
 
     A stained slide gives no further bright field.
 
     Raises:
-        AcquisitionError: the deadline leaves no time to stain the slide, or the pass is not good enough to stain it;
-            see `stain_between_passes`.
+        AcquisitionError: the deadline leaves no time to stain the slide, or the pass is not good
+            enough to stain it; see `stain_between_passes`.
     """
     from wbcpipe.acquire.passes import slide_is_stained, stain_between_passes
 
@@ -301,8 +341,8 @@ def _bright_field(
     if reason:
         request.outcome(0, wanted, {}, in_time=False).save(sample)
         raise AcquisitionError(
-            f"sample {sample.name!r}: {reason}. {len(known)} of {wanted} bright fields are done and kept; run the "
-            "same command again with a later deadline."
+            f"sample {sample.name!r}: {reason}. {len(known)} of {wanted} bright fields are done "
+            f"and kept; run the same command again with a later deadline."
         )
     return replace(request, available=max(known, default=-1) + 1)
 
@@ -310,24 +350,22 @@ def _bright_field(
 def acquire_and_segment(
     sample: Sample,
     request: ScanRequest | None,
-    model: Bundle,
+    model: CountingModel,
     *,
-    device: Device = "auto",
-    engine: EngineName = "auto",
     reporter: ProgressReporter,
     turn: ScanTurn | None = None,
     at_least: int = 0,
 ) -> ScanOutcome | None:
-    """Run stages 1 and 2 of a sample: take missing fields, segment them, write ``cells.zarr`` and ``scan.json``.
+    """Run stages 1 and 2 of a sample: take missing fields, segment them, write ``cells.zarr`` and
+    ``scan.json``.
 
     Args:
         sample: the caller holds its lock.
         request: what to take; ``None`` for an imported sample.
         model: classifies the cells that are counted during the scan; gives the crops' pixel size.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        engine: what runs the network, see `classify.inference.select_engine.select_engine`.
         reporter: shows progress.
-        turn: at the microscope; closed when the scan needs no more fields, and left to the caller after an error.
+        turn: at the microscope; closed when the scan needs no more fields, and left to the caller
+            after an error.
         at_least: minimum number of planned fields, even if fewer reach the targets.
 
     Returns:
@@ -338,21 +376,31 @@ def acquire_and_segment(
     """
     from wbcpipe.acquire.open_microscope import restore_truth
     from wbcpipe.acquire.passes import load_for, no_field_before_deadline
-    from wbcpipe.segment.run import segment_sample
+    from wbcpipe.samples.segment_settings.of_sample import record_scope_settings
+    from wbcpipe.segment.run import segment_fields
     from wbcpipe.segment.stage import SampleSegmenter
 
+    refuse_if_freed(sample, "run")
     if request is None:
         if complete_fields(sample.path / "raw"):
-            segment_sample(sample, pixel_um=model.info.pixel_um, progress=reporter.update)
+            segment_fields(sample, pixel_um=model.bundle.info.pixel_um, progress=reporter.update)
         return None
     turn = turn or ScanTurn()
     restore_truth(request.acquisition(sample, request.first_pass))
     if request.two_pass:
         request = _bright_field(sample, request, reporter, turn, at_least)
-    segmenter = SampleSegmenter(sample, pixel_um=model.info.pixel_um, progress=reporter.update)
+    estimated, scope = request.estimated_fields(), request.scope.name
+    _log.info("sample %s: scanning about %d fields, scope %s", sample.name, estimated, scope)
+    settings = record_scope_settings(sample, request.scope.segment)
+    segmenter = SampleSegmenter(
+        sample,
+        pixel_um=model.bundle.info.pixel_um,
+        settings=settings,
+        progress=reporter.update,
+    )
     count = None
     if request.fields is None:
-        count = LiveCount(segmenter, model, sample.work_path, device=device, engine=engine)
+        count = LiveCount(segmenter, model, sample.work_path)
     asked = 0
 
     def next_target(examined: int) -> int:
@@ -368,7 +416,9 @@ def acquire_and_segment(
 
     bring = functools.partial(load_for, reporter=reporter)
     retry = not at_least
-    with SlideFields(sample, request, reporter.say, turn=turn, retry_missing=retry, before_opening=bring) as slide:
+    with SlideFields(
+        sample, request, reporter.say, turn=turn, retry_missing=retry, before_opening=bring
+    ) as slide:
         indices = scan_until(
             slide,
             count or segmenter,
@@ -377,7 +427,9 @@ def acquire_and_segment(
             first_progress=functools.partial(reporter.update, "first fields segmented"),
         )
         counts = None if count is None else dict(count.tally().counts)
-        outcome = request.outcome(slide.settled(asked), asked, counts, in_time=not slide.deadline_passed)
+        outcome = request.outcome(
+            slide.settled(asked), asked, counts, in_time=not slide.deadline_passed
+        )
     turn.close()
     outcome.save(sample)
     if slide.deadline_passed and not indices:
@@ -387,22 +439,30 @@ def acquire_and_segment(
     return outcome
 
 
-def _show_count(request: ScanRequest, counts: Mapping[str, int], reporter: ProgressReporter) -> None:
+def _show_count(
+    request: ScanRequest, counts: Mapping[str, int], reporter: ProgressReporter
+) -> None:
     total = sum(counts.values())
     if request.cells is not None:
         reporter.update("cells counted", min(total, request.cells), request.cells)
     if not total:
         return
-    for target, reached in zip(request.precision, precision_reached(request.precision, counts), strict=True):
+    for target, reached in zip(
+        request.precision, precision_reached(request.precision, counts), strict=True
+    ):
         needed = cells_for_half_width(counts.get(target.name, 0), total, target.half_width_percent)
-        reporter.update(f"precision {target.name}", min(total, needed), needed, text=f"{reached}, cells")
+        reporter.update(
+            f"precision {target.name}", min(total, needed), needed, text=f"{reached}, cells"
+        )
 
 
 def unmet_targets(sample: Sample, request: ScanRequest | None, outcome: ScanOutcome | None) -> str:
-    """Describe the targets that the final count misses although the scan reached them; empty if none.
+    """Describe the targets that the final count misses although the scan reached them.
 
-    The scan and the report count alike, so the text is expected to be empty. The check stays because users rely on the
-    report.
+    Empty if none.
+
+    The scan and the report count alike, so the text is expected to be empty. The check stays
+    because users rely on the report.
 
     Raises:
         SampleStateError: the cells are not classified.

@@ -58,8 +58,8 @@ def parse_target(text: str) -> PrecisionTarget:
         raise ValueError(f"{text!r} is not a precision target: give CLASS:H%, for example NEU:5%")
     if not _MIN_HALF_WIDTH_PERCENT <= width <= _MAX_HALF_WIDTH_PERCENT:
         raise ValueError(
-            f"{text!r}: a half-width of {width:g} % is out of range; give {_MIN_HALF_WIDTH_PERCENT:g} to "
-            f"{_MAX_HALF_WIDTH_PERCENT:g} percentage points"
+            f"{text!r}: a half-width of {width:g} % is out of range; give "
+            f"{_MIN_HALF_WIDTH_PERCENT:g} to {_MAX_HALF_WIDTH_PERCENT:g} percentage points"
         )
     return PrecisionTarget(name.strip(), width)
 
@@ -74,15 +74,18 @@ def check_targets(targets: Sequence[PrecisionTarget], classes: Sequence[str], bu
     for name in names:
         if name not in classes:
             raise ConfigError(
-                f"precision {name}: the bundle {bundle!r} has the classes {', '.join(classes)}; give one of these, or "
-                "choose another bundle."
+                f"precision {name}: the bundle {bundle!r} has the classes {', '.join(classes)}; "
+                f"give one of these, or choose another bundle."
             )
         if names.count(name) > 1:
-            raise ConfigError(f"precision {name} is given {names.count(name)} times; give each class once.")
+            raise ConfigError(
+                f"precision {name} is given {names.count(name)} times; give each class once."
+            )
 
 
 def half_width_percent(count: int, total: int) -> float:
-    """Return half of the 95 % Clopper-Pearson interval of ``count`` in ``total``, percentage points; 50 for none.
+    """Return half of the 95 % Clopper-Pearson interval of ``count`` in ``total``, percentage
+    points; 50 for none.
 
     >>> round(half_width_percent(120, 200), 2)
     7.0
@@ -96,7 +99,8 @@ def cells_for_half_width(count: int, total: int, half_width: float) -> int:
 
     Args:
         count: cells of the class so far.
-        total: cells counted so far; with none, a share of one half is assumed, which needs the most cells.
+        total: cells counted so far; with none, a share of one half is assumed, which needs the most
+            cells.
         half_width: of the 95 % Clopper-Pearson interval, in percentage points.
 
     Returns:
@@ -117,8 +121,9 @@ def cells_for_half_width(count: int, total: int, half_width: float) -> int:
 def cells_for_expected_share(name: str, half_width: float) -> int:
     """Return how many cells a share may need for this precision, before any cell is counted.
 
-    The share is assumed to lie between the lower end of the adult reference interval and twice its upper end; a class
-    without an interval may have any share. The worst case counts: a share of one half needs the most cells.
+    The share is assumed to lie between the lower end of the adult reference interval and twice its
+    upper end; a class without an interval may have any share. The worst case counts: a share of one
+    half needs the most cells.
 
     Args:
         name: of the class.
@@ -132,7 +137,9 @@ def cells_for_expected_share(name: str, half_width: float) -> int:
 
 
 def _cells_for_share(share: float, half_width: float, more_than: int = 0) -> int:
-    """Return the minimum number of cells above ``more_than`` whose interval is no wider than ``2 * half_width``."""
+    """Return the minimum number of cells above ``more_than`` whose interval is no wider than ``2 *
+    half_width``.
+    """
 
     def too_few(cells: int) -> bool:
         # The bounds are continuous in the count, so fractional counts are allowed.
@@ -149,7 +156,9 @@ def _cells_for_share(share: float, half_width: float, more_than: int = 0) -> int
     return enough
 
 
-def precision_reached(targets: Sequence[PrecisionTarget], counts: Mapping[str, int]) -> tuple[PrecisionReached, ...]:
+def precision_reached(
+    targets: Sequence[PrecisionTarget], counts: Mapping[str, int]
+) -> tuple[PrecisionReached, ...]:
     """Return the precision of each target with the cells counted per class."""
     total = sum(counts.values())
     return tuple(

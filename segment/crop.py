@@ -1,7 +1,11 @@
-"""Cut a cell out of its field: all modalities registered, at the model's pixel size, interpolated once."""
+"""Cut a cell out of its field.
+
+All modalities registered, at the model's pixel size, interpolated once.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -17,12 +21,26 @@ if TYPE_CHECKING:
     from wbcpipe.segment.flatfield import FlatField
     from wbcpipe.segment.registration.register import Alignment
 
-__all__ = ["crop_cell", "crop_frame", "outside_field"]
+__all__ = ["CropGrid", "crop_cell", "crop_frame", "outside_field"]
 
 #: Rows of a crop per matrix product.
 _BLOCK: Final = 32
-#: A rotation that moves the corner of a crop by less than this (pixels) is ignored, so that axes are separable.
+#: A rotation that moves the corner of a crop by less than this (pixels) is ignored, so that axes
+#: are separable.
 _ROTATION_FREE_PX: Final = 0.03
+
+
+@dataclass(frozen=True)
+class CropGrid:
+    """The pixels of a crop.
+
+    Attributes:
+        ratio: frame pixels per crop pixel.
+        side_px: side of the crop.
+    """
+
+    ratio: float
+    side_px: int
 
 
 def crop_cell(
@@ -30,9 +48,8 @@ def crop_cell(
     alignment: Alignment,
     flatfield: FlatField,
     centre_px: NDArray[np.float64],
+    grid: CropGrid,
     *,
-    ratio: float,
-    side_px: int,
     empty: NDArray[np.float32],
 ) -> NDArray[np.uint16]:
     """Crop all modalities around a point of the reference frame.
@@ -42,19 +59,22 @@ def crop_cell(
         alignment: of this field.
         flatfield: of this run.
         centre_px: (2,) point (y, x) of the reference frame.
-        ratio: frame pixels per crop pixel.
-        side_px: side of the crop.
+        grid: of the crops.
         empty: (M,) the value of a corrected frame's empty background.
 
     Returns:
         (M, side_px, side_px) uint16; ``empty`` beyond the border of a field.
     """
+    ratio, side_px = grid.ratio, grid.side_px
     crops = np.empty((len(frames), side_px, side_px), np.uint16)
     for k, frame in enumerate(frames):
         centre = alignment.to_modality(k, centre_px[None])[0]
         linear = alignment.linear[k] * ratio
         values = crop_frame(frame, centre, linear, side_px)
-        y, x = (centre[axis] + linear[axis, axis] * (np.arange(side_px) - (side_px - 1) / 2) for axis in (0, 1))
+        y, x = (
+            centre[axis] + linear[axis, axis] * (np.arange(side_px) - (side_px - 1) / 2)
+            for axis in (0, 1)
+        )
         if flatfield.dark[k].any():
             values -= _at(flatfield.dark[k], y, x, frame.shape)
         values *= _at(flatfield.gain[k], y, x, frame.shape)
@@ -70,7 +90,9 @@ def crop_cell(
 def outside_field(
     centre_px: NDArray[np.float64], ratio: float, side_px: int, shape: tuple[int, ...]
 ) -> NDArray[np.bool_] | None:
-    """Return which pixels of a crop lie outside the reference frame, (side_px, side_px) bool; ``None`` if none does."""
+    """Return which pixels of a crop lie outside the reference frame, (side_px, side_px) bool;
+    ``None`` if none does.
+    """
     steps = (np.arange(side_px) - (side_px - 1) / 2) * ratio
     below, right = (_outside(centre_px[axis] + steps, shape[axis]) for axis in (0, 1))
     return np.asarray(below[:, None] | right) if below.any() or right.any() else None
@@ -81,12 +103,15 @@ def _outside(at: NDArray[np.float64], length: int) -> NDArray[np.bool_]:
 
 
 def crop_frame(
-    frame: NDArray[np.uint16], centre_px: NDArray[np.float64], linear: NDArray[np.float64], side_px: int
+    frame: NDArray[np.uint16],
+    centre_px: NDArray[np.float64],
+    linear: NDArray[np.float64],
+    side_px: int,
 ) -> NDArray[np.float32]:
     """Sample a square of a frame with cubic convolution.
 
-    R. Keys, IEEE Trans. ASSP 29 (1981) 1153, doi:10.1109/TASSP.1981.1163711, equation 4; the kernel is widened where
-    the crop is coarser than the frame.
+    R. Keys, IEEE Trans. ASSP 29 (1981) 1153, doi:10.1109/TASSP.1981.1163711, equation 4; the kernel
+    is widened where the crop is coarser than the frame.
 
     Args:
         frame: (Y, X) uint16.
@@ -104,8 +129,12 @@ def crop_frame(
     corner = centre_px + linear @ steps[[0, 0]]
     if np.array_equal(linear, np.eye(2)) and np.array_equal(corner, np.floor(corner)):
         return _copied(frame, corner.astype(np.intp), side_px)
-    rows, columns = (_taps(centre_px[k] + linear[k, k] * steps, linear[k, k], frame.shape[k]) for k in (0, 1))
-    window = frame[rows[0].min() : rows[0].max() + 1, columns[0].min() : columns[0].max() + 1].astype(np.float32)
+    rows, columns = (
+        _taps(centre_px[k] + linear[k, k] * steps, linear[k, k], frame.shape[k]) for k in (0, 1)
+    )
+    window = frame[
+        rows[0].min() : rows[0].max() + 1, columns[0].min() : columns[0].max() + 1
+    ].astype(np.float32)
     crop = np.empty((side_px, side_px), np.float32)
     across = np.empty((side_px, window.shape[1]), np.float32)
     for made, used, weights in _products(*rows):
@@ -115,10 +144,13 @@ def crop_frame(
     return crop
 
 
-def _copied(frame: NDArray[np.uint16], corner: NDArray[np.intp], side_px: int) -> NDArray[np.float32]:
+def _copied(
+    frame: NDArray[np.uint16], corner: NDArray[np.intp], side_px: int
+) -> NDArray[np.float32]:
     """Cut a square without interpolation; edges are repeated."""
     rows, columns = (
-        np.clip(at + np.arange(side_px), 0, length - 1) for at, length in zip(corner, frame.shape, strict=True)
+        np.clip(at + np.arange(side_px), 0, length - 1)
+        for at, length in zip(corner, frame.shape, strict=True)
     )
     if rows[-1] - rows[0] == columns[-1] - columns[0] == side_px - 1:
         return np.asarray(frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], np.float32)
@@ -134,15 +166,19 @@ def _products(
         taps: (n, taps) pixels that contribute to each of n positions, in order.
         weights: (n, taps) of these.
 
-    Yields:
-        Positions, the pixels from the first to the last that contribute, and their weights (positions, pixels).
+    Yields: Positions, the pixels from the first to the last that contribute, and their weights
+        (positions, pixels).
     """
     taps = taps - taps[0, 0]
     firsts = np.repeat(taps[::_BLOCK, 0], _BLOCK)[: len(taps), None]
     width = int((taps - firsts).max()) + 1
     # Beyond an edge several taps are the same pixel: their weights add up.
     cells = taps - firsts + width * np.arange(len(taps))[:, None]
-    matrix = np.bincount(cells.ravel(), weights.ravel(), width * len(taps)).reshape(-1, width).astype(np.float32)
+    matrix = (
+        np.bincount(cells.ravel(), weights.ravel(), width * len(taps))
+        .reshape(-1, width)
+        .astype(np.float32)
+    )
     for start in range(0, len(taps), _BLOCK):
         stop = min(start + _BLOCK, len(taps))
         wide = int(taps[stop - 1, -1] - taps[start, 0]) + 1
@@ -150,8 +186,13 @@ def _products(
         yield slice(start, stop), used, matrix[start:stop, :wide]
 
 
-def _taps(at: NDArray[np.float64], scale: float, length: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Return the pixels (n, taps) that contribute to each position and their weights, of sum 1; edges are repeated."""
+def _taps(
+    at: NDArray[np.float64], scale: float, length: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return the pixels (n, taps) that contribute to each position and their weights, of sum 1.
+
+    Edges are repeated.
+    """
     wide = max(1.0, abs(scale))
     reach = int(np.ceil(2 * wide))
     first = np.floor(at).astype(np.intp) - reach + 1
@@ -165,26 +206,38 @@ def _taps(at: NDArray[np.float64], scale: float, length: int) -> tuple[NDArray[n
 
 
 def _rotated(
-    frame: NDArray[np.uint16], centre_px: NDArray[np.float64], linear: NDArray[np.float64], steps: NDArray[np.float64]
+    frame: NDArray[np.uint16],
+    centre_px: NDArray[np.float64],
+    linear: NDArray[np.float64],
+    steps: NDArray[np.float64],
 ) -> NDArray[np.float32]:
     """Sample as `crop_frame` a square that is rotated against the frame."""
     grid = np.stack(np.meshgrid(steps, steps, indexing="ij"))  # (2, side, side)
     points = np.einsum("ij,jyx->iyx", linear, grid) + centre_px[:, None, None]
     corner = np.floor(points.min((1, 2))).astype(int) - 8
     stop = np.ceil(points.max((1, 2))).astype(int) + 9
-    rows, columns = (np.clip(np.arange(corner[axis], stop[axis]), 0, frame.shape[axis] - 1) for axis in (0, 1))
+    rows, columns = (
+        np.clip(np.arange(corner[axis], stop[axis]), 0, frame.shape[axis] - 1) for axis in (0, 1)
+    )
     window = frame[rows[:, None], columns].astype(np.float32)
     coarser = float(np.sqrt(abs(np.linalg.det(linear))))
     if coarser > 1:
         window = ndimage.gaussian_filter(window, 0.5 * np.sqrt(coarser**2 - 1))
-    sampled = ndimage.map_coordinates(window, points - corner[:, None, None], order=3, mode="nearest")
+    sampled = ndimage.map_coordinates(
+        window, points - corner[:, None, None], order=3, mode="nearest"
+    )
     return np.asarray(sampled, np.float32)
 
 
 def _at(
-    grid: NDArray[np.float32], y: NDArray[np.float64], x: NDArray[np.float64], shape: tuple[int, ...]
+    grid: NDArray[np.float32],
+    y: NDArray[np.float64],
+    x: NDArray[np.float64],
+    shape: tuple[int, ...],
 ) -> NDArray[np.float32]:
-    """Interpolate a coarse grid of tiles at the coordinates y (n,) and x (m,) of a frame: (n, m) float32."""
+    """Interpolate a coarse grid of tiles at the coordinates y (n,) and x (m,) of a frame: (n, m)
+    float32.
+    """
     weights = []
     for at, nodes, length in ((y, grid.shape[0], shape[0]), (x, grid.shape[1], shape[1])):
         low, high = (int(max((end + 0.5) * nodes / length - 0.5, 0)) for end in (at[0], at[-1]))

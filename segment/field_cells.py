@@ -33,7 +33,8 @@ class FieldCells:
         index: of the field.
         centre_um: (y, x) of the field on the stage.
         block: its cells.
-        figures: of the field's quality, see `segment.features.field_quality`; none of a damaged field.
+        figures: of the field's quality, see `segment.features.field_quality`; none of a damaged
+            field.
         damage: why the field could not be read; empty where it could.
         input_digest: checksums of its files, see `samples.fields`.
     """
@@ -65,7 +66,10 @@ def no_cells(modalities: tuple[str, ...], side_px: int) -> CellBlock:
     return CellBlock(
         images=np.zeros((0, count, side_px, side_px), np.uint16),
         masks=np.zeros((0, side_px, side_px), np.uint8),
-        columns={name: np.zeros((0, *entry_shape(column, count)), column.dtype) for name, column in COLUMNS.items()}
+        columns={
+            name: np.zeros((0, *entry_shape(column, count)), column.dtype)
+            for name, column in COLUMNS.items()
+        }
         | stack_measures([], count, red=RED_FLUORESCENCE in modalities),
         label=[],
     )
@@ -77,7 +81,8 @@ def save_field(path: Path, cells: FieldCells, basis_sha256: str) -> None:
     Args:
         path: the file.
         cells: of the field.
-        basis_sha256: digest of everything, apart from the field's own frames, on which the result depends.
+        basis_sha256: digest of everything, apart from the field's own frames, on which the result
+            depends.
 
     Raises:
         DiskFullError: no space left.
@@ -92,11 +97,17 @@ def save_field(path: Path, cells: FieldCells, basis_sha256: str) -> None:
     )
     columns = {_COLUMN + name: values for name, values in cells.block.columns.items()}
     figures = {_FIGURE + name: values for name, values in cells.figures.items()}
-    write_work_file(path, record, {"images": cells.block.images, "masks": cells.block.masks, **columns, **figures})
+    write_work_file(
+        path,
+        record,
+        {"images": cells.block.images, "masks": cells.block.masks, **columns, **figures},
+    )
 
 
 class StoredField(NamedTuple):
-    """The field whose cells a file holds, and the checksums of the frames from which they were cut."""
+    """The field whose cells a file holds, and the checksums of the frames from which they were
+    cut.
+    """
 
     field_index: int
     input_digest: str
@@ -109,13 +120,16 @@ def stored_field(path: Path) -> StoredField | None:
 
 
 def load_field(path: Path, index: int, basis_sha256: str, input_digest: str) -> FieldCells | None:
-    """Read a field's cells; return ``None`` where there is no file, or one of another field, basis or frames.
+    """Read a field's cells.
+
+    Return ``None`` where there is no file, or one of another field, basis or frames.
 
     Args:
         path: the file.
         index: of the field.
         basis_sha256: as for `save_field`.
-        input_digest: of the field's files as they are now; empty if they cannot be read, so that a result is kept.
+        input_digest: of the field's files as they are now; empty if they cannot be read, so that a
+            result is kept.
     """
     found = read_work_file(path, _FieldRecord)
     if found is None:
@@ -125,9 +139,18 @@ def load_field(path: Path, index: int, basis_sha256: str, input_digest: str) -> 
         return None
     if input_digest and record.input_digest != input_digest:
         return None
-    columns = {name.removeprefix(_COLUMN): values for name, values in arrays.items() if name.startswith(_COLUMN)}
+    columns = {
+        name.removeprefix(_COLUMN): values
+        for name, values in arrays.items()
+        if name.startswith(_COLUMN)
+    }
     block = CellBlock(arrays["images"], arrays["masks"], columns, [""] * len(arrays["images"]))
     figures = {name: arrays[_FIGURE + name] for name in FIELD_FIGURES}
     return FieldCells(
-        record.field_index, (record.centre_y_um, record.centre_x_um), block, figures, "", record.input_digest
+        record.field_index,
+        (record.centre_y_um, record.centre_x_um),
+        block,
+        figures,
+        "",
+        record.input_digest,
     )

@@ -1,7 +1,9 @@
-"""Estimate the light of one colour image, plane by plane, and find what lies outside of the lit field.
+"""Estimate the light of one colour image, plane by plane, and find what lies outside of the lit
+field.
 
-Many cameras and condensers give each colour a vignette of its own: the middle of a field is bluish, its edge pink. One
-background colour for such a field makes pink glass or a bluish red cell look stained.
+Many cameras and condensers give each colour a vignette of its own: the middle of a field is bluish,
+its edge pink. One background colour for such a field makes pink glass or a bluish red cell look
+stained.
 """
 
 from __future__ import annotations
@@ -13,48 +15,47 @@ from scipy import ndimage
 
 from wbcpipe.imaging.arrays import block_mean, enlarge_grid
 from wbcpipe.imaging.filters import dilation, disk
+from wbcpipe.samples.segment_settings.stain import LightSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["illumination_surface", "unlit_mask"]
 
+# Constants, no settings: resolution, degree and effort of the fit.
 #: Pixels along the longer side of the grid.
 _GRID_SIDE_PX: Final = 96
 #: Total degree of the polynomial.
 _DEGREE: Final = 4
 _ROUNDS: Final = 20
-#: Spread (optical density, three planes together) of the background below which it is camera noise.
-_MIN_SPREAD_OD: Final = 0.006
 #: Ridge of the fit, for terms that the background of an image does not determine.
 _RIDGE: Final = 1e-9
-#: Pixels with less light (share of the full range) are no image.
-_DARK: Final = 0.03
-#: Every stain and pigment of blood lets one colour through: what dims all of them by this density is opaque...
-_OPAQUE_OD: Final = 1.0
-#: ...and by this much it is a field stop or a frame, if it touches the border of the image and covers this share of it.
-_STOP_OD: Final = 0.6
-_MIN_STOP_SHARE: Final = 0.01
-#: The edge of a stop is blurred over this share of the longer side.
-_STOP_EDGE: Final = 0.015
+_DEFAULT: Final = LightSettings()
 
 
-def illumination_surface(planes: NDArray[np.uint16], unlit: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-    """Estimate the background of each plane over the field: a smooth surface through its brightest parts.
+def illumination_surface(
+    planes: NDArray[np.uint16],
+    unlit: NDArray[np.bool_] | None = None,
+    settings: LightSettings = _DEFAULT,
+) -> NDArray[np.float32]:
+    """Estimate the background of each plane over the field: a smooth surface through its brightest
+    parts.
 
-    The surface is a polynomial of the logarithm of the light, fitted by iteratively reweighted least squares with
-    weights that fall off quickly for pixels that absorb light: an upper envelope, of all planes at the same pixels.
+    The surface is a polynomial of the logarithm of the light, fitted by iteratively reweighted
+    least squares with weights that fall off quickly for pixels that absorb light: an upper
+    envelope, of all planes at the same pixels.
 
     Args:
         planes: (3, Y, X) uint16, full range.
         unlit: (Y, X) pixels that are not of the field.
+        settings: of the lit part.
 
     Returns:
         (3, rows, columns) float32 in (0, 1], on a grid of equal tiles.
     """
     factor = max(1, round(max(planes.shape[1:]) / _GRID_SIDE_PX))
     coarse = block_mean(planes, factor)
-    lit = (coarse.max(0) > _DARK * 65535).ravel()
+    lit = (coarse.max(0) > settings.dark_fraction * 65535).ravel()
     if unlit is not None:
         lit &= block_mean(unlit, factor).ravel() == 0
     logs = np.log10(np.maximum(coarse, 1) / 65535).reshape(3, -1)  # (3, n)
@@ -70,20 +71,28 @@ def illumination_surface(planes: NDArray[np.uint16], unlit: NDArray[np.bool_] | 
         above = (seen - (used @ solution).T).sum(0)
         near = weights > 0.3
         spread = 1.4826 * float(np.median(np.abs(above[near]))) if near.any() else 0.0
-        spread = max(spread, _MIN_SPREAD_OD)
+        spread = max(spread, settings.noise_od)
         absorbing = 1 / (1 + (np.maximum(-above, 0) / spread) ** 4)
         # Bright rims of refractile cells exceed the background.
-        weights = np.where(above < 0, absorbing, 1 / (1 + (np.maximum(above - 3 * spread, 0) / spread) ** 2))
+        weights = np.where(
+            above < 0, absorbing, 1 / (1 + (np.maximum(above - 3 * spread, 0) / spread) ** 2)
+        )
     surface = 10 ** np.minimum(design @ solution, 0)
     return np.ascontiguousarray(surface.T.reshape(coarse.shape), np.float32)
 
 
-def unlit_mask(planes: NDArray[np.uint16], surface: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Find the pixels that show no specimen: a field stop or frame, and opaque marks such as a black scale bar.
+def unlit_mask(
+    planes: NDArray[np.uint16],
+    surface: NDArray[np.float32],
+    settings: LightSettings = _DEFAULT,
+) -> NDArray[np.bool_]:
+    """Find the pixels that show no specimen: a field stop or frame, and opaque marks such as a
+    black scale bar.
 
     Args:
         planes: (3, Y, X) uint16, full range.
         surface: (3, rows, columns) of `illumination_surface`.
+        settings: of the lit part.
 
     Returns:
         (Y, X) bool.
@@ -91,18 +100,21 @@ def unlit_mask(planes: NDArray[np.uint16], surface: NDArray[np.float32]) -> NDAr
     factor = max(1, round(max(planes.shape[1:]) / (4 * _GRID_SIDE_PX)))
     coarse = block_mean(planes, factor) / 65535
     light = np.stack([enlarge_grid(plane, coarse.shape[1:]) for plane in surface])
-    clearest, dark = (coarse / np.maximum(light, 1e-3)).max(0), coarse.max(0) < _DARK
-    opaque = dark | (clearest < 10**-_OPAQUE_OD)
-    labels, count = ndimage.label(dark | (clearest < 10**-_STOP_OD))
+    clearest, dark = (
+        (coarse / np.maximum(light, 1e-3)).max(0),
+        coarse.max(0) < settings.dark_fraction,
+    )
+    opaque = dark | (clearest < 10**-settings.opaque_od)
+    labels, count = ndimage.label(dark | (clearest < 10**-settings.stop_od))
     if count:
         touching = np.zeros(count + 1, bool)
         for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
             touching[edge] = True
         touching[0] = False
         sizes = np.bincount(labels.ravel(), minlength=count + 1)
-        stop = (touching & (sizes >= _MIN_STOP_SHARE * labels.size))[labels]
+        stop = (touching & (sizes >= settings.min_stop_fraction * labels.size))[labels]
         if stop.any():
-            opaque |= dilation(stop, disk(max(1.0, _STOP_EDGE * max(stop.shape))))
+            opaque |= dilation(stop, disk(max(1.0, settings.stop_edge_fraction * max(stop.shape))))
     rows, columns = planes.shape[1:]
     return np.repeat(np.repeat(opaque, factor, 0), factor, 1)[:rows, :columns]
 

@@ -1,8 +1,11 @@
 """Judge what a nuclear filter answers to, object by object: a nucleus, or a red cell, a rim, dirt.
 
-An object is compared with everything else that is stained in the same image, and with what nuclei may be at all: in
-size and in the share of blue light that they absorb. A logistic function of six measures decides. Its numbers were
-fitted by `benchmarks/train_candidates.py` to smears of three laboratories, as given and changed.
+An object is compared with everything else that is stained in the same image, and with what nuclei
+may be at all: in size, and in the share of blue light that they absorb. As a camera that mixes its
+planes or pales its colours draws all shares towards a third, that share counts by its distance from
+a third, relative to the largest in the image. A logistic function of six measures decides. Its
+numbers were fitted by `benchmarks/train_candidates.py` to smears of three laboratories, as given
+and changed.
 """
 
 from __future__ import annotations
@@ -15,47 +18,39 @@ from scipy import ndimage
 
 from wbcpipe.imaging.arrays import percentiles
 from wbcpipe.imaging.filters import dilation, disk
+from wbcpipe.samples.segment_settings.stain import StainSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["MEASURES", "Candidates", "find_candidates", "nucleus_score"]
 
-#: Width of the square that must fit into a candidate.
-_CORE_UM: Final = 2.4
-#: Candidates answer with this share of the strongest, over this area.
-_MIN_ANSWER: Final = 0.35
-_MIN_UM2: Final = 3.0
-#: Lobes this far apart are of one candidate.
-_LOBE_GAP_UM: Final = 2.6
-#: Parts of a candidate above these shares of its peak are lobes, and are its core.
-_LOBE: Final = 0.5
-_CORE: Final = 0.7
-#: Area by which the strongest answer is judged.
-_STRONGEST_UM2: Final = 15.0
+# Constants, no settings: margins, the least that a median needs, and the parts of the fitted
+# function that only a new fit may change.
 _MARGIN_UM: Final = 1.0
 _MIN_REST_PIXELS: Final = 50
 _MIN_DENSITY: Final = 0.02
-#: Where there are no others: the peak and the density against theirs; and the answer to their colour, of this many
-#: candidates and more, for of many objects that are alike most are red cells.
+_GREY: Final = 1 / 3
+_MIN_COLOUR: Final = 0.15
+#: Where there are no others: the peak and the density against theirs; and the answer to their
+#: colour, of this many candidates and more, for of many objects that are alike most are red cells.
 _UNKNOWN: Final = (4.0, 1.0)
 _UNKNOWN_HUE: Final = 0.5
 _MANY: Final = 4
 
-#: What is measured of a candidate, and the range to which it is limited; "others" are all stained pixels apart from
-#: candidates.
+#: What is measured of a candidate, and the range to which it is limited; "others" are all stained
+#: pixels apart from candidates. The largest difference is that of a candidate or of the others, and
+#: at least `_MIN_COLOUR`: in an image of one colour it means nothing.
 MEASURES: Final[dict[str, tuple[float, float]]] = {
     "log of its peak over the strongest": (-1.6, 0.2),
     "log of its peak over the 97th percentile of the others": (0.0, 2.1),
-    "share of blue in its density": (0.0, 0.4),
+    "share of blue in its density less a third, over the largest difference": (-1.0, 0.6),
     "answer to the others' colour over answer to its own": (-0.3, 1.2),
     "log of its density over that of the others": (-1.2, 1.1),
     "log of its area in um2, doubled at the border": (1.1, 3.0),
 }
 _LOW, _HIGH = np.array(list(MEASURES.values())).T
-#: Of `nucleus_score`: constant, and one for each measure.
-_CONSTANT: Final = -3.12
-_COEFFICIENTS: Final = (2.12, 1.35, -13.32, -2.26, 0.98, 1.56)
+_DEFAULT: Final = StainSettings()
 
 
 @dataclass(frozen=True)
@@ -79,6 +74,7 @@ def find_candidates(
     coloured: NDArray[np.bool_],
     weights: NDArray[np.floating[Any]],
     pixel_um: float,
+    settings: StainSettings = _DEFAULT,
 ) -> Candidates:
     """Find and measure the objects that answer to a filter.
 
@@ -88,25 +84,35 @@ def find_candidates(
         coloured: (y, x) bool, pixels that something stained or pigmented covers.
         weights: (3,) of the filter.
         pixel_um: size of a pixel.
+        settings: what is a candidate.
     """
-    side = 2 * max(1, round(_CORE_UM / 2 / pixel_um)) + 1
+    side = 2 * max(1, round(settings.candidate_core_um / 2 / pixel_um)) + 1
     solid = ndimage.grey_opening(answer, size=(side, side))
-    largest = min(solid.size, max(1, round(_STRONGEST_UM2 / pixel_um**2)))
+    largest = min(solid.size, max(1, round(settings.strongest_um2 / pixel_um**2)))
     strongest = float(np.partition(solid.ravel(), -largest)[-largest])
-    strong = solid > max(_MIN_ANSWER * strongest, 0.0)
-    labels, count = _grouped(strong, solid, pixel_um)
+    strong = solid > max(settings.candidate_fraction * strongest, 0.0)
+    labels, count = _grouped(strong, solid, pixel_um, settings)
     if strongest <= 0 or not count:
-        return Candidates(np.zeros(answer.shape, np.int32), np.zeros(0), np.zeros((0, len(MEASURES))))
+        return Candidates(
+            np.zeros(answer.shape, np.int32), np.zeros(0), np.zeros((0, len(MEASURES)))
+        )
     inside = labels > 0
     number, values = labels[inside], solid[inside]
     peaks = _highest(values, number, count)[1:]
-    core = values > _CORE * np.append(0.0, peaks)[number]
+    core = values > settings.candidate_core_fraction * np.append(0.0, peaks)[number]
     pixels = np.bincount(number[core], minlength=count + 1)[1:]
-    own = np.stack([np.bincount(number[core], plane[inside][core], count + 1)[1:] for plane in density]) / pixels
+    own = (
+        np.stack(
+            [np.bincount(number[core], plane[inside][core], count + 1)[1:] for plane in density]
+        )
+        / pixels
+    )
     area = np.bincount(number, minlength=count + 1)[1:] * pixel_um**2
     edges = np.unique(np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]]))
     area = area * np.where(np.isin(np.arange(1, count + 1), edges), 2.0, 1.0)
     total = np.maximum(own.sum(0), _MIN_DENSITY)
+    blue = own[2] / total - _GREY
+    largest_blue = max(_MIN_COLOUR, float(np.abs(blue).max()))
     others = coloured & ~dilation(strong, disk(max(1.0, _MARGIN_UM / pixel_um)))
     over_others, denser = (np.full(count, value) for value in _UNKNOWN)
     hue = np.full(count, _UNKNOWN_HUE if count >= _MANY else 0.0)
@@ -116,30 +122,49 @@ def find_candidates(
             over_others = peaks / max(percentiles(solid[others], 97)[0], 1e-3)
             hue = weights @ colour / colour.sum() / np.maximum(weights @ own / total, 1e-3)
             denser = total / colour.sum()
+            largest_blue = max(largest_blue, abs(float(colour[2] / colour.sum()) - _GREY))
     found = [np.log(np.maximum(v, 1e-3)) for v in (peaks / strongest, over_others, denser, area)]
-    measures = np.stack([found[0], found[1], own[2] / total, hue, found[2], found[3]], -1)
+    measures = np.stack([found[0], found[1], blue / largest_blue, hue, found[2], found[3]], -1)
     return Candidates(labels, peaks, np.clip(measures, _LOW, _HIGH))
 
 
-def nucleus_score(measures: NDArray[np.float64]) -> NDArray[np.float64]:
+def nucleus_score(
+    measures: NDArray[np.float64], settings: StainSettings = _DEFAULT
+) -> NDArray[np.float64]:
     """Return the log odds (N,) that candidates with these measures (N, 6) are nuclei."""
-    return np.asarray(_CONSTANT + measures @ np.array(_COEFFICIENTS))
+    return np.asarray(settings.score_constant + measures @ np.array(settings.score_coefficients))
 
 
-def _grouped(strong: NDArray[np.bool_], solid: NDArray[np.float32], pixel_um: float) -> tuple[NDArray[np.int32], int]:
-    """Label the pixels ``strong`` (y, x), lobes near each other alike; without what is far weaker than they."""
-    near, count = ndimage.label(dilation(strong, disk(max(1.0, _LOBE_GAP_UM / 2 / pixel_um))))
+def _grouped(
+    strong: NDArray[np.bool_],
+    solid: NDArray[np.float32],
+    pixel_um: float,
+    settings: StainSettings,
+) -> tuple[NDArray[np.int32], int]:
+    """Label the pixels ``strong`` (y, x), lobes near each other alike.
+
+    Without what is far weaker than they.
+    """
+    near, count = ndimage.label(
+        dilation(strong, disk(max(1.0, settings.candidate_gap_um / 2 / pixel_um)))
+    )
     number, values = near[strong].astype(np.int32), solid[strong]
     labels = np.zeros(strong.shape, np.int32)
-    labels[strong] = np.where(values > _LOBE * _highest(values, number, count)[number], number, 0)
+    labels[strong] = np.where(
+        values > settings.candidate_lobe_fraction * _highest(values, number, count)[number],
+        number,
+        0,
+    )
     size = np.bincount(labels[strong], minlength=count + 1) * pixel_um**2
     size[0] = 0
-    kept = size >= _MIN_UM2
+    kept = size >= settings.candidate_um2
     renumber = np.where(kept, np.cumsum(kept), 0).astype(np.int32)
     return renumber[labels], int(np.count_nonzero(kept))
 
 
-def _highest(values: NDArray[np.float32], labels: NDArray[np.int32], count: int) -> NDArray[np.float64]:
+def _highest(
+    values: NDArray[np.float32], labels: NDArray[np.int32], count: int
+) -> NDArray[np.float64]:
     """Return the maximum of the values (n,) of each label from 0 to ``count``."""
     found = np.zeros(count + 1)
     np.maximum.at(found, labels, values)

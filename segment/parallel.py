@@ -1,7 +1,7 @@
 """Segment fields in several processes, ahead of the process that collects them.
 
-Each process writes its results where `SampleSegmenter.segment_field` finds them. So no result is lost when a process
-dies, and the collecting process segments what is missing itself.
+Each process writes its results where `SampleSegmenter.segment_field` finds them. So no result is
+lost when a process dies, and the collecting process segments what is missing itself.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Executor
 
     from wbcpipe.samples.sample import Sample
+    from wbcpipe.samples.segment_settings.settings import SegmentSettings
 
 __all__ = ["available_cores", "default_jobs", "map_ahead", "segment_fields_ahead"]
 
@@ -45,19 +46,25 @@ def available_cores() -> int:
 
 
 def default_jobs(tasks: int, min_per_process: int = _MIN_FIELDS_PER_PROCESS) -> int:
-    """Return the number of processes that do so many tasks, by default fields to segment, fastest on this machine."""
+    """Return the number of processes that do so many tasks, by default fields to segment, fastest
+    on this machine.
+    """
     return max(1, min(available_cores(), _MAX_JOBS, tasks // min_per_process))
 
 
 def map_ahead(
-    function: Callable[[Unpack[_Arguments]], _Result], tasks: Iterable[tuple[*_Arguments]], jobs: int
+    function: Callable[[Unpack[_Arguments]], _Result],
+    tasks: Iterable[tuple[*_Arguments]],
+    jobs: int,
 ) -> Iterator[_Result]:
-    """Yield the results of a function in the order of its tasks, computed in processes of their own.
+    """Yield the results of a function in the order of its tasks, computed in processes of their
+    own.
 
     Args:
         function: of a module.
         tasks: its arguments; they are taken a few ahead, so that not all are in memory. Pickled.
-        jobs: number of processes; with one, nothing is computed ahead. A task of a process that died is done here.
+        jobs: number of processes; with one, nothing is computed ahead. A task of a process that
+            died is done here.
     """
     if jobs <= 1:
         yield from (function(*task) for task in tasks)
@@ -85,7 +92,9 @@ def _submitted(
 
 
 def _result(
-    function: Callable[[Unpack[_Arguments]], _Result], task: tuple[*_Arguments], future: Future[_Result]
+    function: Callable[[Unpack[_Arguments]], _Result],
+    task: tuple[*_Arguments],
+    future: Future[_Result],
 ) -> _Result:
     try:
         return future.result()
@@ -98,7 +107,13 @@ def _nothing() -> None:
 
 
 def segment_fields_ahead(
-    sample: Sample, indices: Sequence[int], *, pixel_um: float, jobs: int, detector: str = OWN
+    sample: Sample,
+    indices: Sequence[int],
+    *,
+    pixel_um: float,
+    jobs: int,
+    detector: str = OWN,
+    settings: SegmentSettings | None = None,
 ) -> Iterator[int]:
     """Segment fields in processes of their own.
 
@@ -108,15 +123,16 @@ def segment_fields_ahead(
         pixel_um: pixel size of the crops.
         jobs: number of processes; with one, nothing is segmented ahead.
         detector: name of the nucleus detector.
+        settings: of the segmentation; those of the sample if ``None``.
 
-    Yields:
-        Each index, in order, after its field was tried. When a process dies, the rest are yielded untried.
+    Yields: Each index, in order, after its field was tried. When a process dies, the rest are
+        yielded untried.
     """
     if jobs <= 1:
         yield from indices
         return
     remaining = iter(indices)
-    with worker_pool(jobs, _start_process, sample, pixel_um, detector) as executor:
+    with worker_pool(jobs, _start_process, sample, pixel_um, detector, settings) as executor:
         with contextlib.suppress(BrokenProcessPool):
             with ignore_stop_signals_in_children():
                 tried = executor.map(_segment_ahead, indices)
@@ -125,9 +141,11 @@ def segment_fields_ahead(
         yield from remaining
 
 
-def _start_process(sample: Sample, pixel_um: float, detector: str) -> None:
+def _start_process(
+    sample: Sample, pixel_um: float, detector: str, settings: SegmentSettings | None
+) -> None:
     global _segmenter
-    _segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=detector)
+    _segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=detector, settings=settings)
     _segmenter.estimate_statistics([])
 
 

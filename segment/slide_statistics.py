@@ -1,4 +1,7 @@
-"""Statistics of a slide, shared by all its fields: illumination, registration, brightness of nuclei."""
+"""Statistics of a slide, shared by all its fields.
+
+Illumination, registration, brightness of nuclei.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,17 @@ import numpy as np
 from wbcpipe.imaging.arrays import percentiles
 from wbcpipe.samples.cell_columns import nuclear_index
 from wbcpipe.samples.records import Record, SampleKind
+from wbcpipe.samples.segment_settings.settings import SegmentSettings
 from wbcpipe.segment.detection.detect import nuclear_level
 from wbcpipe.segment.flatfield import FlatField, estimate_flatfield, no_flatfield
 from wbcpipe.segment.registration.edges import coarse_factor, coarse_frame, edge_map
-from wbcpipe.segment.registration.register import Alignment, identity, slide_transform_alignment, warp
-from wbcpipe.segment.registration.slide_alignment import SEARCH_UM, estimate_slide_alignment
+from wbcpipe.segment.registration.register import (
+    Alignment,
+    identity,
+    slide_transform_alignment,
+    warp,
+)
+from wbcpipe.segment.registration.slide_alignment import estimate_slide_alignment
 from wbcpipe.segment.work_files import read_work_file, write_work_file
 from wbcpipe.system.blas_threads import single_threaded_blas
 
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from wbcpipe.samples.fields import FieldInfo
+    from wbcpipe.samples.segment_settings.registration import RegistrationSettings
 
 __all__ = [
     "MIN_SIDE",
@@ -43,22 +53,25 @@ STATISTICS_FIELDS: Final = 16
 _REGISTERED_FIELDS: Final = 8
 #: Samples whose channels may be displaced; those of a colour picture are not.
 REGISTERED_KINDS: Final = ("scope", "stack")
-#: Displacement that is looked for in a stack, whatever its pixel size.
-_SEARCH_PX: Final = 40
 #: Smaller fields, in pixels of an edge map, show too little to register.
 MIN_SIDE: Final = 32
 _FILE_NAME: Final = "slide_statistics.npz"
 _FLATFIELD, _ALIGNMENT = "flatfield_", "alignment_"
+_DEFAULT: Final = SegmentSettings()
 
 
 class _StatisticsRecord(Record):
-    """The stored part of the statistics that is no array; its version changes with the method of estimation, too."""
+    """The stored part of the statistics that is no array.
+
+    Its version changes with the method of estimation, too.
+    """
 
     field_indices: tuple[int, ...]
     kind: SampleKind
     modalities: tuple[str, ...]
     pixel_um: float
     nuclear_level: float
+    settings_sha256: str
     input_digests: tuple[str, ...]
 
 
@@ -68,13 +81,14 @@ class SlideStatistics:
 
     Attributes:
         field_indices: fields from which they were estimated.
-        kind: of the sample; only fields of a ``scope`` need flat-field correction, those of a ``stack`` need
-            registration, too.
+        kind: of the sample; only fields of a ``scope`` need flat-field correction, those of a
+            ``stack`` need registration, too.
         modalities: M channel names.
         pixel_um: size of a frame's pixel.
         flatfield: the illumination.
         alignment: of the modalities, typical of the slide.
         nuclear_level: brightness of nuclei above background; 0 where no field showed any.
+        settings_sha256: of the settings with which they were estimated.
         input_digests: checksums of the files of ``field_indices``, see `samples.fields`.
     """
 
@@ -85,10 +99,13 @@ class SlideStatistics:
     flatfield: FlatField
     alignment: Alignment
     nuclear_level: float
+    settings_sha256: str = ""
     input_digests: tuple[str, ...] = ()
 
     def digest(self) -> str:
-        """Return the SHA-256 of all of the above but the checksums: they hold the time at which frames were taken."""
+        """Return the SHA-256 of all of the above but the checksums: they hold the time at which
+        frames were taken.
+        """
         digest = hashlib.sha256(_record(self).model_dump_json(exclude={"input_digests"}).encode())
         for name, values in sorted(_arrays(self).items()):
             digest.update(name.encode() + repr((values.dtype.str, values.shape)).encode())
@@ -101,6 +118,7 @@ def estimate_slide_statistics(
     readings: Iterable[tuple[NDArray[np.uint16], FieldInfo]],
     kind: SampleKind,
     *,
+    settings: SegmentSettings = _DEFAULT,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> SlideStatistics:
     """Estimate the statistics of a slide from its first fields.
@@ -108,24 +126,33 @@ def estimate_slide_statistics(
     Args:
         readings: at least one field: frames (M, Y, X) uint16 and description; read one at a time.
         kind: of the sample.
-        progress: called with (steps done, steps in all) of the registration, which takes most of the time.
+        settings: of detection, registration and flat field.
+        progress: called with (steps done, steps in all) of the registration, which takes most of
+            the time.
     """
     coarse: list[list[NDArray[np.float32]]] = []
     levels: list[float] = []
     infos: list[FieldInfo] = []
     measured: list[FieldInfo] = []
     shape: tuple[int, ...] = ()
+    registration = settings.registration
     for frames, info in readings:
         shape = shape or frames.shape[1:]
         infos.append(info)
-        # Imported fields may differ in size; those of the first one's size show how the channels lie.
+        # Imported fields may differ in size; those of the first one's size show how the channels
+        # lie.
         if kind in REGISTERED_KINDS and (not coarse or frames.shape[1:] == shape):
             shape = frames.shape[1:]
-            coarse.append([coarse_frame(frame, info.pixel_um) for frame in frames])
+            coarse.append([coarse_frame(frame, info.pixel_um, registration) for frame in frames])
             measured.append(info)
         nuclear = nuclear_index(info.modalities)
         levels.append(
-            nuclear_level(frames[nuclear], info.pixel_um, "fluorescence" if kind != "stained-rgb" else "stained")
+            nuclear_level(
+                frames[nuclear],
+                info.pixel_um,
+                "fluorescence" if kind != "stained-rgb" else "stained",
+                settings.detection,
+            )
         )
     first = infos[0]
     nuclear = nuclear_index(first.modalities)
@@ -138,6 +165,7 @@ def estimate_slide_statistics(
         flatfield=no_flatfield(len(first.modalities)),
         alignment=identity(len(first.modalities), shape),
         nuclear_level=float(np.median(seen)) if seen else 0.0,
+        settings_sha256=settings.statistics_digest(),
         input_digests=tuple(info.digest for info in infos),
     )
     if kind not in REGISTERED_KINDS or len(first.modalities) == 1:
@@ -146,24 +174,31 @@ def estimate_slide_statistics(
         trusted = np.arange(len(first.modalities)) == nuclear
         return replace(result, alignment=replace(result.alignment, trusted=trusted))
     if kind == "scope":
-        flatfield = estimate_flatfield(coarse, [k != nuclear for k in range(len(first.modalities))])
-        search_um = SEARCH_UM
+        bright = [k != nuclear for k in range(len(first.modalities))]
+        flatfield = estimate_flatfield(coarse, bright, settings.flatfield)
     else:
         # The values of an import stay as they are; its shading is needed to find edges.
-        shading = estimate_flatfield(coarse, [_has_bright_background(planes) for planes in zip(*coarse, strict=True)])
+        bright = [_has_bright_background(planes) for planes in zip(*coarse, strict=True)]
+        shading = estimate_flatfield(coarse, bright, settings.flatfield)
         flatfield = replace(result.flatfield, shading=shading.shading)
-        search_um = max(SEARCH_UM, _SEARCH_PX * first.pixel_um)
+        search_um = registration.stack_search_px * first.pixel_um
+        search_um = max(registration.slide_search_um, search_um)
+        registration = registration.model_copy(update={"slide_search_um": search_um})
     edges = [
         _undo_slide_transform(
-            [edge_map(frame, shading) for frame, shading in zip(frames, flatfield.shading, strict=True)],
+            [
+                edge_map(frame, shading, registration)
+                for frame, shading in zip(frames, flatfield.shading, strict=True)
+            ],
             info,
             shape,
             nuclear,
+            registration,
         )
         for frames, info in zip(coarse[:_REGISTERED_FIELDS], measured, strict=False)
     ]
     alignment = estimate_slide_alignment(
-        edges, shape, first.pixel_um, reference=nuclear, search_um=search_um, progress=progress
+        edges, shape, first.pixel_um, reference=nuclear, settings=registration, progress=progress
     )
     return replace(result, flatfield=flatfield, alignment=alignment)
 
@@ -175,13 +210,17 @@ def _has_bright_background(planes: Sequence[NDArray[np.float32]]) -> bool:
 
 
 def _undo_slide_transform(
-    edges: list[NDArray[np.float32]], info: FieldInfo, shape: tuple[int, ...], reference: int
+    edges: list[NDArray[np.float32]],
+    info: FieldInfo,
+    shape: tuple[int, ...],
+    reference: int,
+    settings: RegistrationSettings,
 ) -> list[NDArray[np.float32]]:
     """Return M edge maps (y, x) as if the slide had stayed on the stage between the passes."""
     if info.slide_transform is None:
         return edges
     transform = slide_transform_alignment(info, len(edges), shape, reference=reference)
-    factor = coarse_factor(info.pixel_um)
+    factor = coarse_factor(info.pixel_um, settings)
     return [v if k == reference else warp(v, transform, k, factor) for k, v in enumerate(edges)]
 
 
@@ -194,24 +233,36 @@ def save_slide_statistics(work: Path, statistics: SlideStatistics) -> None:
     write_work_file(work / _FILE_NAME, _record(statistics), _arrays(statistics))
 
 
-def load_slide_statistics(work: Path, input_digest: Callable[[int], str]) -> SlideStatistics | None:
-    """Read the statistics below ``work``; return ``None`` where there are none, or they rest on other files.
+def load_slide_statistics(
+    work: Path, input_digest: Callable[[int], str], settings_sha256: str | None = None
+) -> SlideStatistics | None:
+    """Read the statistics below ``work``.
+
+    Return ``None`` where there are none, or they rest on other files or settings.
 
     Args:
         work: the sample's folder of intermediate results.
         input_digest: returns the checksums of a field's files now; empty if they cannot be read.
+        settings_sha256: of the settings now, see `SegmentSettings.statistics_digest`; ``None`` to
+            accept any.
     """
     found = read_work_file(work / _FILE_NAME, _StatisticsRecord)
     if found is None:
         return None
     record, arrays = found
+    if settings_sha256 not in (None, record.settings_sha256):
+        return None
     for index, digest in zip(record.field_indices, record.input_digests, strict=False):
         if input_digest(index) not in ("", digest):
             return None
     return SlideStatistics(
         **record.model_dump(exclude={"format_version"}),
-        flatfield=FlatField(**{field.name: arrays[_FLATFIELD + field.name] for field in fields(FlatField)}),
-        alignment=Alignment(**{field.name: arrays[_ALIGNMENT + field.name] for field in fields(Alignment)}),
+        flatfield=FlatField(
+            **{field.name: arrays[_FLATFIELD + field.name] for field in fields(FlatField)}
+        ),
+        alignment=Alignment(
+            **{field.name: arrays[_ALIGNMENT + field.name] for field in fields(Alignment)}
+        ),
     )
 
 
@@ -222,5 +273,7 @@ def _record(statistics: SlideStatistics) -> _StatisticsRecord:
 def _arrays(statistics: SlideStatistics) -> dict[str, NDArray[Any]]:
     parts = ((_FLATFIELD, statistics.flatfield), (_ALIGNMENT, statistics.alignment))
     return {
-        prefix + field.name: np.asarray(getattr(part, field.name)) for prefix, part in parts for field in fields(part)
+        prefix + field.name: np.asarray(getattr(part, field.name))
+        for prefix, part in parts
+        for field in fields(part)
     }

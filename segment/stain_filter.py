@@ -1,15 +1,17 @@
 """Separate nuclear stain from everything else in one image: red cells of any hue, their rims, dirt.
 
-The filter is the projection of a pixel's optical densities that answers to nuclear stain with its density and, given
-that, least to all other pixels of the image ("constrained energy minimisation", J. C. Harsanyi and C.-I. Chang, IEEE
-Trans. Geosci. Remote Sens. 32 (1994) 779, doi:10.1109/36.298007, equation 6). What "all others" look like is measured:
-pink or blue-grey red cells, refraction at their rims, uneven light. The stain is not known: of the filters for all
-stains that nuclei may have, that one is taken in which a few solid objects exceed the whole image most. The objects are
-then judged one by one (`segment.nucleus_candidates`).
+The filter is the projection of a pixel's optical densities that answers to nuclear stain with its
+density and, given that, least to all other pixels of the image ("constrained energy minimisation",
+J. C. Harsanyi and C.-I. Chang, IEEE Trans. Geosci. Remote Sens. 32 (1994) 779,
+doi:10.1109/36.298007, equation 6). What "all others" look like is measured: pink or blue-grey red
+cells, refraction at their rims, uneven light. The stain is not known: of the filters for all stains
+that nuclei may have, that one is taken in which a few solid objects exceed the whole image most.
+The objects are then judged one by one (`segment.nucleus_candidates`).
 """
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +20,7 @@ from scipy import ndimage
 
 from wbcpipe.imaging.arrays import block_mean, percentiles
 from wbcpipe.imaging.filters import dilation, disk, gaussian
+from wbcpipe.samples.segment_settings.stain import StainSettings
 from wbcpipe.segment.nucleus_candidates import Candidates, find_candidates, nucleus_score
 
 if TYPE_CHECKING:
@@ -25,41 +28,13 @@ if TYPE_CHECKING:
 
 __all__ = ["NuclearAnswer", "density_in_nuclei", "nuclear_answer"]
 
+# Constants, no settings: resolution and effort of the fit.
 _COARSE_UM: Final = 0.3
 _SMOOTH_UM: Final = 0.3
-#: Shares of red, green and blue in the density of nuclei, typical of Romanowsky stains of six laboratories: thiazin
-#: dyes and eosin let blue light through.
-_TYPICAL_STAIN: Final = (0.38, 0.50, 0.12)
-#: Nuclear stains that an image may have, as such shares.
-_STAINS: Final = tuple(np.array([red, 1 - red - blue, blue]) for red in (0.25, 0.4, 0.55) for blue in (0.0, 0.08, 0.16))
-#: Width of the core of a nucleus, by which the filters are compared.
-_CORE_UM: Final = 2.6
-#: Cosine of the angle to these within which the image's own nuclei replace them.
-_MIN_COSINE: Final = 0.85
-#: Densities as different as this are noise, at least.
-_NOISE_OD: Final = 0.02
-#: Minimum density, of the three planes together, of a coloured pixel; and as a share of the densest pixels.
-_COLOURED: Final = (0.12, 0.2)
-#: Width of a nucleus' thinnest lobes, and the area by which the brightest nucleus is judged.
-_LOBE_UM: Final = 1.8
-_NUCLEUS_UM2: Final = 15.0
-#: Shares of the brightest nucleus' answer above which a pixel is not "all others", and above which it is nucleus.
-_NOT_OTHER: Final = 0.4
-_NUCLEAR: Final = 0.6
 _MARGIN_UM: Final = 1.0
-#: Nuclei of at least this area together, which cover this share of the field, are many: in a film only red cells are.
-_CROWD_UM2: Final = 500.0
-_CROWD_SHARE: Final = 0.06
-#: They never cover more than this share of it.
-_MAX_COVER: Final = 0.3
-#: Below that, they are red cells when they cover more than this share of all that is coloured, and have a share of blue
-#: above this, which is as likely that of bluish grey red cells.
-_MAX_NUCLEAR_SHARE: Final = 0.25
-_GREY_BLUE_SHARE: Final = 0.15
-#: Outside of this distance from nuclei the answer is limited to this share of the weakest of them.
-_REACH_UM: Final = 1.5
-_CAP: Final = 0.3
 _ROUNDS: Final = 3
+_MIN_PIXELS: Final = 20
+_DEFAULT: Final = StainSettings()
 
 
 @dataclass(frozen=True)
@@ -84,7 +59,8 @@ class NuclearAnswer:
     """The filter of an image, and the objects that may be nuclei.
 
     Attributes:
-        weights: (3,) of the planes; their sum is the density due to nuclear stain, of the planes together.
+        weights: (3,) of the planes; their sum is the density due to nuclear stain, of the planes
+            together.
         candidates: objects that answer as nuclei do.
         pixels: the coarse pixels.
         factor: image pixels per coarse pixel.
@@ -97,24 +73,30 @@ class NuclearAnswer:
 
 
 def density_in_nuclei(
-    density: NDArray[np.float32], pixel_um: float, unlit: NDArray[np.bool_] | None = None
+    density: NDArray[np.float32],
+    pixel_um: float,
+    unlit: NDArray[np.bool_] | None = None,
+    settings: StainSettings = _DEFAULT,
 ) -> NDArray[np.float32]:
-    """Return the density due to nuclear stain in nuclei, (Y, X) float32 of the three planes together.
+    """Return the density due to nuclear stain in nuclei, (Y, X) float32 of the three planes
+    together.
 
-    All else stays below `_CAP` of the weakest nucleus. All 0 where nothing is a nucleus.
+    All else stays below ``cap_fraction`` of the weakest nucleus. All 0 where nothing is a nucleus.
 
     Args:
         density: (3, Y, X) float32, optical density of red, green and blue.
         pixel_um: size of a pixel.
         unlit: (Y, X) pixels that show no specimen.
+        settings: what is nuclear stain.
     """
-    found = nuclear_answer(density, pixel_um, unlit)
-    accepted = nucleus_score(found.candidates.measures) > 0
+    found = nuclear_answer(density, pixel_um, unlit, settings)
+    accepted = nucleus_score(found.candidates.measures, settings) > settings.min_log_odds
     nuclei = np.append(False, accepted)[found.candidates.labels]
-    if not accepted.any() or _are_red_cells(found.pixels, nuclei):
+    if not accepted.any() or _are_red_cells(found.pixels, nuclei, settings):
         return np.zeros(density.shape[1:], np.float32)
-    near = dilation(nuclei, disk(_REACH_UM / found.pixels.um))
-    limit = np.where(near, np.inf, _CAP * found.candidates.peaks[accepted].min()).astype(np.float32)
+    near = dilation(nuclei, disk(settings.reach_um / found.pixels.um))
+    cap = settings.cap_fraction * found.candidates.peaks[accepted].min()
+    limit = np.where(near, np.inf, cap).astype(np.float32)
     rows, columns = density.shape[1:]
     limit = np.repeat(np.repeat(limit, found.factor, 0), found.factor, 1)[:rows, :columns]
     answer = np.tensordot(found.weights.astype(np.float32), density, 1)
@@ -122,43 +104,55 @@ def density_in_nuclei(
 
 
 def nuclear_answer(
-    density: NDArray[np.float32], pixel_um: float, unlit: NDArray[np.bool_] | None = None
+    density: NDArray[np.float32],
+    pixel_um: float,
+    unlit: NDArray[np.bool_] | None = None,
+    settings: StainSettings = _DEFAULT,
 ) -> NuclearAnswer:
-    """Fit the filter of an image and find the objects that it answers to; arguments as for `density_in_nuclei`."""
+    """Fit the filter of an image and find the objects that it answers to.
+
+    Arguments as for `density_in_nuclei`.
+    """
     factor = max(1, round(_COARSE_UM / pixel_um))
     coarse_um = pixel_um * factor
     coarse = gaussian(block_mean(density, factor), _SMOOTH_UM / coarse_um)  # (3, y, x)
     seen = np.ones(coarse.shape[1:], bool) if unlit is None else block_mean(unlit, factor) == 0
-    pixels = _Pixels(coarse, seen, _coloured(coarse.sum(0), seen), coarse_um)
-    weights = _refined(pixels, _best_filter(pixels))
+    pixels = _Pixels(coarse, seen, _coloured(coarse.sum(0), seen, settings), coarse_um)
+    weights = _refined(pixels, _best_filter(pixels, settings), settings)
     answer = np.where(seen, np.tensordot(weights.astype(np.float32), coarse, 1), np.float32(0))
-    candidates = find_candidates(answer, coarse, pixels.coloured, weights, coarse_um)
+    candidates = find_candidates(answer, coarse, pixels.coloured, weights, coarse_um, settings)
     return NuclearAnswer(weights, candidates, pixels, factor)
 
 
-def _are_red_cells(pixels: _Pixels, nuclei: NDArray[np.bool_]) -> bool:
-    """Return whether the supposed nuclei (y, x) cover too much of the field, or of all stain and are too grey."""
+def _are_red_cells(pixels: _Pixels, nuclei: NDArray[np.bool_], settings: StainSettings) -> bool:
+    """Return whether the supposed nuclei (y, x) cover too much of the field, or of all stain and
+    are too grey.
+    """
     found = nuclei & pixels.coloured
     covered, seen = int(np.count_nonzero(found)), int(np.count_nonzero(pixels.seen))
     cover = covered / max(1, seen)
-    if covered * pixels.um**2 < _CROWD_UM2 or cover < _CROWD_SHARE:
+    if covered * pixels.um**2 < settings.crowd_um2 or cover < settings.crowd_fraction:
         return False
-    if cover > _MAX_COVER:
+    if cover > settings.max_cover_fraction:
         return True
     red, green, blue = np.median(pixels.density[:, found], axis=1)
-    grey = blue > _GREY_BLUE_SHARE * (red + green + blue)
-    return bool(grey and covered > _MAX_NUCLEAR_SHARE * np.count_nonzero(pixels.coloured))
+    grey = blue > settings.grey_blue_fraction * (red + green + blue)
+    coloured = np.count_nonzero(pixels.coloured)
+    return bool(grey and covered > settings.max_nuclear_fraction * coloured)
 
 
-def _best_filter(pixels: _Pixels) -> NDArray[np.float64]:
-    """Return that of the filters (3,) for all stains in which an object exceeds the image as a whole most."""
+def _best_filter(pixels: _Pixels, settings: StainSettings) -> NDArray[np.float64]:
+    """Return that of the filters (3,) for all stains in which an object exceeds the image as a
+    whole most.
+    """
     density, seen = block_mean(pixels.density, 2), block_mean(pixels.seen, 2) == 1
     um = 2 * pixels.um
-    side = 2 * max(1, round(_CORE_UM / 2 / um)) + 1
-    largest = min(seen.size, max(1, round(_NUCLEUS_UM2 / um**2)))
-    energy = _energy(density, seen)
+    side = 2 * max(1, round(settings.core_um / 2 / um)) + 1
+    largest = min(seen.size, max(1, round(settings.nucleus_um2 / um**2)))
+    energy = _energy(density, seen, settings.noise_od)
     best, highest = np.zeros(3), -np.inf
-    for stain in _STAINS:
+    for red, blue in itertools.product(settings.searched_red, settings.searched_blue):
+        stain = np.array([red, 1 - red - blue, blue])
         weights = np.linalg.solve(energy, stain)
         weights /= np.sqrt(weights @ energy @ weights)
         answer = np.where(seen, np.tensordot(weights.astype(np.float32), density, 1), 0)
@@ -169,51 +163,81 @@ def _best_filter(pixels: _Pixels) -> NDArray[np.float64]:
     return best
 
 
-def _refined(pixels: _Pixels, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def _refined(
+    pixels: _Pixels, weights: NDArray[np.float64], settings: StainSettings
+) -> NDArray[np.float64]:
     """Fit the filter (3,) to the image's own nuclei in a few rounds."""
     margin = disk(max(1.0, _MARGIN_UM / pixels.um))
-    side = 2 * max(1, round(_LOBE_UM / 2 / pixels.um)) + 1
-    largest = max(1, round(_NUCLEUS_UM2 / pixels.um**2))
-    stain = np.array(_TYPICAL_STAIN)
+    side = 2 * max(1, round(settings.lobe_um / 2 / pixels.um)) + 1
+    largest = max(1, round(settings.nucleus_um2 / pixels.um**2))
+    stain = _typical_stain(settings)
     for _ in range(_ROUNDS):
-        answer = np.where(pixels.seen, np.tensordot(weights.astype(np.float32), pixels.density, 1), 0)
+        answer = np.where(
+            pixels.seen, np.tensordot(weights.astype(np.float32), pixels.density, 1), 0
+        )
         wide = ndimage.grey_opening(answer, size=(side, side))
-        brightest = float(np.partition(wide.ravel(), -min(wide.size, largest))[-min(wide.size, largest)])
-        nuclei = wide > _NOT_OTHER * brightest
-        stain = _own_stain(pixels.density, wide > _NUCLEAR * brightest, stain)
-        weights = _weights(pixels.density, pixels.seen & ~dilation(nuclei, margin), stain)
+        brightest = float(
+            np.partition(wide.ravel(), -min(wide.size, largest))[-min(wide.size, largest)]
+        )
+        nuclei = wide > settings.other_fraction * brightest
+        own = wide > settings.nuclear_fraction * brightest
+        stain = _own_stain(pixels.density, own, stain, settings)
+        others = pixels.seen & ~dilation(nuclei, margin)
+        weights = _weights(pixels.density, others, stain, settings.noise_od)
     return weights
 
 
-def _coloured(total: NDArray[np.float32], seen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _coloured(
+    total: NDArray[np.float32], seen: NDArray[np.bool_], settings: StainSettings
+) -> NDArray[np.bool_]:
     if not seen.any():
         return seen
-    return seen & (total > max(_COLOURED[0], _COLOURED[1] * percentiles(total[seen], 99)[0]))
+    densest = percentiles(total[seen], 99)[0]
+    return seen & (total > max(settings.coloured_od, settings.coloured_fraction * densest))
+
+
+def _typical_stain(settings: StainSettings) -> NDArray[np.float64]:
+    """Return the shares (3,) of the planes in the density of nuclei of a typical stain."""
+    return np.array([settings.typical_red, settings.typical_green, settings.typical_blue])
 
 
 def _own_stain(
-    density: NDArray[np.float32], nuclei: NDArray[np.bool_], otherwise: NDArray[np.float64]
+    density: NDArray[np.float32],
+    nuclei: NDArray[np.bool_],
+    otherwise: NDArray[np.float64],
+    settings: StainSettings,
 ) -> NDArray[np.float64]:
-    """Return the shares (3,) of the planes in the density of ``nuclei`` (y, x), if they are as nuclear stain may be."""
-    if np.count_nonzero(nuclei) < 20:
+    """Return the shares (3,) of the planes in the density of ``nuclei`` (y, x), if they are as
+    nuclear stain may be.
+    """
+    if np.count_nonzero(nuclei) < _MIN_PIXELS:
         return otherwise
     own = np.median(density[:, nuclei], axis=1).astype(float)
-    typical = np.array(_TYPICAL_STAIN)
+    typical = _typical_stain(settings)
     length = np.linalg.norm(own) * np.linalg.norm(typical)
-    if own.sum() <= 0 or length == 0 or own @ typical / length < _MIN_COSINE:
+    if own.sum() <= 0 or length == 0 or own @ typical / length < settings.min_cosine:
         return otherwise
     return np.asarray(own / own.sum())
 
 
 def _weights(
-    density: NDArray[np.float32], others: NDArray[np.bool_], stain: NDArray[np.float64]
+    density: NDArray[np.float32],
+    others: NDArray[np.bool_],
+    stain: NDArray[np.float64],
+    noise_od: float,
 ) -> NDArray[np.float64]:
-    """Return the filter (3,) that answers 1 to ``stain`` and least to the pixels ``others`` (y, x)."""
-    weights = np.linalg.solve(_energy(density, others), stain)
+    """Return the filter (3,) that answers 1 to ``stain`` and least to the pixels ``others`` (y,
+    x).
+    """
+    weights = np.linalg.solve(_energy(density, others, noise_od), stain)
     return np.asarray(weights / (stain @ weights))
 
 
-def _energy(density: NDArray[np.float32], others: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the mean products (3, 3) of the densities (3, y, x) of the pixels ``others`` (y, x)."""
+def _energy(
+    density: NDArray[np.float32], others: NDArray[np.bool_], noise_od: float
+) -> NDArray[np.float64]:
+    """Return the mean products (3, 3) of the densities (3, y, x) of the pixels ``others`` (y,
+    x).
+    """
     pixels = density[:, others].astype(float)  # (3, n)
-    return np.asarray(pixels @ pixels.T / max(1, pixels.shape[1]) + _NOISE_OD**2 * np.eye(3))
+    return np.asarray(pixels @ pixels.T / max(1, pixels.shape[1]) + noise_od**2 * np.eye(3))

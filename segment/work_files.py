@@ -1,4 +1,7 @@
-"""Files of intermediate results in ``work/``: arrays and a typed record, together in one ``.npz``."""
+"""Files of intermediate results in ``work/``.
+
+Arrays and a typed record, together in one ``.npz``.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,12 @@ def write_work_file(path: Path, record: BaseModel, arrays: Mapping[str, NDArray[
         handle.write(trailer)
 
 
-def read_work_file(path: Path, model: type[_Model]) -> tuple[_Model, dict[str, NDArray[Any]]] | None:
-    """Read a file of `write_work_file`; return ``None`` where it is absent, damaged, or not of this model.
+def read_work_file(
+    path: Path, model: type[_Model]
+) -> tuple[_Model, dict[str, NDArray[Any]]] | None:
+    """Read a file of `write_work_file`.
+
+    Return ``None`` where it is absent, damaged, or not of this model.
 
     A result that cannot be read is computed again.
     """
@@ -67,5 +74,7 @@ def check_work_file(path: Path) -> bytes | None:
 
 
 def _trailer(archive: bytes) -> bytes:
-    """Return what follows the ``.npz``, which other programs ignore: numpy and zip find the end of the archive."""
+    """Return what follows the ``.npz``, which other programs ignore: numpy and zip find the end of
+    the archive.
+    """
     return b"crc32c:%08x" % google_crc32c.value(archive)

@@ -1,1 +1,4 @@
-"""What every stage asks of the operating system: files, locks, child processes, signals, threads."""
+"""What every stage asks of the operating system.
+
+Files, locks, child processes, signals, threads.
+"""

@@ -21,15 +21,15 @@ _ANSWER_S: Final = 5.0
 def keep_awake() -> Iterator[str]:
     """Ask the operating system not to sleep while the block runs; the screen may still switch off.
 
-    Yields:
-        An empty text if it was granted, else why it was not. Even where it was granted, a laptop with Modern Standby
-        (S0) on battery, a closed lid, a restart for updates or a person can still end the night: see
-        `system.power_settings`.
+    Yields: An empty text if it was granted, else why it was not. Even where it was granted, a
+        laptop with Modern Standby (S0) on battery, a closed lid, a restart for updates or a person
+        can still end the night: see `system.power_settings`.
     """
     with contextlib.ExitStack() as stack:
         refused = stack.enter_context(_by_wakepy())
         if refused and sys.platform == "linux":
-            # The desktop's services are asked by wakepy; without a desktop session there is logind alone.
+            # The desktop's services are asked by wakepy; without a desktop session there is logind
+            # alone.
             refused = stack.enter_context(_by_logind(refused))
         yield refused
 
@@ -46,7 +46,10 @@ def _by_wakepy() -> Iterator[str]:
             yield ""
             return
         tried = mode.result.list_methods(ignore_platform_fails=True)
-        yield f"no service keeps this computer awake (asked: {', '.join(one.method_name for one in tried) or 'none'})"
+        yield (
+            f"no service keeps this computer awake (asked: "
+            f"{', '.join(one.method_name for one in tried) or 'none'})"
+        )
 
 
 @contextlib.contextmanager
@@ -55,9 +58,18 @@ def _by_logind(refused: str) -> Iterator[str]:
     if shutil.which("systemd-inhibit") is None:
         yield refused
         return
-    command = ["systemd-inhibit", "--what=idle:sleep", "--who=wbcpipe", "--why=a batch of slides is running", "cat"]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    # `cat` answers once the lock is held. Without rights, systemd-inhibit ends instead, or waits for a password.
+    command = [
+        "systemd-inhibit",
+        "--what=idle:sleep",
+        "--who=wbcpipe",
+        "--why=a batch of slides is running",
+        "cat",
+    ]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
+    # `cat` answers once the lock is held. Without rights, systemd-inhibit ends instead, or waits
+    # for a password.
     timer = threading.Timer(_ANSWER_S, process.kill)
     timer.start()
     assert process.stdin is not None

@@ -1,4 +1,7 @@
-"""BLAS on one thread: the matrix products of a cell are so small that waking other threads costs more than it gains."""
+"""BLAS on one thread.
+
+The matrix products of a cell are so small that waking other threads costs more than it gains.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +24,9 @@ def _libraries() -> ThreadpoolController:
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Limit BLAS to one thread within a ``with`` block or a decorated function; entering costs about 20 us."""
+    """Limit BLAS to one thread within a ``with`` block or a decorated function.
+
+    Entering costs about 20 us.
+    """
     with _libraries().limit(limits=1, user_api="blas"):
         yield

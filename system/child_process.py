@@ -1,7 +1,10 @@
-"""Supervised child processes: started, spoken to over a pipe, watched for silence, and ended with their parent.
+"""Supervised child processes.
 
-Both ends of the pipe are processes of this package on this computer, connected by an anonymous pipe that no other
-program can write to. `multiprocessing` pickles what goes through it; nothing from a file or a network is unpickled.
+Started, spoken to over a pipe, watched for silence, and ended with their parent.
+
+Both ends of the pipe are processes of this package on this computer, connected by an anonymous pipe
+that no other program can write to. `multiprocessing` pickles what goes through it; nothing from a
+file or a network is unpickled.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import multiprocessing
 import multiprocessing.connection
 import signal
 import threading
+import time
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +25,9 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar
 import wbcpipe.errors
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
 from wbcpipe.system.job_object import ProcessJob, hold_jobs_in
+from wbcpipe.system.logs import LogLine, forward_log, log_level
 from wbcpipe.system.parent_watch import Creator, ParentWatch
+from wbcpipe.system.semaphores import remove_abandoned_semaphores
 from wbcpipe.system.signals import ignore_stop_signals, ignore_stop_signals_in_children
 from wbcpipe.system.storage import explained
 
@@ -48,7 +54,8 @@ class ChildLostError(Exception):
 
     Attributes:
         reason: how it ended, to follow "the process".
-        exit_code: its exit code, or minus the number of the signal that ended it; ``None`` if it was silent.
+        exit_code: its exit code, or minus the number of the signal that ended it; ``None`` if it
+            was silent.
     """
 
     def __init__(self, reason: str, exit_code: int | None) -> None:
@@ -76,16 +83,23 @@ class _Failure:
 class ChildProcess(Generic[MessageT]):
     """A child process, from the parent's side. Use it as a context manager.
 
-    The child ignores stop signals (Ctrl-C, SIGTERM, SIGHUP) from its start: the parent decides, and closes the pipe.
+    The child ignores stop signals (Ctrl-C, SIGTERM, SIGHUP) from its start: the parent decides, and
+    closes the pipe.
 
     Args:
-        target: function of a module, called in the child as ``target(*arguments, link)`` with a `ParentLink`.
+        target: function of a module, called in the child as ``target(*arguments, link)`` with a
+            `ParentLink`.
         arguments: pickled to the child.
         name: of the process, as the operating system and the microscope lock show it.
-        end_s: how long the child may live on once the pipe is closed or the parent is gone; then it is killed. Until
-            its arguments are unpickled it is killed with the parent. With 0 it always is.
-        outlives_parent: it has ``end_s`` from its very start: for what a process starts in its own last moment.
-        memory_limit_bytes: of the child and its children. Windows refuses more; elsewhere use `tree_memory`.
+        end_s: how long the child may live on once the pipe is closed or the parent is gone; then it
+            is killed. Until its arguments are unpickled it is killed with the parent. With 0 it
+            always is.
+        outlives_parent: it has ``end_s`` from its very start: for what a process starts in its own
+            last moment.
+        memory_limit_bytes: of the child and its children. Windows refuses more; elsewhere use
+            `tree_memory`.
+        forwards_log: what the child logs, from this process's level on, is logged here when
+            `receive` is called. A parent that waits for `connection` needs a child without.
     """
 
     def __init__(
@@ -96,10 +110,12 @@ class ChildProcess(Generic[MessageT]):
         end_s: float = 20.0,
         memory_limit_bytes: int | None = None,
         outlives_parent: bool = False,
+        forwards_log: bool = True,
     ) -> None:
         self._target, self._arguments, self._name, self._end_s = target, arguments, name, end_s
         self._early_end_s = end_s if outlives_parent else 0.0
         self._memory_limit_bytes = memory_limit_bytes
+        self._forwards_log = forwards_log
         self._job: ProcessJob | None = None
         self._pipe: Pipe | None = None
         self._process: SpawnProcess | None = None
@@ -120,7 +136,8 @@ class ChildProcess(Generic[MessageT]):
                 self._pipe, child_end = context.Pipe()
                 later = _Later((self._target, self._arguments))
                 creator = Creator.here(self._job.name, end_s=self._early_end_s)
-                arguments = (creator, later, child_end, self._end_s)
+                level = log_level() if self._forwards_log else None
+                arguments = (creator, later, child_end, self._end_s, level)
                 self._process = context.Process(target=_child_main, args=arguments, name=self._name)
                 self._process.start()
                 if self._early_end_s:
@@ -143,7 +160,9 @@ class ChildProcess(Generic[MessageT]):
 
     @property
     def exit_code(self) -> int | None:
-        """Exit code, or minus the number of a signal; ``None`` while the child runs or if it was not started."""
+        """Exit code, or minus the number of a signal; ``None`` while the child runs or if it was
+        not started.
+        """
         return None if self._process is None else self._process.exitcode
 
     @property
@@ -171,11 +190,19 @@ class ChildProcess(Generic[MessageT]):
         """
         assert self._pipe is not None
         message: Any
+        deadline_s = time.monotonic() + timeout_s
         try:
-            if not self._pipe.poll(timeout_s):
-                self._kill()
-                raise ChildLostError(f"gave no sign of life for {timeout_s:g} s and was ended", None)
-            message = self._pipe.recv()
+            while True:
+                # A line of the log is no sign of life: a loop that never ends may write it.
+                if not self._pipe.poll(max(0.0, deadline_s - time.monotonic())):
+                    self._kill()
+                    raise ChildLostError(
+                        f"gave no sign of life for {timeout_s:g} s and was ended", None
+                    )
+                message = self._pipe.recv()
+                if not isinstance(message, LogLine):
+                    break
+                message.log()
         except (EOFError, OSError):
             self._join(max(self._end_s, _EXIT_S))  # it has closed its pipe: Python ends in it
             raise ChildLostError(f"died ({self.exit_text})", self.exit_code) from None
@@ -184,7 +211,9 @@ class ChildProcess(Generic[MessageT]):
         return message  # type: ignore[no-any-return]
 
     def messages(self, timeout_s: float) -> Iterator[MessageT]:
-        """Yield the child's messages until it has ended with exit code 0; `receive` lists the errors."""
+        """Yield the child's messages until it has ended with exit code 0; `receive` lists the
+        errors.
+        """
         while True:
             try:
                 message = self.receive(timeout_s)
@@ -195,7 +224,10 @@ class ChildProcess(Generic[MessageT]):
             yield message
 
     def close(self) -> None:
-        """Close the pipe and wait for the child to end; kill it after ``end_s``. May be called twice."""
+        """Close the pipe and wait for the child to end; kill it after ``end_s``.
+
+        May be called twice.
+        """
         if self._pipe is not None:
             self._pipe.close()
         self._join(self._end_s)
@@ -221,8 +253,8 @@ class ParentLink:
     """The child's end of the pipe.
 
     Attributes:
-        if_hung: called if this process has not ended within its ``end_s`` after its parent, before it is ended; it may
-            start another process, one that ``outlives_parent``.
+        if_hung: called if this process has not ended within its ``end_s`` after its parent, before
+            it is ended; it may start another process, one that ``outlives_parent``.
     """
 
     def __init__(self, pipe: Pipe) -> None:
@@ -259,13 +291,16 @@ class ParentLink:
 
 
 class _Later:
-    """Arguments that the child unpickles when it asks for them, after it has begun to watch its parent."""
+    """Arguments that the child unpickles when it asks for them, after it has begun to watch its
+    parent.
+    """
 
     def __init__(self, content: object) -> None:
         self._content = content
 
     def __getstate__(self) -> bytes:
-        # In the midst of the process's own pickling, so that what belongs to it (locks, pipes) is duplicated for it.
+        # In the midst of the process's own pickling, so that what belongs to it (locks, pipes) is
+        # duplicated for it.
         return bytes(ForkingPickler.dumps(self._content))
 
     def __setstate__(self, pickled: bytes) -> None:
@@ -277,11 +312,15 @@ class _Later:
         return ForkingPickler.loads(self._content)
 
 
-def _child_main(creator: Creator, later: _Later, pipe: Pipe, end_s: float) -> None:
+def _child_main(
+    creator: Creator, later: _Later, pipe: Pipe, end_s: float, log_level: int | None
+) -> None:
     """Run the target in the child, and send the parent the error that ends it."""
     watch = ParentWatch(creator)
     ignore_stop_signals()
     link = ParentLink(pipe)
+    if log_level is not None:
+        forward_log(log_level, link.send)
     watch.if_hung = lambda: link.if_hung() if link.if_hung is not None else None
     try:
         target, arguments = later.load()
@@ -297,7 +336,9 @@ def _child_main(creator: Creator, later: _Later, pipe: Pipe, end_s: float) -> No
 
 
 @contextlib.contextmanager
-def worker_pool(jobs: int, initializer: Callable[..., None], *arguments: object) -> Iterator[ProcessPoolExecutor]:
+def worker_pool(
+    jobs: int, initializer: Callable[..., None], *arguments: object
+) -> Iterator[ProcessPoolExecutor]:
     """Open a pool of processes that compute; they ignore Ctrl-C, and end at once with this process.
 
     Args:
@@ -306,9 +347,12 @@ def worker_pool(jobs: int, initializer: Callable[..., None], *arguments: object)
         arguments: pickled to each process.
     """
     with ProcessJob() as job:
+        remove_abandoned_semaphores()
         with ignore_stop_signals_in_children():  # its semaphores start a process too
             context = multiprocessing.get_context("spawn")
-            prepare = functools.partial(_start_worker, Creator.here(job.name), _Later((initializer, arguments)))
+            prepare = functools.partial(
+                _start_worker, Creator.here(job.name), _Later((initializer, arguments))
+            )
             executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=prepare)
         try:
             yield executor

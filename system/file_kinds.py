@@ -1,4 +1,7 @@
-"""What lies at a path: a file, nothing, or what can neither be read to its end nor be replaced by a file."""
+"""What lies at a path.
+
+A file, nothing, or what can neither be read to its end nor be replaced by a file.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ _SPECIAL: Final = (
 
 
 def kind_of_special(path: Path) -> str:
-    """Return what lies at ``path``, links followed, if it is no regular file; empty for a file, and for nothing.
+    """Return what lies at ``path``, links followed, if it is no regular file.
+
+    Empty for a file, and for nothing.
 
     >>> import os
     >>> from pathlib import Path
@@ -48,18 +53,24 @@ def _mode(path: Path) -> int:
 
 
 def check_target(path: Path) -> None:
-    """Check that a file can be written at ``path``: a device or pipe would be replaced, or would wait for ever.
+    """Check that a file can be written at ``path``: a device or pipe would be replaced, or would
+    wait for ever.
 
     Raises:
         StorageError: a folder, device, pipe or socket lies there.
     """
     if kind := kind_of_special(path):
-        raise StorageError(f"{path}: this is {kind}, and a file is to be written; give the path of a file.")
+        raise StorageError(
+            f"{path}: this is {kind}, and a file is to be written; give the path of a file."
+        )
 
 
 @contextlib.contextmanager
 def folder_needed(path: Path) -> Iterator[None]:
-    """Turn the lack of a file's folder into one clear error; inside, a share that is gone has been waited for."""
+    """Turn the lack of a file's folder into one clear error.
+
+    Inside, a share that is gone has been waited for.
+    """
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -72,5 +83,9 @@ def why_no_folder(folder: Path) -> str:
     """Return why ``folder`` is none, as the end of a sentence."""
     for part in (folder, *folder.parents):
         if kind := "a file" if is_file(part) else kind_of_special(part):
-            return "does not exist" if kind == "a folder" else f"cannot be one, because {part} is {kind}"
+            return (
+                "does not exist"
+                if kind == "a folder"
+                else f"cannot be one, because {part} is {kind}"
+            )
     return "does not exist"

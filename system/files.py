@@ -1,10 +1,14 @@
-"""Write files so that a crash or a full disk loses nothing: write aside, flush, rename, and try again if refused."""
+"""Write files so that a crash or a full disk loses nothing.
+
+Write aside, flush, rename, and try again if refused.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import io
+import itertools
 import json
 import math
 import os
@@ -55,7 +59,9 @@ _EVENT: Final = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn a full disk, and storage that refuses or does not answer, into one clear error that names ``path``."""
+    """Turn a full disk, and storage that refuses or does not answer, into one clear error that
+    names ``path``.
+    """
     try:
         yield
     except OSError as error:
@@ -66,24 +72,34 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def make_folder(path: Path) -> None:
-    """Create a folder and those above it, unless it is there.
+    """Create a folder and those above it, unless it is there; make their names durable.
 
     Raises:
         DiskFullError: no space left.
         StorageError: the storage refuses it, or something else than a folder lies there.
     """
+
+    def action() -> list[Path]:
+        folders = (path, *path.parents)
+        new = list(itertools.takewhile(lambda folder: not folder.exists(), folders))
+        path.mkdir(parents=True, exist_ok=True)
+        return new
+
     try:
-        patiently(path, lambda: path.mkdir(parents=True, exist_ok=True))
+        new = patiently(path, action)
     except (FileExistsError, NotADirectoryError) as error:
         raise StorageError(
             f"{path}: the folder {why_no_folder(path)}; move that away, or give another path."
         ) from error
+    for folder in new:
+        patiently(folder.parent, functools.partial(sync_directory, folder.parent))
 
 
 def rename(source: Path, target: Path) -> None:
     """Rename a file, or a folder to a name that is free; make it durable.
 
-    Windows refuses to rename what another program has open: tried again until that program has closed it.
+    Windows refuses to rename what another program has open: tried again until that program has
+    closed it.
 
     Raises:
         StorageError: the storage refuses it.
@@ -114,7 +130,10 @@ def remove_tree(path: Path) -> None:
 
 
 def sync_directory(path: Path) -> None:
-    """Make a rename inside ``path`` durable; a no-op on Windows, where directories cannot be flushed."""
+    """Make a rename inside ``path`` durable.
+
+    A no-op on Windows, where directories cannot be flushed.
+    """
     if sys.platform == "win32":
         return
     handle = os.open(path, os.O_RDONLY)
@@ -125,14 +144,17 @@ def sync_directory(path: Path) -> None:
 
 
 def begin_flush(handle: IO[bytes], start: int) -> int:
-    """Start to flush a file from byte ``start`` on, without waiting; return the file's end. Linux only.
+    """Start to flush a file from byte ``start`` on, without waiting; return the file's end.
+
+    Linux only.
 
     `os.fsync` must still be called, but has less to wait for.
     """
     handle.flush()
     end = handle.tell()
     if sys.platform == "linux":
-        # Linux starts to write dirty pages and drops clean ones: of bytes just written, almost none are clean.
+        # Linux starts to write dirty pages and drops clean ones: of bytes just written, almost none
+        # are clean.
         os.posix_fadvise(handle.fileno(), start, end - start, os.POSIX_FADV_DONTNEED)
     return end
 
@@ -148,7 +170,10 @@ def sync_tree(path: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file to the disk; for writing, since Windows flushes no file that is open for reading alone."""
+    """Flush a file to the disk.
+
+    For writing, since Windows flushes no file that is open for reading alone.
+    """
 
     def action() -> None:
         with path.open("rb+") as handle:
@@ -159,7 +184,9 @@ def sync_file(path: Path) -> None:
 
 @contextlib.contextmanager
 def write_atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a buffer for the content of ``path``; at the block's end it is written aside, flushed and renamed.
+    """Open a buffer for the content of ``path``.
+
+    At the block's end it is written aside, flushed and renamed.
 
     Raises:
         DiskFullError: no space left; nothing of the new file remains.
@@ -180,9 +207,12 @@ def write_atomic(path: Path) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def stream_atomic(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file beside ``path`` for writing; rename it to ``path`` when it is complete and flushed.
+    """Open a temporary file beside ``path`` for writing.
 
-    For content that is written while it arrives. It is tried once: the caller has what is needed for another try.
+    Rename it to ``path`` when it is complete and flushed.
+
+    For content that is written while it arrives. It is tried once: the caller has what is needed
+    for another try.
 
     Raises:
         DiskFullError: no space left; nothing of the new file remains.
@@ -196,7 +226,8 @@ def stream_atomic(path: Path) -> Iterator[IO[bytes]]:
                 yield handle
                 handle.flush()
                 os.fsync(handle.fileno())
-            # Of a file that is closed: Windows renames no open one, and replaces none that another program has open.
+            # Of a file that is closed: Windows renames no open one, and replaces none that another
+            # program has open.
             aside.replace(path)
             sync_directory(path.parent)
     except BaseException:
@@ -225,7 +256,8 @@ def file_errors(path: Path, remedy: str) -> Iterator[None]:
         remedy: what the user can do, as the end of a sentence.
 
     Raises:
-        SampleStateError: it is missing, no regular file, without permission, or on a disk that fails.
+        SampleStateError: it is missing, no regular file, without permission, or on a disk that
+            fails.
         DiskFullError: no space left.
         StorageError: the storage refuses the file.
     """
@@ -254,7 +286,9 @@ def read_text(path: Path, remedy: str, *, newline: str | None = None) -> str:
         with file_errors(path, remedy):
             return patiently(path, functools.partial(_read_text, path, newline))
     except UnicodeDecodeError as error:
-        raise SampleStateError(f"{path}: damaged (byte {error.start} is not UTF-8); {remedy}.") from error
+        raise SampleStateError(
+            f"{path}: damaged (byte {error.start} is not UTF-8); {remedy}."
+        ) from error
 
 
 def _read_text(path: Path, newline: str | None) -> str:
@@ -263,7 +297,8 @@ def _read_text(path: Path, newline: str | None) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """Parse JSON strictly: finite numbers, text that can be written again, at most `_MAX_DEPTH` levels.
+    """Parse JSON strictly: finite numbers, text that can be written again, at most `_MAX_DEPTH`
+    levels.
 
     Raises:
         ValueError: it is not that.
@@ -277,7 +312,11 @@ def parse_json(text: str) -> Any:
         if depth > _MAX_DEPTH:
             raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
         tables = [value for value in level if isinstance(value, (dict, list))]
-        level = [inner for value in tables for inner in (value.values() if isinstance(value, dict) else value)]
+        level = [
+            inner
+            for value in tables
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
         depth += 1
     if "\\u" in text:
         json.dumps(content, ensure_ascii=False).encode()  # half of a surrogate pair
@@ -316,7 +355,9 @@ def read_json(path: Path, *, remedy: str = "move it away and run again") -> Any:
 def json_line(content: Mapping[str, Any]) -> bytes:
     """Return a line of a file of JSON objects, ending in its own checksum."""
     text = json.dumps(content, allow_nan=False)
-    return f'{text[:-1]}, "{_LINE_CHECKSUM}": "{google_crc32c.value(text.encode()):08x}"}}\n'.encode()
+    return (
+        f'{text[:-1]}, "{_LINE_CHECKSUM}": "{google_crc32c.value(text.encode()):08x}"}}\n'.encode()
+    )
 
 
 def parse_json_line(line: bytes) -> dict[str, Any]:
@@ -350,7 +391,11 @@ def append_event(path: Path, event: str, **details: Any) -> None:
     """
     if not _EVENT.fullmatch(event):
         raise ValueError(f"event {event!r}; names of events are in snake_case, as 'field_missing'.")
-    content = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **details}
+    content = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "event": event,
+        **details,
+    }
     line = json_line(content)
     with file_errors(path, "move it away; a new one is begun"):
         patiently(path, functools.partial(_append, path, line))
@@ -370,7 +415,9 @@ def _append(path: Path, line: bytes) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line to a file and flush it to the disk; a last line that a crash cut short is ended first.
+    """Append a line to a file and flush it to the disk.
+
+    A last line that a crash cut short is ended first.
 
     Raises:
         DiskFullError: no space left; nothing was appended.

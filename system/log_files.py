@@ -24,7 +24,8 @@ class _RotatingHandler(logging.handlers.RotatingFileHandler):
     """Rotates where it can, and never ends the program that logs."""
 
     def doRollover(self) -> None:  # noqa: N802 - logging's name
-        # Windows refuses to rename a file that a viewer has open: the log then grows until a later line can rotate.
+        # Windows refuses to rename a file that a viewer has open: the log then grows until a later
+        # line can rotate.
         try:
             super().doRollover()
         except OSError:
@@ -32,7 +33,9 @@ class _RotatingHandler(logging.handlers.RotatingFileHandler):
                 self.stream = self._open()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Lose the line: a full disk must not stop what is logged, and is reported where data are written."""
+        """Lose the line: a full disk must not stop what is logged, and is reported where data are
+        written.
+        """
 
 
 @contextlib.contextmanager
@@ -51,7 +54,12 @@ def rotating_log(
     """
     logger = logging.getLogger(f"wbcpipe.log.{os.getpid()}.{path}")
     handler = _RotatingHandler(
-        path, maxBytes=max_bytes, backupCount=older_files, encoding="utf-8", errors="replace", delay=True
+        path,
+        maxBytes=max_bytes,
+        backupCount=older_files,
+        encoding="utf-8",
+        errors="replace",
+        delay=True,
     )
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger.propagate = False
@@ -66,11 +74,14 @@ def rotating_log(
 
 
 def redirect_output(path: Path) -> None:
-    """Append all that this process prints to a file, also what native libraries print; for a child's first act.
+    """Append all that this process prints to a file, also what native libraries print.
+
+    For a child's first act.
 
     Bound the file's size with `bound_log` before the child starts and while it runs.
     """
-    # Opened for appending: after the file was cut by `bound_log`, the next line goes to its new end.
+    # Opened for appending: after the file was cut by `bound_log`, the next line goes to its new
+    # end.
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
@@ -82,10 +93,12 @@ def redirect_output(path: Path) -> None:
 
 
 def bound_log(path: Path, *, max_bytes: int = MAX_LOG_BYTES) -> None:
-    """Move the content of a log that has grown beyond a size into ``path.1``; processes may be writing to the log.
+    """Move the content of a log that has grown beyond a size into ``path.1``.
 
-    The file is copied and cut, not renamed: a writer has it open, and Windows renames no open file. A line written
-    between the two is lost.
+    Processes may be writing to the log.
+
+    The file is copied and cut, not renamed: a writer has it open, and Windows renames no open file.
+    A line written between the two is lost.
     """
     with contextlib.suppress(OSError):
         if path.stat().st_size <= max_bytes:

@@ -1,18 +1,23 @@
-"""End a child process with its parent, at any moment: while it imports, unpickles, computes, or hangs in a driver.
+"""End a child process with its parent, at any moment.
+
+While it imports, unpickles, computes, or hangs in a driver.
 
 Three mechanisms, because each has a gap that another one fills:
 
-- A thread waits for the parent's end. It gives the child its time to close the shutter, and then ends it. It needs the
-  interpreter, and a library that hangs without releasing it (the GIL) stops the thread as well.
-- Linux sends the child a signal when the parent ends. SIGKILL while the child has opened nothing. Once it may have
-  devices open, a signal whose handler is the C library's `alarm` itself: a handler is called with the signal's number,
-  so signal 34 has the system end the process 34 s later, whatever its threads do, and no Python runs. The thread above,
-  where it can run, cancels that and keeps to the exact time.
-- Windows ends the members of a Job Object with the last handle to it, which the parent holds. A child that may have
-  devices open holds one too, so that it outlives the parent for its time; the processes it started end with it.
+- A thread waits for the parent's end. It gives the child its time to close the shutter, and then
+  ends it. It needs the interpreter, and a library that hangs without releasing it (the GIL) stops
+  the thread as well.
+- Linux sends the child a signal when the parent ends. SIGKILL while the child has opened nothing.
+  Once it may have devices open, a signal whose handler is the C library's `alarm` itself: a handler
+  is called with the signal's number, so signal 34 has the system end the process 34 s later,
+  whatever its threads do, and no Python runs. The thread above, where it can run, cancels that and
+  keeps to the exact time.
+- Windows ends the members of a Job Object with the last handle to it, which the parent holds. A
+  child that may have devices open holds one too, so that it outlives the parent for its time; the
+  processes it started end with it.
 
-Where the system offers neither of the last two to a hung child, `faulthandler` ends it: its watchdog is a C thread,
-which the thread above winds up again as long as it can run.
+Where the system offers neither of the last two to a hung child, `faulthandler` ends it: its
+watchdog is a C thread, which the thread above winds up again as long as it can run.
 """
 
 from __future__ import annotations
@@ -41,8 +46,8 @@ __all__ = ["Creator", "ParentWatch", "end_program_with_parent"]
 _POLL_S: Final = 0.5
 #: Time for what `if_hung` starts.
 _MARGIN_S: Final = 10.0
-#: A library may keep the interpreter this long in a child whose parent lives. The waits of Windows do not count the
-#: time that the computer sleeps.
+#: A library may keep the interpreter this long in a child whose parent lives. The waits of Windows
+#: do not count the time that the computer sleeps.
 _UNRESPONSIVE_S: Final = 120.0
 _PR_SET_PDEATHSIG: Final = 1
 _F_SETSIG: Final = 10
@@ -61,9 +66,11 @@ class Creator:
 
     Attributes:
         pid: of the process.
-        by_main_thread: Linux ties its parent-death signal to the thread that started the child, and sends it also when
-            that thread alone ends. The main thread ends with its process; for others the end of a pipe is used.
-        jobs: names of the Windows Job Objects that the child becomes a member of, the outermost first.
+        by_main_thread: Linux ties its parent-death signal to the thread that started the child, and
+            sends it also when that thread alone ends. The main thread ends with its process; for
+            others the end of a pipe is used.
+        jobs: names of the Windows Job Objects that the child becomes a member of, the outermost
+            first.
         end_s: how long the child may outlive its parent before it calls `ParentWatch.allow`.
     """
 
@@ -74,7 +81,9 @@ class Creator:
 
     @classmethod
     def here(cls, job: str = "", *, end_s: float = 0.0) -> Creator:
-        """Return this process and thread, with the name of the child's own job, and what the child is allowed."""
+        """Return this process and thread, with the name of the child's own job, and what the child
+        is allowed.
+        """
         main = threading.current_thread() is threading.main_thread()
         return cls(os.getpid(), main, (*_own_jobs, job) if job else _own_jobs, end_s)
 
@@ -88,7 +97,8 @@ class ParentWatch:
         creator: what the parent gave.
 
     Attributes:
-        if_hung: called before a child that has used up its time is ended; it may start another process.
+        if_hung: called before a child that has used up its time is ended; it may start another
+            process.
     """
 
     def __init__(self, creator: Creator) -> None:
@@ -102,7 +112,10 @@ class ParentWatch:
         threading.Thread(target=self._watch, name="wbcpipe-parent", daemon=True).start()
 
     def allow(self, end_s: float) -> None:
-        """Let this process live on for ``end_s`` after its parent; call it before devices are opened."""
+        """Let this process live on for ``end_s`` after its parent.
+
+        Call it before devices are opened.
+        """
         if end_s <= 0:
             return
         for job in _own_jobs:
@@ -132,13 +145,16 @@ class ParentWatch:
         parent = multiprocessing.parent_process()
         if parent is not None and multiprocessing.connection.wait([parent.sentinel], wait_s):
             return True
-        # A program that the parent forked may hold the pipe open; Windows keeps the id of a parent that is gone.
+        # A program that the parent forked may hold the pipe open; Windows keeps the id of a parent
+        # that is gone.
         return sys.platform != "win32" and os.getppid() != self._creator.pid
 
     def _watch(self) -> None:
         while not self._parent_is_gone(_POLL_S):
             if sys.platform != "linux":
-                faulthandler.dump_traceback_later(_UNRESPONSIVE_S + self._end_s, exit=True, file=_STDERR)
+                faulthandler.dump_traceback_later(
+                    _UNRESPONSIVE_S + self._end_s, exit=True, file=_STDERR
+                )
         end_s = self._end_s
         faulthandler.dump_traceback_later(end_s + _MARGIN_S, exit=True, file=_STDERR)
         until_s = time.monotonic() + end_s
@@ -154,9 +170,12 @@ class ParentWatch:
 
 
 def end_program_with_parent() -> None:
-    """Have Linux send SIGTERM to a program of the user when this process ends; for `subprocess.Popen(preexec_fn=...)`.
+    """Have Linux send SIGTERM to a program of the user when this process ends.
 
-    It must be waited for by the thread that starts it. On Windows put the program into a `ProcessJob` instead.
+    For `subprocess.Popen(preexec_fn=...)`.
+
+    It must be waited for by the thread that starts it. On Windows put the program into a
+    `ProcessJob` instead.
     """
     if sys.platform == "linux":
         # A child of this package blocks and ignores it, and a program inherits both.
@@ -168,13 +187,20 @@ def end_program_with_parent() -> None:
 if sys.platform == "linux":
 
     def _delay_signal(end_s: float) -> int:
-        """Return the signal with the smallest number not below ``end_s``: 12, or 34 to 64, the longest delay in s."""
-        numbers: list[int] = [int(signal.SIGUSR2), *range(int(signal.SIGRTMIN), int(signal.SIGRTMAX) + 1)]
+        """Return the signal with the smallest number not below ``end_s``: 12, or 34 to 64, the
+        longest delay in s.
+        """
+        numbers: list[int] = [
+            int(signal.SIGUSR2),
+            *range(int(signal.SIGRTMIN), int(signal.SIGRTMAX) + 1),
+        ]
         longer = [number for number in numbers if number >= math.ceil(end_s)]
         return longer[0] if longer else numbers[-1]
 
     def _signal_at_end_of_pipe(number: int) -> None:
-        """Have Linux send a signal when the parent's end closes of the pipe by which a child notices its end."""
+        """Have Linux send a signal when the parent's end closes of the pipe by which a child
+        notices its end.
+        """
         import fcntl
 
         parent = multiprocessing.parent_process()
@@ -183,4 +209,8 @@ if sys.platform == "linux":
         with contextlib.suppress(OSError):
             fcntl.fcntl(parent.sentinel, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(parent.sentinel, _F_SETSIG, number)
-            fcntl.fcntl(parent.sentinel, fcntl.F_SETFL, fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC)
+            fcntl.fcntl(
+                parent.sentinel,
+                fcntl.F_SETFL,
+                fcntl.fcntl(parent.sentinel, fcntl.F_GETFL) | os.O_ASYNC,
+            )

@@ -32,7 +32,12 @@ _HIBERNATE_AFTER: Final = "9d7815a6-7ee4-497e-8888-515a05f02364"
 _STATE: Final = re.compile(r"\((S[0-4])\b")
 _NEGATIONS: Final = ("not available", "nicht verfügbar")
 _INDEX: Final = re.compile(r":\s*0x([0-9a-fA-F]{8})\s*$")
-_SLEEP_TARGETS: Final = ("sleep.target", "suspend.target", "hibernate.target", "hybrid-sleep.target")
+_SLEEP_TARGETS: Final = (
+    "sleep.target",
+    "suspend.target",
+    "hibernate.target",
+    "hybrid-sleep.target",
+)
 _QUERY_S: Final = 10.0
 
 
@@ -60,7 +65,10 @@ class IdleTimes:
 
 
 def power_findings() -> list[PowerFinding]:
-    """Return what this computer's settings mean for a night; one that cannot be read is left out."""
+    """Return what this computer's settings mean for a night.
+
+    One that cannot be read is left out.
+    """
     findings = list(_windows_findings() if sys.platform == "win32" else _linux_findings())
     findings += _battery_findings()
     if not any(finding.status == "warn" for finding in findings):
@@ -71,8 +79,8 @@ def power_findings() -> list[PowerFinding]:
 def parse_sleep_states(text: str) -> set[str]:
     """Return the available sleep states, such as ``S0`` and ``S3``, from ``powercfg /a``.
 
-    The text is in the system's language, but its form is not: a line that is not indented opens a block, the first
-    block lists the available states, and states bear their numbers.
+    The text is in the system's language, but its form is not: a line that is not indented opens a
+    block, the first block lists the available states, and states bear their numbers.
     """
     states: set[str] = set()
     blocks = 0
@@ -108,13 +116,17 @@ def parse_idle_times(text: str) -> IdleTimes:
 
 
 def parse_logind_idle(text: str) -> str:
-    """Return what logind does when nobody is there, from its configuration files; ``ignore`` by default."""
+    """Return what logind does when nobody is there, from its configuration files; ``ignore`` by
+    default.
+    """
     found = re.findall(r"^\s*IdleAction\s*=\s*(\S*)", text, re.MULTILINE)
     return found[-1] if found and found[-1] else "ignore"
 
 
 def parse_automatic_reboot(text: str) -> str | None:
-    """Return when unattended-upgrades restarts, ``now`` or a time of day, from ``apt-config dump``; ``None``: never."""
+    """Return when unattended-upgrades restarts, ``now`` or a time of day, from ``apt-config dump``;
+    ``None``: never.
+    """
 
     def value(name: str) -> str:
         found = re.findall(rf'^Unattended-Upgrade::{name} "([^"]*)";', text, re.MULTILINE)
@@ -135,8 +147,9 @@ def active_hours_finding(start: int | None, end: int | None) -> PowerFinding:
     hours = "set by Windows itself" if start is None or end is None else f"{start}:00 to {end}:00"
     return PowerFinding(
         "warn",
-        f"Windows may restart for updates outside of the active hours ({hours}), which cannot cover a whole day: pause "
-        "updates (Settings, Windows Update) before a night, or have the policy 'No auto-restart with logged on users' "
+        f"Windows may restart for updates outside of the active hours ({hours}), which cannot "
+        f"cover a whole day: pause updates (Settings, Windows Update) before a night, or have the "
+        "policy 'No auto-restart with logged on users' "
         "set",
     )
 
@@ -149,19 +162,23 @@ def _windows_findings() -> Iterator[PowerFinding]:
     if "S0" in states:
         yield PowerFinding(
             "warn",
-            "this computer has Modern Standby (S0): staying awake holds on mains only, and a closed lid or "
-            "the power button still ends the night; keep it on mains with the lid open",
+            "this computer has Modern Standby (S0): staying awake holds on mains only, and a "
+            "closed lid or the power button still ends the night; keep it on mains with the lid "
+            "open",
         )
     times = parse_idle_times(_output("powercfg", "/q", "SCHEME_CURRENT", "SUB_SLEEP"))
     for what, seconds in (("sleeps", times.sleep_ac_s), ("hibernates", times.hibernate_ac_s)):
         if seconds:
             yield PowerFinding(
                 "warn",
-                f"the power plan {what} after {seconds // 60} min without input, on mains: set it to never with "
-                f"`powercfg /change {'standby' if what == 'sleeps' else 'hibernate'}-timeout-ac 0`",
+                f"the power plan {what} after {seconds // 60} min without input, on mains: set it "
+                f"to never with `powercfg /change "
+                f"{'standby' if what == 'sleeps' else 'hibernate'}-timeout-ac 0`",
             )
     if pending := _pending_windows_restart():
-        yield PowerFinding("warn", f"a restart is pending ({pending}): restart the computer before the night")
+        yield PowerFinding(
+            "warn", f"a restart is pending ({pending}): restart the computer before the night"
+        )
     start, end = _active_hours()
     yield active_hours_finding(start, end)
 
@@ -185,8 +202,14 @@ def _active_hours() -> tuple[int | None, int | None]:
         import winreg
 
         settings = r"SOFTWARE\Microsoft\WindowsUpdate\UX\Settings"
-        with contextlib.suppress(OSError), winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, settings) as key:
-            hours = [int(winreg.QueryValueEx(key, name)[0]) for name in ("ActiveHoursStart", "ActiveHoursEnd")]
+        with (
+            contextlib.suppress(OSError),
+            winreg.OpenKey(winreg.HKEY_LOCAL_MACHINE, settings) as key,
+        ):
+            hours = [
+                int(winreg.QueryValueEx(key, name)[0])
+                for name in ("ActiveHoursStart", "ActiveHoursEnd")
+            ]
             return hours[0], hours[1]
     return None, None
 
@@ -196,10 +219,13 @@ def _linux_findings() -> Iterator[PowerFinding]:
     if action != "ignore":
         yield PowerFinding(
             "warn",
-            f"logind does '{action}' when nobody is there: set 'IdleAction=ignore' in /etc/systemd/logind.conf.d/",
+            f"logind does '{action}' when nobody is there: set 'IdleAction=ignore' in "
+            f"/etc/systemd/logind.conf.d/",
         )
     answers = _output("systemctl", "is-enabled", *_SLEEP_TARGETS).split()
-    open_targets = [name for name, state in zip(_SLEEP_TARGETS, answers, strict=False) if state != "masked"]
+    open_targets = [
+        name for name, state in zip(_SLEEP_TARGETS, answers, strict=False) if state != "masked"
+    ]
     if len(answers) == len(_SLEEP_TARGETS) and not open_targets:
         yield PowerFinding("ok", "this computer cannot sleep: its sleep targets are masked")
     elif answers and psutil.sensors_battery() is not None:
@@ -209,7 +235,9 @@ def _linux_findings() -> Iterator[PowerFinding]:
             f"{' '.join(open_targets)}` prevents it",
         )
     if Path("/var/run/reboot-required").exists():
-        yield PowerFinding("warn", "a restart is pending (/var/run/reboot-required): restart before the night")
+        yield PowerFinding(
+            "warn", "a restart is pending (/var/run/reboot-required): restart before the night"
+        )
     if when := parse_automatic_reboot(_output("apt-config", "dump", "Unattended-Upgrade")):
         yield PowerFinding(
             "warn",
@@ -221,14 +249,22 @@ def _linux_findings() -> Iterator[PowerFinding]:
 def _battery_findings() -> Iterator[PowerFinding]:
     battery = psutil.sensors_battery()
     if battery is not None and battery.power_plugged is False:
-        yield PowerFinding("warn", f"this computer runs on battery ({battery.percent:.0f} %): connect it to mains")
+        yield PowerFinding(
+            "warn", f"this computer runs on battery ({battery.percent:.0f} %): connect it to mains"
+        )
 
 
 def _output(*command: str) -> str:
-    """Return what a program of the system prints; empty if it is not there, fails to answer, or is not allowed."""
-    # The code page of a Windows console is not the one that Python expects; the names that are looked for are ASCII.
+    """Return what a program of the system prints.
+
+    Empty if it is not there, fails to answer, or is not allowed.
+    """
+    # The code page of a Windows console is not the one that Python expects; the names that are
+    # looked for are ASCII.
     try:
-        run = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_QUERY_S, check=False)
+        run = subprocess.run(
+            command, capture_output=True, stdin=subprocess.DEVNULL, timeout=_QUERY_S, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     encoding = "oem" if sys.platform == "win32" else "utf-8"

@@ -27,13 +27,15 @@ __all__ = [
     "stop_signal",
 ]
 
-#: Ctrl-C, the operating system's request to end, and the loss of the terminal. On Windows a closed console window, a
-#: log-off and Ctrl-Break arrive as SIGBREAK.
+#: Ctrl-C, the operating system's request to end, and the loss of the terminal. On Windows a closed
+#: console window, a log-off and Ctrl-Break arrive as SIGBREAK.
 STOP_SIGNALS: Final[tuple[signal.Signals, ...]] = tuple(
-    signal.Signals[name] for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK") if hasattr(signal, name)
+    signal.Signals[name]
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+    if hasattr(signal, name)
 )
-#: Signals this close together are one request: a program such as `timeout` or `uv run` forwards the Ctrl-C that the
-#: terminal has sent to both processes, and a key held down repeats.
+#: Signals this close together are one request: a program such as `timeout` or `uv run` forwards the
+#: Ctrl-C that the terminal has sent to both processes, and a key held down repeats.
 _ONE_REQUEST_S: Final = 0.25
 _SHOW_CURSOR: Final = b"\x1b[?25h"
 
@@ -45,8 +47,9 @@ class StopRequested(KeyboardInterrupt):
 class _StopHandler:
     """Handles the stop signals of a command.
 
-    The main thread raises `StopRequested` for the first signal, as soon as it executes Python again. A thread sees each
-    signal arrive, also while the main thread is inside a library, and ends the process at the second one.
+    The main thread raises `StopRequested` for the first signal, as soon as it executes Python
+    again. A thread sees each signal arrive, also while the main thread is inside a library, and
+    ends the process at the second one.
 
     Attributes:
         first: the signal that stopped the command; ``None`` while none has arrived.
@@ -58,7 +61,9 @@ class _StopHandler:
         if sys.platform != "win32":
             os.set_blocking(self._writing, False)
         self.reset()
-        threading.Thread(target=self._watch, args=(reading,), name="wbcpipe-signals", daemon=True).start()
+        threading.Thread(
+            target=self._watch, args=(reading,), name="wbcpipe-signals", daemon=True
+        ).start()
 
     def reset(self) -> None:
         """Forget the signals that have arrived; called when a command starts."""
@@ -96,7 +101,9 @@ class _StopHandler:
             _write(self._announcement.pop())
 
     def _leave_lost_terminal(self) -> None:
-        """Write into nothing once the terminal is gone: a message would raise OSError on the way out."""
+        """Write into nothing once the terminal is gone: a message would raise OSError on the way
+        out.
+        """
         lost = [descriptor for descriptor in self._terminals if not os.isatty(descriptor)]
         if lost:
             self._terminals = []
@@ -114,10 +121,12 @@ _handler: _StopHandler | None = None
 
 
 def install_stop_handlers() -> None:
-    """Have the first stop signal raise `StopRequested` in the main thread, and a second one end the process.
+    """Have the first stop signal raise `StopRequested` in the main thread, and a second one end the
+    process.
 
-    Child processes that drive devices ignore these signals and end with their parent: see `child_process`. A signal
-    that is ignored (`nohup`) or has a handler of its own is left as it is. Does nothing outside the main thread.
+    Child processes that drive devices ignore these signals and end with their parent: see
+    `child_process`. A signal that is ignored (`nohup`) or has a handler of its own is left as it
+    is. Does nothing outside the main thread.
     """
     global _handler
     if threading.current_thread() is not threading.main_thread():
@@ -148,7 +157,8 @@ def stop_exit_code() -> int:
 
 
 def end_at_next_signal(exit_code: int) -> None:
-    """Have the next stop signal end this process with ``exit_code``, without a message: only its exit is left.
+    """Have the next stop signal end this process with ``exit_code``, without a message: only its
+    exit is left.
 
     Towards its end Python removes the handlers; from then on the signal itself ends the process.
     """
@@ -160,19 +170,23 @@ def ignore_stop_signals(*, but_sigterm: bool = False) -> None:
     """Ignore the stop signals in this process for good. Does nothing outside the main thread.
 
     Args:
-        but_sigterm: let SIGTERM end the process, for the workers of a `ProcessPoolExecutor`, which ends them with it.
+        but_sigterm: let SIGTERM end the process, for the workers of a `ProcessPoolExecutor`, which
+            ends them with it.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_DFL if but_sigterm and number == signal.SIGTERM else signal.SIG_IGN)
+        signal.signal(
+            number, signal.SIG_DFL if but_sigterm and number == signal.SIGTERM else signal.SIG_IGN
+        )
     if but_sigterm and sys.platform != "win32":
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 @contextlib.contextmanager
 def ignore_stop_signals_in_children() -> Iterator[None]:
-    """Start processes in this block that receive no stop signal, not even while Python starts in them.
+    """Start processes in this block that receive no stop signal, not even while Python starts in
+    them.
 
     This process handles a signal that arrives in the block at the block's end.
     """
@@ -190,7 +204,9 @@ def ignore_stop_signals_in_children() -> Iterator[None]:
 
 
 def _start_resource_tracker() -> None:
-    """Start Python's process that removes semaphores, without its warning where this process ends at once."""
+    """Start Python's process that removes semaphores, without its warning where this process ends
+    at once.
+    """
     quiet = "ignore:resource_tracker:UserWarning"
     sys.warnoptions.append(quiet)
     try:
@@ -201,7 +217,9 @@ def _start_resource_tracker() -> None:
 
 @contextlib.contextmanager
 def _deferred() -> Iterator[None]:
-    """Defer the handlers until the block ends: a mask covers one thread only, and another may receive the signal."""
+    """Defer the handlers until the block ends: a mask covers one thread only, and another may
+    receive the signal.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

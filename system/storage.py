@@ -1,8 +1,12 @@
-"""Patience with storage: a file that a scanner holds for a moment, a share that is gone for minutes."""
+"""Patience with storage.
+
+A file that a scanner holds for a moment, a share that is gone for minutes.
+"""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import time
 from pathlib import Path
@@ -19,16 +23,25 @@ __all__ = ["Patience", "explained", "patiently", "report_waits", "storage_error"
 
 ResultT = TypeVar("ResultT")
 
+_log = logging.getLogger(__name__)
+
 #: How long a refusal of this computer lasts: a virus scanner has read a file by then.
 LOCAL_WAIT_S = 8.0
 #: A file server that restarts is back by then; the deadlines of a batch leave room for it.
 SHARE_WAIT_S = 300.0
-_FIRST_DELAY_S: Final = 0.05
+FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 5.0
 
 _FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
-#: Windows reports a file that another program has open as EACCES (access denied, sharing and lock violations).
-_REFUSED: Final = {errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, getattr(errno, "ETXTBSY", errno.EBUSY)}
+#: Windows reports a file that another program has open as EACCES (access denied, sharing and lock
+#: violations).
+_REFUSED: Final = {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EBUSY,
+    errno.EAGAIN,
+    getattr(errno, "ETXTBSY", errno.EBUSY),
+}
 _SHARE_GONE: Final = {
     getattr(errno, name)
     for name in (
@@ -47,20 +60,30 @@ _SHARE_GONE: Final = {
     )
     if hasattr(errno, name)
 }
-#: The network path was not found, is busy, is no longer available, or gave an unexpected answer: Python gives these
-#: the numbers of other errors, such as ENOENT.
+#: The network path was not found, is busy, is no longer available, or gave an unexpected answer:
+#: Python gives these the numbers of other errors, such as ENOENT.
 _WINDOWS_SHARE_GONE: Final = {51, 53, 54, 55, 59, 64, 67, 121, 1231, 1232, 1236}
-_NETWORK_FILE_SYSTEMS: Final = ("nfs", "cifs", "smb", "fuse.sshfs", "9p", "ceph", "glusterfs", "afs")
+_NETWORK_FILE_SYSTEMS: Final = (
+    "nfs",
+    "cifs",
+    "smb",
+    "fuse.sshfs",
+    "9p",
+    "ceph",
+    "glusterfs",
+    "afs",
+)
 _FINAL: Final = {errno.EROFS, errno.ENAMETOOLONG, errno.ELOOP}
 
 _report: Callable[[str], None] | None = None
 
 
 def report_waits(report: Callable[[str], None] | None) -> None:
-    """Have each retry reported, as a line for people: a process that waits for a share is not taken for a hung one.
+    """Have each retry reported, as a line for people: a process that waits for a share is not taken
+    for a hung one.
 
     Args:
-        report: called from whichever thread waits, at least every few seconds; ``None`` for nobody.
+        report: called from whichever thread waits, at least every few seconds; ``None`` to log it.
     """
     global _report
     _report = report
@@ -76,7 +99,7 @@ class Patience:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._start_s = time.monotonic()
-        self._delay_s = _FIRST_DELAY_S
+        self._delay_s = FIRST_DELAY_S
 
     def delay_s(self, error: OSError) -> float:
         """Return the time until the next try.
@@ -92,8 +115,11 @@ class Patience:
             raise storage_error(error, self._path, waited_s) from error
         delay_s = min(self._delay_s, wait_s - waited_s + 0.001)
         self._delay_s = min(2 * self._delay_s, _MAX_DELAY_S)
-        if _report is not None and waited_s > 1:
-            _report(f"waiting for {self._path} for {waited_s:.0f} s ({_reason(error)}); giving up after {wait_s:.0f} s")
+        if waited_s > 1:
+            (_report or _log.warning)(
+                f"waiting for {self._path} for {waited_s:.0f} s ({_reason(error)}); giving up "
+                f"after {wait_s:.0f} s"
+            )
         return delay_s
 
 
@@ -118,37 +144,45 @@ def patiently(path: Path, action: Callable[[], ResultT]) -> ResultT:
 
 
 def storage_error(error: OSError, path: Path, waited_s: float = 0.0) -> OSError:
-    """Return the error with a meaning for the user; the same one if it has nothing to do with the storage's state."""
+    """Return the error with a meaning for the user.
+
+    The same one if it has nothing to do with the storage's state.
+    """
     if isinstance(error, WbcpipeError):
         return error
     if error.errno in _FULL:
         return DiskFullError(
-            f"{path}: no space left on the disk. Earlier files are complete; free space and run the same command again."
+            f"{path}: no space left on the disk. Earlier files are complete; free space and run "
+            f"the same command again."
         )
     waited = f" for {waited_s:.0f} s" if waited_s >= 1 else ""
     if _is_share_error(error) or error.errno == errno.EIO:
         return StorageError(
-            f"{path}: the storage does not answer{waited} ({_reason(error)}). Check the disk, the network and the "
-            "share; complete files are kept: run the same command again."
+            f"{path}: the storage does not answer{waited} ({_reason(error)}). Check the disk, the "
+            f"network and the share; complete files are kept: run the same command again."
         )
     if error.errno in _REFUSED or error.errno in _FINAL:
         return StorageError(
-            f"{path}: the operating system refuses the file{waited} ({_reason(error)}). Close the program that has it "
-            "open, exclude the folder from the virus scanner, or correct its permissions; then run the same command "
+            f"{path}: the operating system refuses the file{waited} ({_reason(error)}). Close the "
+            f"program that has it open, exclude the folder from the virus scanner, or correct its "
+            "permissions; then run the same command "
             "again."
         )
     return error
 
 
 def explained(error: Exception) -> Exception:
-    """Return what a full disk or a failing storage raised where no file was named, as `storage_error` words it.
+    """Return what a full disk or a failing storage raised where no file was named, as
+    `storage_error` words it.
 
-    For the boundary of a process: a write that does not go through `files` must not end as a defect. Errors that have
-    nothing to do with the storage's state are returned as they are.
+    For the boundary of a process: a write that does not go through `files` must not end as a
+    defect. Errors that have nothing to do with the storage's state are returned as they are.
     """
     if not isinstance(error, OSError) or error.errno not in {*_FULL, errno.EIO}:
         return error
-    return storage_error(error, Path(os.fsdecode(error.filename)) if error.filename else Path("a file"))
+    return storage_error(
+        error, Path(os.fsdecode(error.filename)) if error.filename else Path("a file")
+    )
 
 
 def _wait_s(error: OSError, path: Path) -> float | None:
@@ -156,7 +190,11 @@ def _wait_s(error: OSError, path: Path) -> float | None:
     if isinstance(error, WbcpipeError):
         # One that a single try has already put into words.
         cause = error.__cause__
-        return _wait_s(cause, path) if isinstance(error, StorageError) and isinstance(cause, OSError) else None
+        return (
+            _wait_s(cause, path)
+            if isinstance(error, StorageError) and isinstance(cause, OSError)
+            else None
+        )
     if _is_share_error(error):
         return SHARE_WAIT_S
     if error.errno == errno.EIO:
@@ -169,13 +207,19 @@ def _is_share_error(error: OSError) -> bool:
 
 
 def _is_on_network(path: Path) -> bool:
-    """Return whether a path is on a network drive, from the list of mounts: a share that is gone is not asked."""
+    """Return whether a path is on a network drive, from the list of mounts: a share that is gone is
+    not asked.
+    """
     place = os.path.abspath(path)  # noqa: PTH100 - resolve() asks the file system
     if place.startswith("\\\\"):
         return True
-    mounts = [part for part in psutil.disk_partitions(all=True) if place.startswith(part.mountpoint)]
+    mounts = [
+        part for part in psutil.disk_partitions(all=True) if place.startswith(part.mountpoint)
+    ]
     kind = max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else ""
-    remote = any("remote" in part.opts.split(",") for part in mounts)  # so psutil names it on Windows
+    remote = any(
+        "remote" in part.opts.split(",") for part in mounts
+    )  # so psutil names it on Windows
     return remote or kind.startswith(_NETWORK_FILE_SYSTEMS)
 
 

@@ -1,7 +1,8 @@
 """Files that a user names: what they may be and how large, checked before anything is allocated.
 
-Every reader of a file that is given on the command line begins here, so that a folder, an endless device, a picture
-that declares a terabyte or JSON that is nested too deep ends in one line of words.
+Every reader of a file that is given on the command line begins here, so that a folder, an endless
+device, a picture that declares a terabyte or JSON that is nested too deep ends in one line of
+words.
 """
 
 from __future__ import annotations
@@ -23,20 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_DECODED_BYTES", "MAX_IMAGE_PIXELS", "MAX_TEXT_BYTES", "UserFile", "printable"]
 
-#: Pixels of one image: more than the largest field of view of a microscope's camera (61 megapixels).
+#: Pixels of one image: more than the largest field of view of a microscope's camera (61
+#: megapixels).
 MAX_IMAGE_PIXELS: Final = 2**26
 #: Bytes of all images of one file, decoded; they are held in memory together.
 MAX_DECODED_BYTES: Final = 8 * 2**30
 #: Bytes of a file of settings.
 MAX_TEXT_BYTES: Final = 4 * 2**20
-#: Stand in Python for bytes of a name that are not UTF-8 (U+DC80 to U+DCFF), or for half of a character.
+#: Stand in Python for bytes of a name that are not UTF-8 (U+DC80 to U+DCFF), or for half of a
+#: character.
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
 #: What may have no end when it is read.
 _ENDLESS: Final = {"a device", "a pipe"}
 
 
 def printable(text: str) -> str:
-    r"""Return text that every file and terminal takes: bytes of a file name that are not UTF-8 become ``\xNN``.
+    r"""Return text that every file and terminal takes: bytes of a file name that are not UTF-8
+    become ``\xNN``.
 
     >>> printable("caf\udce9.png")
     'caf\\xe9.png'
@@ -83,10 +87,14 @@ class UserFile:
         except FileNotFoundError as error:
             raise self.refuse(f"there is no such file; give the path of {self.what}.") from error
         except (OSError, ValueError) as error:  # such as a name that is too long, or one with a NUL
-            raise self.refuse(f"cannot be read ({_reason(error)}); give the path of {self.what}.") from error
+            raise self.refuse(
+                f"cannot be read ({_reason(error)}); give the path of {self.what}."
+            ) from error
         if kind := kind_of_special(self.path):
             endless = ", which may have no end" if kind in _ENDLESS else ""
-            raise self.refuse(f"this is {kind}{endless}; give the path of {self.what}, a regular file.")
+            raise self.refuse(
+                f"this is {kind}{endless}; give the path of {self.what}, a regular file."
+            )
         return found.st_size
 
     def read(self, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
@@ -98,26 +106,38 @@ class UserFile:
         size = self.size()
         try:
             with self.path.open("rb") as handle:
-                content = b"" if size > max_bytes else handle.read(max_bytes + 1)  # it may have grown
+                content = (
+                    b"" if size > max_bytes else handle.read(max_bytes + 1)
+                )  # it may have grown
         except OSError as error:
             raise self.refuse(
-                f"cannot be read ({_reason(error)}); if another program has it open, close it there."
+                f"cannot be read ({_reason(error)}); if another program has it open, close it "
+                f"there."
             ) from error
         if max(size, len(content)) > max_bytes:
             raise self.refuse(
-                f"{max(size, len(content)) / 1e6:.1f} MB; {self.what} has at most {max_bytes / 1e6:.1f} MB."
+                f"{max(size, len(content)) / 1e6:.1f} MB; {self.what} has at most "
+                f"{max_bytes / 1e6:.1f} MB."
             )
         return content
 
     def read_text(self, max_bytes: int = MAX_TEXT_BYTES) -> str:
-        """Return the content as text in UTF-8, with or without a byte-order mark; errors as for `read`."""
+        """Return the content as text in UTF-8, with or without a byte-order mark.
+
+        Errors as for `read`.
+        """
         try:
             return self.read(max_bytes).decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            raise self.refuse(f"not text in UTF-8 (byte {error.start}); save it as UTF-8.") from error
+            raise self.refuse(
+                f"not text in UTF-8 (byte {error.start}); save it as UTF-8."
+            ) from error
 
     def read_json(self) -> Any:
-        """Return the content of a JSON file; errors as for `read`, also where it is no JSON or nested too deep."""
+        """Return the content of a JSON file.
+
+        Errors as for `read`, also where it is no JSON or nested too deep.
+        """
         return self._parse("JSON", parse_json)
 
     def read_toml(self) -> dict[str, Any]:
@@ -135,9 +155,15 @@ class UserFile:
             raise self.refuse(f"not readable as {language} ({error}).") from error
 
     def check_pixels(self, height: int, width: int) -> None:
-        """Raise ``error`` for an image of no or of too many pixels; call it before the image is decoded."""
+        """Raise ``error`` for an image of no or of too many pixels.
+
+        Call it before the image is decoded.
+        """
         if height < 1 or width < 1:
-            raise self.refuse(f"{width} x {height} pixels: an image without a pixel; replace or leave out the file.")
+            raise self.refuse(
+                f"{width} x {height} pixels: an image without a pixel; replace or leave out the "
+                f"file."
+            )
         if height * width > MAX_IMAGE_PIXELS:
             raise self.refuse(
                 f"{width} x {height} pixels are {height * width / 1e6:.0f} megapixels; at most "
@@ -148,13 +174,14 @@ class UserFile:
         """Raise ``error`` for content that takes too much memory; call it before it is decoded."""
         if count > MAX_DECODED_BYTES:
             raise self.refuse(
-                f"declares {count / 1e9:.4g} GB of images; a file may hold {MAX_DECODED_BYTES / 1e9:.1f} GB: split it."
+                f"declares {count / 1e9:.4g} GB of images; a file may hold "
+                f"{MAX_DECODED_BYTES / 1e9:.1f} GB: split it."
             )
         available = psutil.virtual_memory().available
         if count > available:
             raise self.refuse(
-                f"declares {count / 1e9:.1f} GB of images, and {available / 1e9:.1f} GB of memory are free: split the "
-                "file, or close other programs."
+                f"declares {count / 1e9:.1f} GB of images, and {available / 1e9:.1f} GB of memory "
+                f"are free: split the file, or close other programs."
             )
 
 

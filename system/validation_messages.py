@@ -1,4 +1,7 @@
-"""Messages for users about keys and values that pydantic refuses: the key, the allowed values, the likely intent."""
+"""Messages for users about keys and values that pydantic refuses.
+
+The key, the allowed values, the likely intent.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ def explain(item: ErrorDetails, model: type[BaseModel], *, show_values: bool = T
     """
     location = [str(part) for part in item["loc"]]
     key = ".".join(location) or "(the file)"
-    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # of a model, of a dataclass
+    if item["type"] in (
+        "extra_forbidden",
+        "unexpected_keyword_argument",
+    ):  # of a model, of a dataclass
         allowed = _keys_at(model, location[:-1])
         near = difflib.get_close_matches(location[-1], allowed, n=1, cutoff=0.5)
         hint = f", did you mean {near[0]!r}?" if near else ""
@@ -47,7 +53,10 @@ def _short(value: object) -> str:
 
 
 def _keys_at(model: type[Any], location: list[str]) -> list[str]:
-    """Return the keys allowed in the table at ``location``; names and numbers of entries are skipped."""
+    """Return the keys allowed in the table at ``location``.
+
+    Names and numbers of entries are skipped.
+    """
     for part in location:
         if part in model.__pydantic_fields__:
             model = _model_in(model.__pydantic_fields__[part].annotation) or model
@@ -55,7 +64,9 @@ def _keys_at(model: type[Any], location: list[str]) -> list[str]:
 
 
 def _model_in(annotation: Any) -> type[Any] | None:
-    """Return the model or dataclass that a field holds, alone or as the values of a table or a list."""
+    """Return the model or dataclass that a field holds, alone or as the values of a table or a
+    list.
+    """
     if isinstance(annotation, type) and hasattr(annotation, "__pydantic_fields__"):
         return annotation
     return next((found for inner in get_args(annotation) if (found := _model_in(inner))), None)

@@ -8,16 +8,17 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.classify.models.bundle import load_bundle, shipped_bundles
 from wbcpipe.errors import BundleError, SampleStateError
 from wbcpipe.laboratory.lab_file import find_lab
+from wbcpipe.report.cells_csv import cells_csv
 from wbcpipe.report.document import document_paths, read_document
 from wbcpipe.report.reviewed_cells import review_cells
 from wbcpipe.report.reviewed_sample import replay_signature
 from wbcpipe.report.rows import read_rows
 from wbcpipe.report.signed_document import missing_entries
 from wbcpipe.report.stage import page_is_complete
-from wbcpipe.report.tables import cells_csv
 from wbcpipe.report.verify_journal import verify_journal
 from wbcpipe.samples.cell_store import PREDICTIONS, CellStore
 from wbcpipe.samples.order_record import OrderRecord, order_path
+from wbcpipe.samples.results import MARKER, RESULTS, check_result, find_result
 from wbcpipe.samples.review.journal import Journal, journal_path
 from wbcpipe.samples.truth import read_truth
 from wbcpipe.verify.check_raw import check_raw
@@ -46,7 +47,8 @@ def verify_sample(
 
     Args:
         sample: on the disk.
-        quick: check descriptions, records, tables and documents, but not the pixels of fields and cells.
+        quick: check descriptions, records, tables and documents, but not the pixels of fields and
+            cells.
         progress: called with (task, units done, units in all).
     """
     findings = Findings(sample, quick=quick, progress=progress)
@@ -57,14 +59,17 @@ def verify_sample(
         with findings.file(order_path(sample), "", lost="the order and the patient of the result"):
             OrderRecord.read(order_path(sample))
     store = _check_store(findings, record)
-    fields = [] if store is None else _fields_of(store)
+    fields = [] if store is None else store.fields()
     check_raw(findings, record, fields)
     check_work(findings, fields)
     if store is not None:
-        _check_truth(findings, record, store)
+        _check_truth(findings, store)
         _check_results(findings, store)
     elif document_paths(sample)[0].exists():
-        findings.add(sample.cells_path, "the folder is missing, but the sample was reported", _CELLS)
+        findings.add(
+            sample.cells_path, "the folder is missing, but the sample was reported", _CELLS
+        )
+    _check_further_results(findings)
     return findings.result()
 
 
@@ -72,6 +77,16 @@ _CELLS: Final = "wbcpipe run --sample {name}"
 _CLASSES: Final = "wbcpipe classify --sample {name}"
 _LOST_REVIEW: Final = "who looked at which cell, and what was signed"
 _REPORT: Final = "wbcpipe report --sample {name}"
+
+
+def _check_further_results(findings: Findings) -> None:
+    """Compare every file of the further results with their markers."""
+    for path in sorted((findings.sample.path / RESULTS).glob(f"*/{MARKER}")):
+        remedy = "remove the folder of the result and process the sample again (wbcpipe process)"
+        with findings.file(path, remedy):
+            record = find_result(findings.sample, path.parent.name)
+            if record is not None and not findings.quick:
+                check_result(path.parent, record)
 
 
 def _check_store(findings: Findings, record: SampleRecord | None) -> CellStore | None:
@@ -95,17 +110,14 @@ def _check_store(findings: Findings, record: SampleRecord | None) -> CellStore |
     return store
 
 
-def _fields_of(store: CellStore) -> list[int]:
-    """Return the fields whose cells the store holds."""
-    fields = store.attributes.provenance.get("fields")
-    return [index for index in fields if isinstance(index, int)] if isinstance(fields, list) else []
-
-
-def _check_truth(findings: Findings, record: SampleRecord | None, store: CellStore) -> None:
+def _check_truth(findings: Findings, store: CellStore) -> None:
     path, stated = findings.sample.truth_path, store.attributes.provenance.get("truth_sha256")
     if stated is None and not path.exists():
         return
-    lost = "the true classes of the virtual specimen; `wbcpipe acquire` writes them again when it takes a field"
+    lost = (
+        "the true classes of the virtual specimen; `wbcpipe acquire` writes them again when it "
+        "takes a field"
+    )
     with findings.file(path, "", lost=lost):
         read_truth(path)
         if stated is not None and hashlib.sha256(path.read_bytes()).hexdigest() != stated:
@@ -123,26 +135,37 @@ def _check_results(findings: Findings, store: CellStore) -> None:
     with findings.file(store.path / "zarr.json", _CLASSES, count=False):
         rows = read_rows(store)
         _check_bundle(findings, rows)
-    reviewed = None if rows is None else _check_review(findings, store, rows)
-    if rows is None or reviewed is None or not any(path.exists() for path in (json_path, csv_path, html_path)):
+    reviewed = None if rows is None else _check_review(findings, rows)
+    if (
+        rows is None
+        or reviewed is None
+        or not any(path.exists() for path in (json_path, csv_path, html_path))
+    ):
         return
     with findings.file(json_path, _REPORT):
         document = read_document(findings.sample)
         if document.provenance.cells.sha256 != rows.digest():
             findings.add(json_path, "not of the cells and classes in cells.zarr", _REPORT)
         journal = Journal(journal_path(findings.sample))
-        if missing := missing_entries(findings.sample, document, journal.entries(), journal.state()):
+        if missing := missing_entries(
+            findings.sample, document, journal.entries(), journal.state()
+        ):
             findings.add(journal_path(findings.sample), missing, "", lost=_LOST_REVIEW)
     with findings.file(csv_path, _REPORT):
         if csv_path.read_bytes() != cells_csv(rows, reviewed):
-            findings.add(csv_path, "not of the cells and classes in cells.zarr, or damaged", _REPORT)
+            findings.add(
+                csv_path, "not of the cells and classes in cells.zarr, or damaged", _REPORT
+            )
     with findings.file(html_path, _REPORT):
         if not page_is_complete(html_path):
             findings.add(html_path, "missing or damaged (SHA-256)", _REPORT)
 
 
-def _check_review(findings: Findings, store: CellStore, rows: CellRows) -> ReviewedCells | None:
-    """Check the review journal and what was signed; return the cells after the review if it can be replayed."""
+def _check_review(findings: Findings, rows: CellRows) -> ReviewedCells | None:
+    """Check the review journal and what was signed.
+
+    Return the cells after the review if it can be replayed.
+    """
     path = journal_path(findings.sample)
     lost = _LOST_REVIEW
     reviewed: ReviewedCells | None = None
@@ -155,7 +178,10 @@ def _check_review(findings: Findings, store: CellStore, rows: CellRows) -> Revie
             reviewed = review_cells(rows, state, _extra_classes(findings.sample, rows))
         if torn := journal.torn_bytes():
             findings.add(
-                path, f"the last line was cut short by a crash ({torn} bytes)", "", lost="nothing acknowledged"
+                path,
+                f"the last line was cut short by a crash ({torn} bytes)",
+                "",
+                lost="nothing acknowledged",
             )
         if entries:
             for problem in verify_journal(findings.sample).problems:
@@ -164,7 +190,9 @@ def _check_review(findings: Findings, store: CellStore, rows: CellRows) -> Revie
 
 
 def _extra_classes(sample: Sample, rows: CellRows) -> dict[str, bool]:
-    """Return the extra classes as the report used them: name to whether it is counted per 100 white cells."""
+    """Return the extra classes as the report used them: name to whether it is counted per 100 white
+    cells.
+    """
     try:
         document = read_document(sample)
     except SampleStateError:
@@ -184,4 +212,8 @@ def _check_bundle(findings: Findings, rows: CellRows) -> None:
         findings.add(shipped_bundles()[name], str(error), "pip install --force-reinstall wbcpipe")
         return
     if bundle.info.sha256 != rows.classification.sha256:
-        findings.add(findings.sample.cells_path, f"classified by other weights than those of {name!r} now", _CLASSES)
+        findings.add(
+            findings.sample.cells_path,
+            f"classified by other weights than those of {name!r} now",
+            _CLASSES,
+        )

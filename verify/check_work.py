@@ -47,7 +47,9 @@ def check_work(findings: Findings, fields: Sequence[int]) -> None:
         expected = {f"field_{index:05d}.{suffix}" for index in fields}
         for name in sorted(expected - names):
             damaged.add(name)
-            findings.add(work / folder / name, "the file is missing", _SEGMENT if suffix == "npz" else _RUN)
+            findings.add(
+                work / folder / name, "the file is missing", _SEGMENT if suffix == "npz" else _RUN
+            )
         for done, name in enumerate(sorted(names), 1):
             match = _NAME.fullmatch(name)
             if match and match[2] == "npz":
@@ -58,7 +60,10 @@ def check_work(findings: Findings, fields: Sequence[int]) -> None:
 
 
 def _frames_digest(findings: Findings, index: int) -> str:
-    """Return the checksums that a field's files state; empty if one is damaged, which has been told."""
+    """Return the checksums that a field's files state.
+
+    Empty if one is damaged, which has been told.
+    """
     raw = findings.sample.path / "raw"
     if any(findings.is_damaged(field_path(raw / name, index)) for name in passes_on_disk(raw)):
         return ""

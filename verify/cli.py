@@ -22,15 +22,21 @@ __all__ = ["verify"]
 @click.command()
 @click.option("--sample", "name", metavar="NAME", help="The sample.")
 @click.option("--all", "every", is_flag=True, help="Every sample of the data folder.")
-@click.option("--quick", is_flag=True, help="Do not read the pixels of fields and cells: seconds instead of minutes.")
+@click.option(
+    "--quick",
+    is_flag=True,
+    help="Do not read the pixels of fields and cells: seconds instead of minutes.",
+)
 @data_option
 @json_option
 def verify(name: str | None, every: bool, quick: bool, data: Path | None, as_json: bool) -> None:
     """Check every file of a sample for damage.
 
-    Reads raw fields, intermediate results, cells, records, journals and documents, and compares them with the
-    checksums that were written with them. For each damaged or missing file it prints the command that makes the file
-    anew, or what is lost. Nothing is changed. The exit code is 14 if anything is damaged.
+    Reads raw fields, intermediate results, cells, records, journals and documents, and compares
+    them with the checksums that were written with them. For each damaged or missing file it prints
+    the command that makes the file anew, or what is lost. Nothing is changed. The exit code is 14
+    if anything is damaged. Fields that `wbcpipe sync --free-local` has freed are counted, not
+    checked.
 
     --quick checks everything but the pixels of fields, cells and masks.
 
@@ -47,10 +53,16 @@ def verify(name: str | None, every: bool, quick: bool, data: Path | None, as_jso
         raise click.UsageError("give either --sample NAME or --all.")
     samples = _samples(data_root(data), name)
     with Reporter(quiet=as_json) as reporter:
-        checks = [verify_sample(sample, quick=quick, progress=reporter.update) for sample in samples]
+        checks = [
+            verify_sample(sample, quick=quick, progress=reporter.update) for sample in samples
+        ]
     damaged = [check for check in checks if check.damages]
     if as_json:
-        click.echo(json.dumps({"samples": [check.model_dump(mode="json") for check in checks]}, ensure_ascii=False))
+        click.echo(
+            json.dumps(
+                {"samples": [check.model_dump(mode="json") for check in checks]}, ensure_ascii=False
+            )
+        )
     else:
         for check in checks:
             _print(check)
@@ -78,6 +90,8 @@ def _samples(root: Path, name: str | None) -> list[Sample]:
 def _print(check: SampleCheck) -> None:
     what = f"{check.files} files, {check.bytes / 1e6:.0f} MB"
     depth = ", pixels not read" if check.quick else ""
+    if check.freed:
+        depth += f"; {check.freed} freed fields are in {check.freed_to} and were not checked"
     if not check.damages:
         click.echo(f"{check.sample}: sound ({what}{depth})")
         return

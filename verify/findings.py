@@ -26,10 +26,13 @@ class Findings:
         progress: called with (task, units done, units in all).
     """
 
-    def __init__(self, sample: Sample, *, quick: bool, progress: Callable[[str, int, int], None]) -> None:
+    def __init__(
+        self, sample: Sample, *, quick: bool, progress: Callable[[str, int, int], None]
+    ) -> None:
         self.sample, self.quick, self.progress = sample, quick, progress
         self._damages: list[Damage] = []
         self._files = self._bytes = 0
+        self.freed, self.freed_to = 0, ""
 
     def add(self, path: Path, problem: str, remedy: str, *, lost: str = "") -> None:
         """Add a damage.
@@ -37,19 +40,32 @@ class Findings:
         Args:
             path: of the file.
             problem: what is wrong with it.
-            remedy: the command that makes it anew, with ``{name}`` for the sample's name; empty where nothing does.
+            remedy: the command that makes it anew, with ``{name}`` for the sample's name; empty
+                where nothing does.
             lost: what the file alone holds.
         """
-        inside = path.relative_to(self.sample.path).as_posix() if path.is_relative_to(self.sample.path) else str(path)
+        inside = (
+            path.relative_to(self.sample.path).as_posix()
+            if path.is_relative_to(self.sample.path)
+            else str(path)
+        )
         if remedy:
-            advice = f"`{remedy.format(name=self.sample.name)}` makes it anew" if " (" not in remedy else remedy
+            advice = (
+                f"`{remedy.format(name=self.sample.name)}` makes it anew"
+                if " (" not in remedy
+                else remedy
+            )
         else:
             advice = f"lost unless you have a copy: {lost}"
         shown = problem.removeprefix(f"{path}: ")
-        self._damages.append(Damage(file=inside, problem=shown, remedy=advice, can_be_made_anew=bool(remedy)))
+        self._damages.append(
+            Damage(file=inside, problem=shown, remedy=advice, can_be_made_anew=bool(remedy))
+        )
 
     @contextlib.contextmanager
-    def file(self, path: Path, remedy: str, *, lost: str = "", count: bool = True) -> Iterator[None]:
+    def file(
+        self, path: Path, remedy: str, *, lost: str = "", count: bool = True
+    ) -> Iterator[None]:
         """Check a file in the block; an error there is a damage of this file.
 
         Args:
@@ -73,13 +89,23 @@ class Findings:
     def count(self, path: Path) -> None:
         """Count a file, or those in a folder, as checked."""
         with contextlib.suppress(OSError):
-            files = [path] if path.is_file() else [entry for entry in path.iterdir() if entry.is_file()]
+            files = (
+                [path] if path.is_file() else [entry for entry in path.iterdir() if entry.is_file()]
+            )
             self._files += len(files)
             self._bytes += sum(entry.stat().st_size for entry in files)
 
     def result(self) -> SampleCheck:
         """Return what was found; a file and problem that two checks met are named once."""
-        damages = tuple({(damage.file, damage.problem): damage for damage in self._damages}.values())
+        damages = tuple(
+            {(damage.file, damage.problem): damage for damage in self._damages}.values()
+        )
         return SampleCheck(
-            sample=self.sample.name, files=self._files, bytes=self._bytes, quick=self.quick, damages=damages
+            sample=self.sample.name,
+            files=self._files,
+            bytes=self._bytes,
+            quick=self.quick,
+            freed=self.freed,
+            freed_to=self.freed_to,
+            damages=damages,
         )

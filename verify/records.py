@@ -33,6 +33,8 @@ class SampleCheck(Part):
         files: number of files that were checked.
         bytes: that were read.
         quick: pixels and cell images were not read.
+        freed: raw fields that were freed here and so were not checked.
+        freed_to: location of the bucket with them; empty if none were.
         damages: what was found, in the order of the stages.
     """
 
@@ -40,6 +42,8 @@ class SampleCheck(Part):
     files: int
     bytes: int
     quick: bool
+    freed: int = 0
+    freed_to: str = ""
     damages: tuple[Damage, ...]
 
     @computed_field  # type: ignore[prop-decorator]

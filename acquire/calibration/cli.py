@@ -46,7 +46,11 @@ class CalibrateOptions:
 @click.command(context_settings={"max_content_width": 100})
 @scope_option
 @click.option("--slot", help="Where the calibration slide lies. Default: the scope's first slot.")
-@click.option("--only", metavar="PART,...", help="Measure these of dark, flat, geometry, offsets; keep the rest.")
+@click.option(
+    "--only",
+    metavar="PART,...",
+    help="Measure these of dark, flat, geometry, offsets; keep the rest.",
+)
 @click.option(
     "--out",
     type=OutputFile(),
@@ -60,11 +64,13 @@ class CalibrateOptions:
 def calibrate(options: CalibrateOptions) -> None:
     """Measure the figures of a scope file.
 
-    Lay a stained slide with many cells in the slot. Use a slide that you can spare: fluorescence bleaches some of its
-    places. The parts are: dark level, read noise and hot pixels of every exposure (dark); shading, lamp and use of the
-    full scale of every modality (flat); pixel size, flip and rotation of the camera, and the stage's backlash, by known
-    moves (geometry); and the sharpest plane of each modality (offsets). The command shows the figures, their standard
-    errors and what to write into the scope file. It does not change the scope file. An earlier calibration is kept.
+    Lay a stained slide with many cells in the slot. Use a slide that you can spare: fluorescence
+    bleaches some of its places. The parts are: dark level, read noise and hot pixels of every
+    exposure (dark); shading, lamp and use of the full scale of every modality (flat); pixel size,
+    flip and rotation of the camera, and the stage's backlash, by known moves (geometry); and the
+    sharpest plane of each modality (offsets). The command shows the figures, their standard errors
+    and what to write into the scope file. It does not change the scope file. An earlier calibration
+    is kept.
 
     \b
     Examples:
@@ -74,7 +80,11 @@ def calibrate(options: CalibrateOptions) -> None:
     """
     from wbcpipe.acquire.calibration.compare import compare
     from wbcpipe.acquire.calibration.process import CalibrationRequest, run_calibration
-    from wbcpipe.acquire.config.calibration_file import calibration_path, new_record, save_calibration
+    from wbcpipe.acquire.config.calibration_file import (
+        calibration_path,
+        new_record,
+        save_calibration,
+    )
     from wbcpipe.acquire.config.calibration_record import CalibrationRecord
     from wbcpipe.acquire.config.micromanager_cfg import check_configuration
     from wbcpipe.acquire.config.scope import load_scope
@@ -100,14 +110,19 @@ def calibrate(options: CalibrateOptions) -> None:
     kept = save_calibration(path, record)
     findings = list(compare(scope, record.parts))
     if options.as_json:
-        shown = [{"name": item.name, "status": item.status, "detail": item.detail} for item in findings]
+        shown = [
+            {"name": item.name, "status": item.status, "detail": item.detail} for item in findings
+        ]
         files = {"path": str(path), "kept": str(kept) if kept else None}
         click.echo(json.dumps({**files, "findings": shown, **record.content()}))
         return
     _print_findings(findings)
     fluorescence = record.light.get("fluorescence")
     if fluorescence is not None:
-        click.echo(f"light dose: {fluorescence.exposures} fluorescence exposures, {fluorescence.total_ms:.0f} ms")
+        click.echo(
+            f"light dose: {fluorescence.exposures} fluorescence exposures, "
+            f"{fluorescence.total_ms:.0f} ms"
+        )
     click.echo(f"calibration: {path}" + (f" (the earlier one: {kept.name})" if kept else ""))
 
 
@@ -119,7 +134,10 @@ def _parts(only: str | None) -> tuple[str, ...]:
     wanted = [name.strip() for name in only.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in PARTS]
     if unknown or not wanted:
-        raise ConfigError(f"--only {only!r}: {', '.join(unknown) or 'nothing'} is no part; parts: {', '.join(PARTS)}.")
+        raise ConfigError(
+            f"--only {only!r}: {', '.join(unknown) or 'nothing'} is no part; parts: "
+            f"{', '.join(PARTS)}."
+        )
     return tuple(name for name in PARTS if name in wanted)
 
 
@@ -132,5 +150,9 @@ def _print_findings(findings: Iterable[Finding]) -> None:
     for column in ("figure", "", "measured"):
         table.add_column(column, overflow="fold")
     for item in findings:
-        table.add_row(item.name, Text(item.status, "yellow" if item.status == "warn" else "green"), Text(item.detail))
+        table.add_row(
+            item.name,
+            Text(item.status, "yellow" if item.status == "warn" else "green"),
+            Text(item.detail),
+        )
     Console(highlight=False).print(table)

@@ -73,9 +73,17 @@ def check_calibration(scope: Scope, data: Path, now: datetime | None = None) -> 
         return
     if record is None:
         if scope.virtual:
-            yield Finding("calibration", "ok", f"none; a virtual scope needs none ({command} shows what one is)")
+            yield Finding(
+                "calibration",
+                "ok",
+                f"none; a virtual scope needs none ({command} shows what one is)",
+            )
         else:
-            yield Finding("calibration", "warn", f"none at {path}; lay a stained slide in a slot and run {command}")
+            yield Finding(
+                "calibration",
+                "warn",
+                f"none at {path}; lay a stained slide in a slot and run {command}",
+            )
         return
     yield _age(scope, record, path, command, now or datetime.now(UTC))
     yield from _setup(scope, record, command)
@@ -83,19 +91,31 @@ def check_calibration(scope: Scope, data: Path, now: datetime | None = None) -> 
     yield from (found for found in figures if found.status == "warn")
     agree = [found.name for found in figures if found.status == "ok"]
     if agree:
-        yield Finding("calibrated figures", "ok", f"agree with the scope file: {', '.join(dict.fromkeys(agree))}")
+        yield Finding(
+            "calibrated figures",
+            "ok",
+            f"agree with the scope file: {', '.join(dict.fromkeys(agree))}",
+        )
 
 
-def _age(scope: Scope, record: CalibrationRecord, path: Path, command: str, now: datetime) -> Finding:
+def _age(
+    scope: Scope, record: CalibrationRecord, path: Path, command: str, now: datetime
+) -> Finding:
     measured = record.parts.measured()
     missing = [name for name in PARTS if name not in measured]
     try:
-        age_days = (now - min(datetime.fromisoformat(part.date) for part in measured.values())).total_seconds() / 86400
+        age_days = (
+            now - min(datetime.fromisoformat(part.date) for part in measured.values())
+        ).total_seconds() / 86400
     except ValueError:
-        return Finding("calibration", "warn", f"{path}: dates are missing or not readable; run {command}")
+        return Finding(
+            "calibration", "warn", f"{path}: dates are missing or not readable; run {command}"
+        )
     text = f"{path}: {age_days:.0f} days old"
     if missing:
-        return Finding("calibration", "warn", f"{text}, without {', '.join(missing)}; run {command}")
+        return Finding(
+            "calibration", "warn", f"{text}, without {', '.join(missing)}; run {command}"
+        )
     if age_days > scope.calibration.max_age_days:
         limit = f"'calibration.max_age_days' allows {scope.calibration.max_age_days:g}"
         return Finding("calibration", "warn", f"{text}, {limit}; run {command}")
@@ -105,7 +125,10 @@ def _age(scope: Scope, record: CalibrationRecord, path: Path, command: str, now:
 def _setup(scope: Scope, record: CalibrationRecord, command: str) -> Iterator[Finding]:
     """Yield a warning if devices, lights or the objective have changed since."""
     if record.objective != scope.calibration.objective:
-        what = f"made with the objective {record.objective!r}, the scope file says {scope.calibration.objective!r}"
+        what = (
+            f"made with the objective {record.objective!r}, the scope file says "
+            f"{scope.calibration.objective!r}"
+        )
         yield Finding("calibrated setup", "warn", f"{what}; run {command}")
         return
     with contextlib.suppress(ConfigError):  # the check of the .cfg reports it
@@ -128,34 +151,48 @@ def compare(scope: Scope, parts: CalibrationParts) -> Iterator[Finding]:
 
 
 def _dark(scope: Scope, part: DarkPart) -> Iterator[Finding]:
-    level, file = float(np.median([entry.level for entry in part.exposures])), scope.frame_checks.camera_offset
+    level, file = (
+        float(np.median([entry.level for entry in part.exposures])),
+        scope.frame_checks.camera_offset,
+    )
     text = f"{level:.1f} in the dark, the file says {file:g}"
-    off = abs(level - file) > max(_OFFSET_NOISE * max(entry.read_noise for entry in part.exposures), 1.0)
+    off = abs(level - file) > max(
+        _OFFSET_NOISE * max(entry.read_noise for entry in part.exposures), 1.0
+    )
     advice = f"; write frame_checks.camera_offset = {level:.1f}" if off else ""
     yield Finding("camera offset", "warn" if off else "ok", text + advice)
     for entry in part.exposures:
         text = (
-            f"{entry.exposure_ms:g} ms: level {entry.level:.1f}, read noise {entry.read_noise:.2f}, "
-            f"{entry.hot_pixels} hot pixels"
+            f"{entry.exposure_ms:g} ms: level {entry.level:.1f}, read noise "
+            f"{entry.read_noise:.2f}, {entry.hot_pixels} hot pixels"
         )
         many = entry.hot_share > _HOT_SHARE
-        yield Finding("dark", "warn" if many else "ok", text + ("; cool the camera or look for stray light" * many))
+        yield Finding(
+            "dark",
+            "warn" if many else "ok",
+            text + ("; cool the camera or look for stray light" * many),
+        )
 
 
 def _flat(part: FlatPart) -> Iterator[Finding]:
     for name, entry in part.modalities.items():
-        text = f"corners lack {100 * entry.falloff:.0f} %, {100 * entry.used_of_full_scale:.0f} % of full scale used"
+        text = (
+            f"corners lack {100 * entry.falloff:.0f} %, {100 * entry.used_of_full_scale:.0f} % "
+            f"of full scale used"
+        )
         advice = []
         if entry.exposure_advice != "keep":
             advice.append(
-                f"{entry.exposure_advice}: write modalities.{name}.exposure_ms = {entry.better_exposure_ms:g}, "
-                "or change the lamp"
+                f"{entry.exposure_advice}: write modalities.{name}.exposure_ms = "
+                f"{entry.better_exposure_ms:g}, or change the lamp"
             )
         lamp = entry.lamp
         if lamp is not None:
             text += f", lamp steady to {100 * lamp.relative_sd:.2f} %"
             if lamp.relative_sd > _LAMP_SD:
-                advice.append("the lamp flickers: warm it up, or expose for full periods of its supply")
+                advice.append(
+                    "the lamp flickers: warm it up, or expose for full periods of its supply"
+                )
         yield Finding(f"flat-field {name}", "warn" if advice else "ok", "; ".join([text, *advice]))
 
 
@@ -170,8 +207,8 @@ def _geometry(scope: Scope, part: GeometryPart) -> Iterator[Finding]:
     backlash = part.backlash
     if backlash.x_um is not None and backlash.y_um is not None:
         text = (
-            f"{backlash.x_um:+.2f} um in x, {backlash.y_um:+.2f} um in y; returns to a position within "
-            f"{backlash.repeatability_um or 0:.2f} um"
+            f"{backlash.x_um:+.2f} um in x, {backlash.y_um:+.2f} um in y; returns to a position "
+            f"within {backlash.repeatability_um or 0:.2f} um"
         )
         wide = max(abs(backlash.x_um), abs(backlash.y_um)) > _BACKLASH_UM
         advice = "; switch on the stage's backlash compensation" if wide else ""
@@ -187,8 +224,14 @@ def _affine(scope: Scope, part: GeometryPart) -> Finding:
         return Finding("stage affine", "warn" if skewed else "ok", text + advice)
     rows = ", ".join(f"[{row[0]:.4f}, {row[1]:.4f}]" for row in measured)
     if np.abs(np.abs(measured) - np.round(np.abs(measured))).max() > 0.05:
-        return Finding("stage affine", "warn", f"{text}; turn the camera by that angle and calibrate again")
-    what = "flipped or turned against the stage" if (np.round(measured) != np.round(file)).any() else text
+        return Finding(
+            "stage affine", "warn", f"{text}; turn the camera by that angle and calibrate again"
+        )
+    what = (
+        "flipped or turned against the stage"
+        if (np.round(measured) != np.round(file)).any()
+        else text
+    )
     return Finding("stage affine", "warn", f"{what}; write camera.stage_affine = [{rows}]")
 
 
@@ -198,16 +241,23 @@ def _offsets(scope: Scope, part: OffsetsPart) -> Iterator[Finding]:
             continue
         figures = part.from_reference_um.get(name)
         if offset_um is None or figures is None or part.focus_offset_um is None:
-            yield Finding(f"focus of {name}", "warn", "could not be measured; try a slide with more cells")
+            yield Finding(
+                f"focus of {name}", "warn", "could not be measured; try a slide with more cells"
+            )
             continue
         title, what, key = f"focus of {name}", "", f"modalities.{name}.z_offset_um"
         file_um = scope.modalities.named(name).z_offset_um
         if name == "fluorescence":  # nuclei are sharpest in fluorescence at the best focus
             title, what, key = "focus offset", "nuclei ", "focus.offset_um"
             offset_um, file_um = part.focus_offset_um - file_um, scope.focus.offset_um
-        text = f"{what}sharpest {offset_um:+.2f} um from {part.reference}, the file says {file_um:+.2f}"
+        text = (
+            f"{what}sharpest {offset_um:+.2f} um from {part.reference}, the file says "
+            f"{file_um:+.2f}"
+        )
         if not figures.reliable:
-            yield Finding(title, "warn", f"{text}; places disagree: measure again on a slide with more cells")
+            yield Finding(
+                title, "warn", f"{text}; places disagree: measure again on a slide with more cells"
+            )
         elif abs(offset_um - file_um) > max(_OFFSET_UM, 2 * (figures.se_um or 0.0)):
             yield Finding(title, "warn", f"{text}; write {key} = {offset_um:.2f}")
         else:

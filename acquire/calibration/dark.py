@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["dark_figures", "measure_dark"]
 
 _FRAMES: Final = 6
-#: A pixel is hot when it exceeds the level by this many times the read noise, and this share of the full scale.
+#: A pixel is hot when it exceeds the level by this many times the read noise, and this share of the
+#: full scale.
 _HOT_NOISE: Final = 10.0
 _HOT_SHARE: Final = 0.001
 _LISTED: Final = 500
@@ -55,7 +56,9 @@ def dark_figures(frames: NDArray[np.uint16], full_scale: int) -> DarkFigures:
 
 
 def _inliers(values: NDArray[np.floating]) -> NDArray[np.bool_]:
-    """Return the mask of values within five robust standard deviations (at least one count) of the median."""
+    """Return the mask of values within five robust standard deviations (at least one count) of the
+    median.
+    """
     middle = np.median(values)
     spread = max(1.4826 * float(np.median(np.abs(values - middle))), 1.0)
     return np.asarray(np.abs(values - middle) <= 5 * spread)
@@ -70,10 +73,15 @@ def measure_dark(probe: MicroscopeProbe) -> DarkPart:
     for exposure_ms, names in exposures.items():
         frames: list[NDArray[np.uint16]] = []
         for x_um, y_um in probe.places(_FRAMES):
-            # Stray light would differ from place to place; and a virtual camera's noise belongs to the place.
+            # Stray light would differ from place to place; and a virtual camera's noise belongs to
+            # the place.
             probe.go(x_um, y_um)
             frames.append(probe.dark(exposure_ms))
-            probe.progress("dark frames", len(result) * _FRAMES + len(frames), len(exposures) * _FRAMES)
+            probe.progress(
+                "dark frames", len(result) * _FRAMES + len(frames), len(exposures) * _FRAMES
+            )
         figures = dark_figures(np.stack(frames), probe.scope.camera.saturation)
-        result.append(DarkExposure(exposure_ms=exposure_ms, modalities=tuple(names), **dict(figures)))
+        result.append(
+            DarkExposure(exposure_ms=exposure_ms, modalities=tuple(names), **dict(figures))
+        )
     return DarkPart(exposures=tuple(result))

@@ -1,4 +1,7 @@
-"""Measure the illumination of each modality: its shading, its lamp, and how well its exposure fits the camera."""
+"""Measure the illumination of each modality.
+
+Its shading, its lamp, and how well its exposure fits the camera.
+"""
 
 from __future__ import annotations
 
@@ -38,13 +41,15 @@ _PLACES: Final = 24
 #: Fewer in fluorescence: each place is bleached by its frame.
 _FLUORESCENCE_PLACES: Final = 12
 _STEADY_FRAMES: Final = 12
-#: The empty background is the bright part of a bright-field tile, and the dark part of a fluorescent one.
+#: The empty background is the bright part of a bright-field tile, and the dark part of a
+#: fluorescent one.
 BRIGHT_PERCENTILE: Final = 85
 FLUORESCENCE_PERCENTILE: Final = 35
 #: Red cells fill a small tile in many bright-field frames; the upper quartile still shows it empty.
 BRIGHT_QUANTILE: Final = 0.75
 _ORDER: Final = 4
-#: The background should use this share of the full scale; within the limits an exposure is left alone.
+#: The background should use this share of the full scale; within the limits an exposure is left
+#: alone.
 _TARGET_SHARE: Final = 0.70
 _MIN_SHARE: Final = 0.40
 _MAX_SHARE: Final = 0.90
@@ -76,11 +81,18 @@ class Shading:
 
 
 def tile_levels(frame: NDArray[np.uint16], percentile: float) -> NDArray[np.float64]:
-    """Return a percentile of each of equal tiles of a frame (y, x), as (rows, columns) float64; a remainder is cut."""
+    """Return a percentile of each of equal tiles of a frame (y, x), as (rows, columns) float64.
+
+    A remainder is cut.
+    """
     rows, columns = (max(1, min(_GRID, side // _TILE_PX)) for side in frame.shape)
     high, wide = frame.shape[0] // rows, frame.shape[1] // columns
-    tiles = frame[: rows * high, : columns * wide].reshape(rows, high, columns, wide)  # (rows, high, columns, wide)
-    return np.asarray(np.percentile(tiles.swapaxes(1, 2).reshape(rows, columns, high * wide), percentile, axis=-1))
+    tiles = frame[: rows * high, : columns * wide].reshape(
+        rows, high, columns, wide
+    )  # (rows, high, columns, wide)
+    return np.asarray(
+        np.percentile(tiles.swapaxes(1, 2).reshape(rows, columns, high * wide), percentile, axis=-1)
+    )
 
 
 def estimate_shading(levels: NDArray[np.float64], quantile: float = 0.5) -> Shading:
@@ -154,7 +166,9 @@ def measure_flat(probe: MicroscopeProbe, dark_level: dict[float, float]) -> Flat
 
 @dataclass(frozen=True)
 class _FrameLevels:
-    """One frame, in counts: background of its tiles, level of its brightest part, share of saturated pixels."""
+    """One frame, in counts: background of its tiles, level of its brightest part, share of
+    saturated pixels.
+    """
 
     levels: NDArray[np.float64]
     top: float
@@ -165,16 +179,24 @@ def _measure_frame(probe: MicroscopeProbe, name: str) -> _FrameLevels:
     frame = probe.frame(name)
     percentile = FLUORESCENCE_PERCENTILE if name == "fluorescence" else BRIGHT_PERCENTILE
     saturated = float(np.mean(frame >= probe.scope.camera.saturation))
-    return _FrameLevels(tile_levels(frame, percentile), float(np.percentile(frame, _NUCLEI_PERCENTILE)), saturated)
+    return _FrameLevels(
+        tile_levels(frame, percentile), float(np.percentile(frame, _NUCLEI_PERCENTILE)), saturated
+    )
 
 
-def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_FrameLevels], dark: float) -> FlatModality:
+def _modality_figures(
+    probe: MicroscopeProbe, name: str, seen: list[_FrameLevels], dark: float
+) -> FlatModality:
     fluorescent = name == "fluorescence"
     full = probe.scope.camera.saturation
     levels = [entry.levels - dark for entry in seen]
     shading = estimate_shading(np.stack(levels), 0.5 if fluorescent else BRIGHT_QUANTILE)
     background = float(np.median(shading.levels))
-    deciding = max(entry.top for entry in seen) - dark if fluorescent else background * float(shading.grid.max())
+    deciding = (
+        max(entry.top for entry in seen) - dark
+        if fluorescent
+        else background * float(shading.grid.max())
+    )
     exposure_ms = probe.scope.modalities.named(name).exposure_ms
     advice, better_ms = advise_exposure(exposure_ms, deciding, full - dark)
     return FlatModality(
@@ -195,7 +217,9 @@ def _modality_figures(probe: MicroscopeProbe, name: str, seen: list[_FrameLevels
 
 
 def _watch_lamp(probe: MicroscopeProbe, name: str, dark: float) -> LampStability:
-    """Mean of frames taken one after another at one place: their scatter, and their drift per minute."""
+    """Mean of frames taken one after another at one place: their scatter, and their drift per
+    minute.
+    """
     means: list[float] = []
     times_s: list[float] = []
     start_s = time.monotonic()
@@ -206,7 +230,9 @@ def _watch_lamp(probe: MicroscopeProbe, name: str, dark: float) -> LampStability
     return lamp_figures(np.array(times_s), np.array(means))
 
 
-def lamp_figures(times_s: Sequence[float] | NDArray[np.float64], levels: NDArray[np.float64]) -> LampStability:
+def lamp_figures(
+    times_s: Sequence[float] | NDArray[np.float64], levels: NDArray[np.float64]
+) -> LampStability:
     """Scatter about a straight line, and its slope, relative to the mean level.
 
     Args:

@@ -1,4 +1,7 @@
-"""Fit the affine map from camera pixels to the stage: from known moves and the image shifts that they cause."""
+"""Fit the affine map from camera pixels to the stage.
+
+From known moves and the image shifts that they cause.
+"""
 
 from __future__ import annotations
 
@@ -64,32 +67,40 @@ class AffineFit:
 
 
 def prepare(frame: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Keep the detail of a frame (y, x) that moves with the specimen; uneven light and hot pixels stay with the camera.
+    """Keep the detail of a frame (y, x) that moves with the specimen.
+
+    Uneven light and hot pixels stay with the camera.
 
     Returns:
         (y, x) float32.
     """
-    # In logarithms uneven light adds instead of multiplying, and a narrow band leaves nothing of it. What a wide one
-    # left drew the shift towards none, by six parts in ten thousand on a small sensor.
+    # In logarithms uneven light adds instead of multiplying, and a narrow band leaves nothing of
+    # it. What a wide one left drew the shift towards none, by six parts in ten thousand on a small
+    # sensor.
     level = np.log(np.maximum(ndimage.median_filter(frame, 3), 1).astype(np.float32))
-    fine, coarse = (ndimage.gaussian_filter(level, side_px, mode="reflect") for side_px in (_FINE_PX, _COARSE_PX))
+    fine, coarse = (
+        ndimage.gaussian_filter(level, side_px, mode="reflect")
+        for side_px in (_FINE_PX, _COARSE_PX)
+    )
     return np.asarray(fine - coarse, np.float32)
 
 
 def register(
-    reference: NDArray[np.float32], moved: NDArray[np.float32], guess_px: tuple[float, float] = (0.0, 0.0)
+    reference: NDArray[np.float32],
+    moved: NDArray[np.float32],
+    guess_px: tuple[float, float] = (0.0, 0.0),
 ) -> tuple[tuple[float, float], float] | None:
     """Return by how much the specimen moved from one prepared frame (y, x) to the other.
 
-    Cut out the common part by the guess, register the cut-outs to 1/200 pixel, and repeat with the result until it is
-    stable.
+    Cut out the common part by the guess, register the cut-outs to 1/200 pixel, and repeat with the
+    result until it is stable.
 
     Args:
         reference, moved: of `prepare`, of the same shape.
         guess_px: (x, y) of the shift, to within a third of what then overlaps.
 
-    Returns:
-        The shift (x, y) in pixels and the similarity, or ``None`` where the frames do not show the same place.
+    Returns: The shift (x, y) in pixels and the similarity, or ``None`` where the frames do not show
+        the same place.
     """
     offset_px = (round(guess_px[0]), round(guess_px[1]))
     found: tuple[tuple[float, float], float] | None = None
@@ -113,7 +124,9 @@ def register(
 def _common(
     reference: NDArray[np.float32], moved: NDArray[np.float32], shift_px: tuple[int, int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """Return the parts of both frames that show the same area for a shift (x, y); ``None`` if too little."""
+    """Return the parts of both frames that show the same area for a shift (x, y); ``None`` if too
+    little.
+    """
     rows, columns = reference.shape
     right, down = shift_px
     height, width = rows - abs(down), columns - abs(right)
@@ -128,8 +141,8 @@ def _common(
 def fit_moves(moves: list[Move]) -> AffineFit:
     """Fit the map from pixels to the stage by robust least squares.
 
-    The stage's moves count as exact and the registered shifts as the measurement: the inverse map is fitted and then
-    inverted; standard errors follow to first order.
+    The stage's moves count as exact and the registered shifts as the measurement: the inverse map
+    is fitted and then inverted; standard errors follow to first order.
 
     Args:
         moves: at least four, not all along one line.
@@ -140,7 +153,9 @@ def fit_moves(moves: list[Move]) -> AffineFit:
     stage = np.array([move.stage_um for move in moves])  # (N, 2)
     shift = np.array([move.shift_px for move in moves])  # (N, 2)
     if len(moves) < 4 or np.linalg.cond(stage) > 1e4:
-        raise HardwareError(f"{len(moves)} moves could be registered; they do not show how pixels lie on the stage.")
+        raise HardwareError(
+            f"{len(moves)} moves could be registered; they do not show how pixels lie on the stage."
+        )
     # The specimen moves against the stage: shift = -inverse @ stage.
     start = np.linalg.lstsq(-stage, shift, rcond=None)[0].T  # (2, 2)
 
@@ -150,10 +165,15 @@ def fit_moves(moves: list[Move]) -> AffineFit:
     found = least_squares(residuals, start.ravel(), loss="soft_l1", f_scale=_ROBUST_PX)
     inverse = found.x.reshape(2, 2)
     if abs(np.linalg.det(inverse)) < 1e-6:
-        raise HardwareError("the image does not follow the stage's moves: is the specimen fixed to the stage?")
+        raise HardwareError(
+            "the image does not follow the stage's moves: is the specimen fixed to the stage?"
+        )
     rest = residuals(found.x)
-    # The scatter of the good moves: the outliers were given up already. No shift is known better than its last step.
-    sigma = max(1.4826 * float(np.median(np.abs(rest))), 1 / _UPSAMPLING) * math.sqrt(len(rest) / (len(rest) - 4))
+    # The scatter of the good moves: the outliers were given up already. No shift is known better
+    # than its last step.
+    sigma = max(1.4826 * float(np.median(np.abs(rest))), 1 / _UPSAMPLING) * math.sqrt(
+        len(rest) / (len(rest) - 4)
+    )
     normal = np.kron(np.eye(2), stage.T @ stage)  # of the inverse's elements, row by row
     covariance = sigma**2 * np.linalg.inv(normal)
     matrix = np.asarray(np.linalg.inv(inverse), np.float64)
@@ -168,30 +188,48 @@ def fit_moves(moves: list[Move]) -> AffineFit:
 
 
 def file_matrix(camera: Camera) -> NDArray[np.float64]:
-    """Return the flip or turn that aligns frames with the stage: frame pixels are this (2, 2) times the camera's."""
+    """Return the flip or turn that aligns frames with the stage: frame pixels are this (2, 2) times
+    the camera's.
+    """
     return np.array(camera.stage_affine, np.float64).round()
 
 
 def camera_affine(fit: AffineFit, camera: Camera) -> CameraAffine:
-    """The fit in the terms of the scope file: ``pixel_um`` unbinned and ``stage_affine`` of the camera's own pixels."""
+    """The fit in the terms of the scope file: ``pixel_um`` unbinned and ``stage_affine`` of the
+    camera's own pixels.
+    """
 
     def terms(flat: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the figures of a matrix, row by row: side, 4 x affine, right, down, turn, skew."""
         matrix = flat.reshape(2, 2) @ file_matrix(camera) / camera.binning
         side = math.sqrt(abs(float(np.linalg.det(matrix))))
         (a, b), (c, d) = matrix
-        # Turn: by how much the camera is off the nearest flip or quarter turn. Skew: its axes' angle off the right one.
+        # Turn: by how much the camera is off the nearest flip or quarter turn. Skew: its axes'
+        # angle off the right one.
         right, down = math.atan2(c, a), math.atan2(d, b)
         skew = _nearest_quarter(down - right)
         turn = (_nearest_quarter(right) + _nearest_quarter(down)) / 2
         return np.array(
-            [side, *(matrix / side).ravel(), math.hypot(a, c), math.hypot(b, d), math.degrees(turn), math.degrees(skew)]
+            [
+                side,
+                *(matrix / side).ravel(),
+                math.hypot(a, c),
+                math.hypot(b, d),
+                math.degrees(turn),
+                math.degrees(skew),
+            ]
         )
 
     flat = fit.matrix.ravel()
     values = terms(flat)
     step = 1e-6 * float(np.abs(flat).max())
-    jacobian = np.stack([(terms(flat + step * unit) - terms(flat - step * unit)) / (2 * step) for unit in np.eye(4)], 1)
+    jacobian = np.stack(
+        [
+            (terms(flat + step * unit) - terms(flat - step * unit)) / (2 * step)
+            for unit in np.eye(4)
+        ],
+        1,
+    )
     errors = np.sqrt(np.maximum(np.diag(jacobian @ fit.covariance @ jacobian.T), 0.0))
     return CameraAffine(
         pixel_um=round(float(values[0]), 6),
@@ -210,9 +248,13 @@ def camera_affine(fit: AffineFit, camera: Camera) -> CameraAffine:
     )
 
 
-def _as_rows(matrix: NDArray[np.float64], digits: int | None = None) -> tuple[tuple[float, float], tuple[float, float]]:
+def _as_rows(
+    matrix: NDArray[np.float64], digits: int | None = None
+) -> tuple[tuple[float, float], tuple[float, float]]:
     """Return a (2, 2) matrix as rows, with ``digits`` significant digits if given."""
-    (a, b), (c, d) = matrix if digits is None else [[float(f"{x:.{digits}g}") for x in row] for row in matrix]
+    (a, b), (c, d) = (
+        matrix if digits is None else [[float(f"{x:.{digits}g}") for x in row] for row in matrix]
+    )
     return (float(a), float(b)), (float(c), float(d))
 
 

@@ -1,4 +1,7 @@
-"""The microscope as calibration uses it: it approaches places from one side, takes single frames, counts the light."""
+"""The microscope as calibration uses it.
+
+It approaches places from one side, takes single frames, counts the light.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MicroscopeProbe", "spread_places"]
 
-#: Every place is reached by a last move of this length towards +x and +y, so that the stage's backlash does not count.
+#: Every place is reached by a last move of this length towards +x and +y, so that the stage's
+#: backlash does not count.
 APPROACH_UM: Final = 50.0
 #: Places tried for something to focus on.
 _TRIES: Final = 6
@@ -29,13 +33,16 @@ _TRIES: Final = 6
 def spread_places(
     x_um: tuple[float, float], y_um: tuple[float, float], margin_um: tuple[float, float], count: int
 ) -> list[tuple[float, float]]:
-    """Return places spread evenly over an area, but on no grid; the same at each call, the first in the middle.
+    """Return places spread evenly over an area, but on no grid.
+
+    The same at each call, the first in the middle.
 
     This is the R2 sequence of Roberts: like random places, without clumps.
 
     Args:
         x_um, y_um: [lowest, highest] of the area.
-        margin_um: kept free along its sides, in x and y; an area too small for it is used at its middle only.
+        margin_um: kept free along its sides, in x and y; an area too small for it is used at its
+            middle only.
         count: how many.
     """
     plastic = 1.324717957244746
@@ -83,13 +90,16 @@ class MicroscopeProbe:
         self._focus_um: float | None = None
 
     def places(self, count: int, beside_um: float = 0.0) -> list[tuple[float, float]]:
-        """Return places of the slot's scan area whose fields lie within it, with ``beside_um`` more kept free."""
+        """Return places of the slot's scan area whose fields lie within it, with ``beside_um`` more
+        kept free.
+        """
         width_um, height_um = self.scope.field_um
         margin_um = (width_um / 2 + beside_um, height_um / 2 + beside_um)
         return spread_places(self._area.x_um, self._area.y_um, margin_um, count)
 
     def place_beside(self, fields: float) -> tuple[float, float] | None:
-        """Return a place ``fields`` fields beyond a side of the scan area, and beside every other slot's.
+        """Return a place ``fields`` fields beyond a side of the scan area, and beside every other
+        slot's.
 
         ``None`` where the stage reaches no such place.
         """
@@ -104,7 +114,9 @@ class MicroscopeProbe:
             (middle[0], low - height),
             (middle[0], high + height),
         ):
-            reached = reach.x_um[0] <= x_um <= reach.x_um[1] and reach.y_um[0] <= y_um <= reach.y_um[1]
+            reached = (
+                reach.x_um[0] <= x_um <= reach.x_um[1] and reach.y_um[0] <= y_um <= reach.y_um[1]
+            )
             scanned = any(
                 area.x_um[0] - width < x_um < area.x_um[1] + width
                 and area.y_um[0] - height < y_um < area.y_um[1] + height
@@ -115,7 +127,9 @@ class MicroscopeProbe:
         return None
 
     def go(self, x_um: float, y_um: float, side: tuple[int, int] = (-1, -1)) -> tuple[float, float]:
-        """Move a place to the middle of the image, from its ``side`` (x, y); return the reported position.
+        """Move a place to the middle of the image, from its ``side`` (x, y).
+
+        Return the reported position.
 
         Raises:
             HardwareError, StageLimitError: as of `Microscope.move_xy`.
@@ -124,14 +138,20 @@ class MicroscopeProbe:
         stage = self.scope.stage
         before = [
             min(max(at + APPROACH_UM * sign, low), high)
-            for at, sign, (low, high) in zip((x_um, y_um), side, (stage.x_um, stage.y_um), strict=True)
+            for at, sign, (low, high) in zip(
+                (x_um, y_um), side, (stage.x_um, stage.y_um), strict=True
+            )
         ]
         self.microscope.move_xy(before[0], before[1])
         self.position_um = (x_um, y_um)
         return self.microscope.move_xy(x_um, y_um)
 
-    def frame(self, modality: str, *, frame_px: tuple[int, int] | None = None) -> NDArray[np.uint16]:
-        """Take one frame (y, x) with its modality's exposure, aligned with the stage by the scope file."""
+    def frame(
+        self, modality: str, *, frame_px: tuple[int, int] | None = None
+    ) -> NDArray[np.uint16]:
+        """Take one frame (y, x) with its modality's exposure, aligned with the stage by the scope
+        file.
+        """
         self._check()
         out = np.empty(frame_px or self.scope.camera.image_px, np.uint16)
         exposure_ms = self.scope.modalities.named(modality).exposure_ms
@@ -158,7 +178,8 @@ class MicroscopeProbe:
     def focus(self) -> float | None:
         """Focus here in bright field and stay there; return Z, or ``None`` where nothing shows.
 
-        The first search covers the scope's full range; the later ones start where the last one ended.
+        The first search covers the scope's full range; the later ones start where the last one
+        ended.
         """
         policy = self.scope.focus
         start_um = policy.fixed_um if self._focus_um is None else self._focus_um
@@ -170,7 +191,9 @@ class MicroscopeProbe:
                 return self.frame(policy.modality, frame_px=frame_px)
 
             limits_um = self.scope.stage.z_um
-            found = search_focus(take, start_um, range_um, policy.coarse_step_um, policy.fine_step_um, limits_um)
+            found = search_focus(
+                take, start_um, range_um, policy.coarse_step_um, policy.fine_step_um, limits_um
+            )
         if found is None:
             self.at_z(start_um)
             return None
@@ -179,7 +202,9 @@ class MicroscopeProbe:
         return found.z_um
 
     def find_focus(self) -> float:
-        """Focus at the first place of the slot that shows something, unless it was done before; return Z.
+        """Focus at the first place of the slot that shows something, unless it was done before.
+
+        Return Z.
 
         Raises:
             HardwareError: none does.
@@ -193,10 +218,14 @@ class MicroscopeProbe:
         raise HardwareError(
             f"none of {_TRIES} positions in the slot shows anything to focus on between "
             f"{self.scope.focus.fixed_um - self.scope.focus.range_um:g} and "
-            f"{self.scope.focus.fixed_um + self.scope.focus.range_um:g} um: lay a stained slide there, see that the "
-            "light of the focusing modality reaches the camera, or correct 'focus.fixed_um' and 'focus.range_um'."
+            f"{self.scope.focus.fixed_um + self.scope.focus.range_um:g} um: lay a stained slide "
+            f"there, see that the light of the focusing modality reaches the camera, or correct "
+            "'focus.fixed_um' and 'focus.range_um'."
         )
 
     def dose(self) -> dict[str, LightDose]:
         """Return the light used so far in each modality."""
-        return {name: LightDose(exposures=int(n), total_ms=round(ms, 3)) for name, (n, ms) in self.light.items()}
+        return {
+            name: LightDose(exposures=int(n), total_ms=round(ms, 3))
+            for name, (n, ms) in self.light.items()
+        }

@@ -1,7 +1,9 @@
-"""Measure in half a minute what a night depends on: light, shape of the illumination, dark level, focus, stage.
+"""Measure in half a minute what a night depends on.
 
-Few frames: bright field, and at most one of fluorescence, beside the scan area where no cell is counted. The figures
-are compared elsewhere; nothing here knows what they should be.
+Light, shape of the illumination, dark level, focus, stage.
+
+Few frames: bright field, and at most one of fluorescence, beside the scan area where no cell is
+counted. The figures are compared elsewhere; nothing here knows what they should be.
 """
 
 from __future__ import annotations
@@ -34,16 +36,25 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["SHADING_SIDE", "NightFigures", "NightMeasurement", "coarse_grid", "measure_night", "run_measurement"]
+__all__ = [
+    "SHADING_SIDE",
+    "NightFigures",
+    "NightMeasurement",
+    "coarse_grid",
+    "measure_night",
+    "run_measurement",
+]
 
-#: Rows and columns of the shape of the illumination: a tile of a field is then wider than any group of red cells.
+#: Rows and columns of the shape of the illumination: a tile of a field is then wider than any group
+#: of red cells.
 SHADING_SIDE: Final = 8
 _DARK_FRAMES: Final = 3
 _PLACES: Final = 6
 _LAMP_FRAMES: Final = 8
 #: Searches from other heights; with the first one they give the repeatability of the focus.
 _REPEATS: Final = 2
-#: Distance of the fluorescence frame from the scan area, in fields: the lamp lights more than the camera sees.
+#: Distance of the fluorescence frame from the scan area, in fields: the lamp lights more than the
+#: camera sees.
 _BESIDE: Final = 1.5
 #: Two frames of one position that agree less do not show how far the stage missed.
 _MIN_AGREEMENT: Final = 0.5
@@ -71,12 +82,14 @@ class NightFigures:
     """What was measured.
 
     Attributes:
-        figures: name to value. ``light.<modality>``: background in pixel values above dark. ``lamp_sd.<modality>``:
-            standard deviation of successive frames, in per cent. ``dark_level.<t>ms``, ``read_noise.<t>ms``,
-            ``hot_pixels.<t>ms``: without light, for each exposure t. ``focus_um``: Z of the slide's surface.
-            ``focus_repeat_um``: largest difference of the searches. ``sharpness``: at the focus. ``stage_return_um``:
-            distance between two arrivals at one position.
-        shading: modality to the shape of its illumination, (8, 8), 1 in the middle; bright field only.
+        figures: name to value. ``light.<modality>``: background in pixel values above dark.
+            ``lamp_sd.<modality>``: standard deviation of successive frames, in per cent.
+            ``dark_level.<t>ms``, ``read_noise.<t>ms``, ``hot_pixels.<t>ms``: without light, for
+            each exposure t. ``focus_um``: Z of the slide's surface. ``focus_repeat_um``: largest
+            difference of the searches. ``sharpness``: at the focus. ``stage_return_um``: distance
+            between two arrivals at one position.
+        shading: modality to the shape of its illumination, (8, 8), 1 in the middle; bright field
+            only.
         notes: what could not be measured, in words.
         frames, fluorescence_frames: number of exposures with light.
         seconds: the measurement took, without opening the microscope.
@@ -90,7 +103,9 @@ class NightFigures:
     seconds: float
 
 
-def run_measurement(request: NightMeasurement, progress: Callable[[str, int, int], None]) -> NightFigures:
+def run_measurement(
+    request: NightMeasurement, progress: Callable[[str, int, int], None]
+) -> NightFigures:
     """Measure in a child process; see `run_in_child` for the errors.
 
     Raises:
@@ -100,7 +115,10 @@ def run_measurement(request: NightMeasurement, progress: Callable[[str, int, int
 
 
 def measure_night(probe: MicroscopeProbe, request: NightMeasurement) -> NightFigures:
-    """Measure at an opened microscope; fluorescence comes last, and the shutter stays closed between frames."""
+    """Measure at an opened microscope.
+
+    Fluorescence comes last, and the shutter stays closed between frames.
+    """
     started_s = time.monotonic()
     notes: list[str] = []
     dark = _measure_dark(probe)
@@ -125,7 +143,9 @@ def measure_night(probe: MicroscopeProbe, request: NightMeasurement) -> NightFig
     )
 
 
-def coarse_grid(grid: NDArray[np.float64], quantile: float = BRIGHT_QUANTILE) -> NDArray[np.float64]:
+def coarse_grid(
+    grid: NDArray[np.float64], quantile: float = BRIGHT_QUANTILE
+) -> NDArray[np.float64]:
     """Return a quantile of each of 8 x 8 blocks of tiles, (..., rows, columns) to (..., 8, 8).
 
     Red cells darken a tile; of the tiles of a block some are empty.
@@ -134,7 +154,9 @@ def coarse_grid(grid: NDArray[np.float64], quantile: float = BRIGHT_QUANTILE) ->
     columns = np.array_split(np.arange(grid.shape[-1]), min(SHADING_SIDE, grid.shape[-1]))
     blocks = [
         [
-            np.quantile(grid[..., row[0] : row[-1] + 1, column[0] : column[-1] + 1], quantile, (-2, -1))
+            np.quantile(
+                grid[..., row[0] : row[-1] + 1, column[0] : column[-1] + 1], quantile, (-2, -1)
+            )
             for column in columns
         ]
         for row in rows
@@ -148,7 +170,8 @@ def _measure_dark(probe: MicroscopeProbe) -> dict[str, float]:
     for number, exposure_ms in enumerate(times):
         frames = []
         for x_um, y_um in probe.places(_DARK_FRAMES):
-            # Stray light would differ from place to place; and a virtual camera's noise belongs to the place.
+            # Stray light would differ from place to place; and a virtual camera's noise belongs to
+            # the place.
             probe.go(x_um, y_um)
             frames.append(probe.dark(exposure_ms))
         found = dark_figures(np.stack(frames), probe.scope.camera.saturation)
@@ -198,10 +221,14 @@ def _measure_lamps(probe: MicroscopeProbe, dark: dict[str, float]) -> dict[str, 
         times_s, levels = [], []
         with probe.microscope.focus_region(probe.scope.focus.window_px) as frame_px:
             for _ in range(_LAMP_FRAMES):
-                levels.append(float(probe.frame(name, frame_px=frame_px).mean()) - _level(probe, dark, name))
+                levels.append(
+                    float(probe.frame(name, frame_px=frame_px).mean()) - _level(probe, dark, name)
+                )
                 times_s.append(time.monotonic())
         if min(levels) > 0:
-            figures[f"lamp_sd.{name}"] = round(100 * lamp_figures(times_s, np.array(levels)).relative_sd, 4)
+            figures[f"lamp_sd.{name}"] = round(
+                100 * lamp_figures(times_s, np.array(levels)).relative_sd, 4
+            )
         probe.progress("night check: lamps", number, len(names))
     return figures
 
@@ -225,25 +252,37 @@ def _measure_light(
     return figures, shading
 
 
-def _stage_return(probe: MicroscopeProbe, before: NDArray[np.uint16], notes: list[str]) -> dict[str, float]:
+def _stage_return(
+    probe: MicroscopeProbe, before: NDArray[np.uint16], notes: list[str]
+) -> dict[str, float]:
     """Compare the present field with a frame of the same position before the tour of the slot."""
     first, second = before.astype(np.float64), _centre(probe).astype(np.float64)
     shift_px = measure_translation(first - first.mean(), second - second.mean(), _UPSAMPLING)
     if registered_correlation(first, second, shift_px) < _MIN_AGREEMENT:
-        notes.append("the stage did not return to a position within half a frame of the focus window")
+        notes.append(
+            "the stage did not return to a position within half a frame of the focus window"
+        )
         return {}
-    return {"stage_return_um": round(float(np.hypot(*shift_px)) * probe.scope.camera.image_pixel_um, 3)}
+    return {
+        "stage_return_um": round(float(np.hypot(*shift_px)) * probe.scope.camera.image_pixel_um, 3)
+    }
 
 
-def _measure_fluorescence(probe: MicroscopeProbe, dark: dict[str, float], notes: list[str]) -> dict[str, float]:
+def _measure_fluorescence(
+    probe: MicroscopeProbe, dark: dict[str, float], notes: list[str]
+) -> dict[str, float]:
     place_um = probe.place_beside(_BESIDE)
     if place_um is None:
-        notes.append("the stage reaches no position beside the scan area: fluorescence was not measured")
+        notes.append(
+            "the stage reaches no position beside the scan area: fluorescence was not measured"
+        )
         return {}
     probe.go(*place_um)
     frame = probe.frame("fluorescence")
     probe.progress("night check: fluorescence", 1, 1)
-    level = float(np.percentile(frame, FLUORESCENCE_PERCENTILE)) - _level(probe, dark, "fluorescence")
+    level = float(np.percentile(frame, FLUORESCENCE_PERCENTILE)) - _level(
+        probe, dark, "fluorescence"
+    )
     return {"light.fluorescence": round(level, 1)}
 
 

@@ -1,4 +1,6 @@
-"""Measure where each modality is sharpest: Z offsets between them, and from the sharpest image to the best focus."""
+"""Measure where each modality is sharpest: Z offsets between them, and from the sharpest image to
+the best focus.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +22,16 @@ __all__ = ["measure_offsets"]
 _PLACES: Final = 5
 #: Places that are lit for fluorescence: each is bleached by its series.
 _FLUORESCENCE_PLACES: Final = 5
-#: Steps to each side: half the scope's fine step in bright field, the fine step in fluorescence, to spare light.
+#: Steps to each side: half the scope's fine step in bright field, the fine step in fluorescence, to
+#: spare light.
 _SIDE_STEPS: Final = 6
 _FLUORESCENCE_SIDE_STEPS: Final = 3
 #: The peak is fitted to what is at least this share of the sharpest.
 _NEAR_PEAK: Final = 0.6
 #: A series less sharp than this showed no nucleus.
 _NOTHING: Final = 1e-8
-#: A mean offset with a larger standard error is not to be relied on. Cells lie at heights of their own, so in
-#: fluorescence, where few are seen at a place, places differ by half a micrometre.
+#: A mean offset with a larger standard error is not to be relied on. Cells lie at heights of their
+#: own, so in fluorescence, where few are seen at a place, places differ by half a micrometre.
 _RELIABLE_UM: Final = 0.3
 
 
@@ -62,9 +65,12 @@ def measure_offsets(probe: MicroscopeProbe) -> OffsetsPart:
     return OffsetsPart(
         reference=policy.modality,
         from_reference_um=figures,
-        # The focus surface is the reference's sharpest plane and the file's `focus.offset_um` above it.
+        # The focus surface is the reference's sharpest plane and the file's `focus.offset_um` above
+        # it.
         z_offset_um={
-            name: None if entry is None else round(entry.um - (policy.offset_um if name == "fluorescence" else 0), 3)
+            name: None
+            if entry is None
+            else round(entry.um - (policy.offset_um if name == "fluorescence" else 0), 3)
             for name, entry in figures.items()
         },
         focus_offset_um=None if best is None else best.um,
@@ -87,7 +93,10 @@ def _bright_peak(probe: MicroscopeProbe, modality: str, near_um: float) -> float
 
 
 def _fluorescent_peak(probe: MicroscopeProbe, near_um: float) -> float | None:
-    """Measure the full frame, as nuclei are few; up and down again, so that fading does not tilt the curve."""
+    """Measure the full frame, as nuclei are few.
+
+    Up and down again, so that fading does not tilt the curve.
+    """
     heights = _series(probe, near_um, probe.scope.focus.fine_step_um, _FLUORESCENCE_SIDE_STEPS)
     sharp = np.zeros(len(heights))
     for order in (range(len(heights)), reversed(range(len(heights)))):
@@ -96,11 +105,15 @@ def _fluorescent_peak(probe: MicroscopeProbe, near_um: float) -> float | None:
             # The geometric mean of both goes: fading is nearly a power of the dose.
             sharp[number] += np.log(max(sharpness(probe.frame("fluorescence")), 1e-12)) / 2
     probe.at_z(near_um)
-    found = fit_log_parabola(heights, np.where(sharp > np.log(_NOTHING), np.exp(sharp), 0.0), _NEAR_PEAK)
+    found = fit_log_parabola(
+        heights, np.where(sharp > np.log(_NOTHING), np.exp(sharp), 0.0), _NEAR_PEAK
+    )
     return None if found is None else found[0]
 
 
-def _series(probe: MicroscopeProbe, near_um: float, step_um: float, side: int) -> NDArray[np.float64]:
+def _series(
+    probe: MicroscopeProbe, near_um: float, step_um: float, side: int
+) -> NDArray[np.float64]:
     """Return heights around one, within the soft limits."""
     low, high = probe.scope.stage.z_um
     heights = near_um + step_um * np.arange(-side, side + 1)

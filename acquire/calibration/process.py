@@ -1,4 +1,7 @@
-"""Measure a microscope in a child process: a driver that crashes is reported, the shutter closes at every end."""
+"""Measure a microscope in a child process.
+
+A driver that crashes is reported, the shutter closes at every end.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ _Progress = tuple[str, int, int]
 
 
 class ProbeRequest(Protocol):
-    """What every measurement names: the scope, the slot of the slide, and a virtual scope's specimen."""
+    """What every measurement names: the scope, the slot of the slide, and a virtual scope's
+    specimen.
+    """
 
     @property
     def scope(self) -> Scope: ...
@@ -92,10 +97,14 @@ def measure(probe: MicroscopeProbe, parts: tuple[str, ...]) -> CalibrationParts:
     offsets = measure_offsets(probe) if "offsets" in parts else None
     levels = {entry.exposure_ms: entry.level for entry in dark.exposures}
     flat = measure_flat(probe, levels) if "flat" in parts else None
-    return CalibrationParts(dark=dark if "dark" in parts else None, flat=flat, geometry=geometry, offsets=offsets)
+    return CalibrationParts(
+        dark=dark if "dark" in parts else None, flat=flat, geometry=geometry, offsets=offsets
+    )
 
 
-def run_calibration(request: CalibrationRequest, progress: Callable[[str, int, int], None]) -> CalibrationResult:
+def run_calibration(
+    request: CalibrationRequest, progress: Callable[[str, int, int], None]
+) -> CalibrationResult:
     """Measure in a child process; see `run_in_child` for the errors."""
     return run_in_child(_measure_parts, request, progress, name="wbcpipe-calibrate")
 
@@ -122,11 +131,19 @@ def run_in_child(
     """
     policy = request.scope.reliability
     longest_ms = max(modality.exposure_ms for _, modality in request.scope.modalities.items())
-    limits_s = policy.move_timeout_s + policy.camera_timeout_s + policy.switch_timeout_s + longest_ms / 1000
-    child: ChildProcess[_Progress | _Measured[ResultT]] = ChildProcess(_measure_in_child, measure, request, name=name)
+    limits_s = (
+        policy.move_timeout_s
+        + policy.camera_timeout_s
+        + policy.switch_timeout_s
+        + longest_ms / 1000
+    )
+    child: ChildProcess[_Progress | _Measured[ResultT]] = ChildProcess(
+        _measure_in_child, measure, request, name=name
+    )
     is_dark = False
     try:
-        # At its end the child sees the pipe close before its next frame, closes the shutter and exits.
+        # At its end the child sees the pipe close before its next frame, closes the shutter and
+        # exits.
         with child:
             while isinstance(message := child.receive(_SPARE_S + limits_s), tuple):
                 progress(*message)
@@ -135,10 +152,12 @@ def run_in_child(
         is_dark = True
         shutter = shutter_message(close_shutter_in_subprocess(request.scope))
         if lost.exit_code is None:
-            raise DeviceTimeoutError(f"the microscope {lost.reason}; restart its devices. {shutter}") from None
+            raise DeviceTimeoutError(
+                f"the microscope {lost.reason}; restart its devices. {shutter}"
+            ) from None
         raise DeviceCrashError(
-            f"the process {name} {lost.reason}: a device driver crashed. {shutter} Run `wbcpipe doctor --scope "
-            f"{request.scope.name}` to see which device it is."
+            f"the process {name} {lost.reason}: a device driver crashed. {shutter} Run `wbcpipe "
+            f"doctor --scope {request.scope.name}` to see which device it is."
         ) from None
     finally:
         if child.exit_code not in (0, None) and not is_dark:
@@ -173,7 +192,11 @@ def _measure_in_child(
     microscope = open_microscope(request.scope, request.specimen)
     try:
         probe = MicroscopeProbe(
-            microscope, request.scope, request.slot, progress=lambda *step: parent.send(step), check=check
+            microscope,
+            request.scope,
+            request.slot,
+            progress=lambda *step: parent.send(step),
+            check=check,
         )
         result = measure(probe, request)
     finally:

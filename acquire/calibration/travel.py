@@ -1,4 +1,7 @@
-"""Move the stage by known lengths and measure the image shifts: pixel size, affine, backlash, repeatability."""
+"""Move the stage by known lengths and measure the image shifts.
+
+Pixel size, affine, backlash, repeatability.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,9 @@ if TYPE_CHECKING:
 __all__ = ["measure_geometry"]
 
 _PLACES: Final = 3
-#: Lengths of the moves, as parts of the field's shorter side. The first are short enough to be registered with no
-#: idea of the pixel size; they predict the longer ones, which then make the figure exact.
+#: Lengths of the moves, as parts of the field's shorter side. The first are short enough to be
+#: registered with no idea of the pixel size; they predict the longer ones, which then make the
+#: figure exact.
 _SHORT: Final = (0.04, 0.08)
 _LONG: Final = (0.2, 0.4)
 #: Side of the camera's middle that is used, in unbinned pixels.
@@ -33,13 +37,20 @@ _REPEATS: Final = 3
 class _View:
     """An image of a place, and the position that the stage reported."""
 
-    def __init__(self, probe: MicroscopeProbe, place_um: tuple[float, float], side: tuple[int, int] = (-1, -1)) -> None:
+    def __init__(
+        self,
+        probe: MicroscopeProbe,
+        place_um: tuple[float, float],
+        side: tuple[int, int] = (-1, -1),
+    ) -> None:
         self.stage_um = probe.go(*place_um, side)
         with probe.microscope.focus_region(_SIDE_PX) as frame_px:
             self.image = prepare(probe.frame(probe.scope.focus.modality, frame_px=frame_px))
 
     def move_to(self, other: _View, guess_px: NDArray[np.float64]) -> Move | None:
-        """Return the move from here to ``other``; ``None`` where the images do not show the same area."""
+        """Return the move from here to ``other``; ``None`` where the images do not show the same
+        area.
+        """
         found = register(self.image, other.image, (float(guess_px[0]), float(guess_px[1])))
         if found is None:
             return None
@@ -74,8 +85,9 @@ def measure_geometry(probe: MicroscopeProbe) -> GeometryPart:
             probe.progress("known moves, places", len(places), _PLACES)
     if len(moves) < tried / 2 or not moves:
         raise HardwareError(
-            f"only {len(moves)} of {tried} moves of the stage could be followed in the image: lay a slide with many "
-            "cells in the slot, see that it is clamped, that 'camera.pixel_um' is not wrong by a factor, and that "
+            f"only {len(moves)} of {tried} moves of the stage could be followed in the image: lay "
+            f"a slide with many cells in the slot, see that it is clamped, that 'camera.pixel_um' "
+            "is not wrong by a factor, and that "
             "frames are in focus."
         )
     fit = fit_moves(moves)
@@ -91,7 +103,10 @@ def measure_geometry(probe: MicroscopeProbe) -> GeometryPart:
 def _moves_from(
     probe: MicroscopeProbe, here: _View, place_um: tuple[float, float], shorter_um: float
 ) -> tuple[list[Move], int]:
-    """Return the moves that could be registered at one place, and how many were made; short moves first."""
+    """Return the moves that could be registered at one place, and how many were made.
+
+    Short moves first.
+    """
     moves: list[Move] = []
     tried = 0
     inverse: NDArray[np.float64] | None = None
@@ -110,8 +125,12 @@ def _moves_from(
     return moves, tried
 
 
-def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[float, float]) -> Backlash:
-    """Return to one place from all sides: measure the distance between sides, and the repeatability of one side."""
+def _measure_backlash(
+    probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[float, float]
+) -> Backlash:
+    """Return to one place from all sides: measure the distance between sides, and the repeatability
+    of one side.
+    """
     home = _View(probe, place_um)
     ends: dict[tuple[int, int], list[NDArray[np.float64]]] = {}
     for number in range(_REPEATS):
@@ -120,7 +139,8 @@ def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[fl
             view = _View(probe, place_um, side)
             found = register(home.image, view.image)
             if found is not None:
-                # Where the stage really stands against its first visit: the specimen moves against it.
+                # Where the stage really stands against its first visit: the specimen moves against
+                # it.
                 ends.setdefault(side, []).append(-fit.matrix @ np.array(found[0]))
     result: dict[str, float] = {}
     same = np.array(ends.get((-1, -1), []))
@@ -130,7 +150,9 @@ def _measure_backlash(probe: MicroscopeProbe, fit: AffineFit, place_um: tuple[fl
         other = np.array(ends.get(side, []))
         if len(same) >= 2 and len(other) >= 2:
             away = other[:, axis].mean() - same[:, axis].mean()
-            error = np.sqrt(other[:, axis].var(ddof=1) / len(other) + same[:, axis].var(ddof=1) / len(same))
+            error = np.sqrt(
+                other[:, axis].var(ddof=1) / len(other) + same[:, axis].var(ddof=1) / len(same)
+            )
             result[f"{'xy'[axis]}_um"] = round(float(away), 4)
             result[f"{'xy'[axis]}_se_um"] = round(float(error), 4)
     return Backlash(repeats=_REPEATS, **result)

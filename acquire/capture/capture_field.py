@@ -1,4 +1,7 @@
-"""Take the frames of one field into a buffer, and record what the hardware read back. No files, no retries."""
+"""Take the frames of one field into a buffer, and record what the hardware read back.
+
+No files, no retries.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ class FieldCapture:
     Attributes:
         microscope: An open microscope.
         scope: For the pixel size and the saturation.
-        empty_detector: Checks the first frame while the next ones are exposed, and decides before any fluorescence.
-            With it, fluorescence is therefore never part of a hardware sequence.
+        empty_detector: Checks the first frame while the next ones are exposed, and decides before
+            any fluorescence. With it, fluorescence is therefore never part of a hardware sequence.
         check_stop: Called before each frame or sequence; raises an exception to stop.
     """
 
@@ -41,8 +44,13 @@ class FieldCapture:
     empty_detector: EmptyFieldDetector | None = None
     check_stop: Callable[[], None] = lambda: None
 
-    def events_before_empty_check(self, events: tuple[CaptureEvent, ...]) -> tuple[CaptureEvent, ...]:
-        """Return the events of a field that come before the empty check decides; all of them without that check."""
+    def events_before_empty_check(
+        self, events: tuple[CaptureEvent, ...]
+    ) -> tuple[CaptureEvent, ...]:
+        """Return the events of a field that come before the empty check decides.
+
+        All of them without that check.
+        """
         bright = tuple(event for event in events if event.modality != "fluorescence")
         return bright if bright and self.empty_detector is not None else events
 
@@ -58,9 +66,10 @@ class FieldCapture:
         Args:
             events: One field's events, in channel order.
             out: (C, Y, X) uint16; overwritten.
-            next_position_um: (x, y) of the next field: the stage moves there while the last frame is read out.
-            on_frame_complete: Called with each channel number, in order, once its frame is complete in ``out``; from
-                another thread.
+            next_position_um: (x, y) of the next field: the stage moves there while the last frame
+                is read out.
+            on_frame_complete: Called with each channel number, in order, once its frame is complete
+                in ``out``; from another thread.
 
         Returns:
             The field as the hardware reported it.
@@ -88,7 +97,9 @@ class FieldCapture:
         move_to_um = None if rest else next_position_um
         if microscope.sequencing.can_sequence(first):
             self.check_stop()
-            exposures = microscope.sequencing.expose_sequence(first, out[: len(first)], move_to_um, frame_complete)
+            exposures = microscope.sequencing.expose_sequence(
+                first, out[: len(first)], move_to_um, frame_complete
+            )
         else:
             exposures = self._take_one_by_one(first, out, move_to_um, frame_complete)
         if rest:
@@ -97,7 +108,10 @@ class FieldCapture:
             if rest[0].z_um != first[-1].z_um:
                 microscope.move_z(rest[0].z_um)
             exposures += self._take_one_by_one(
-                rest, out[len(first) :], next_position_um, lambda channel: on_frame_complete(len(first) + channel)
+                rest,
+                out[len(first) :],
+                next_position_um,
+                lambda channel: on_frame_complete(len(first) + channel),
             )
         info = self._field_info(events, exposures, (x_um, y_um))
         microscope.wait_for_frames()
@@ -106,14 +120,25 @@ class FieldCapture:
         return info
 
     def _field_info(
-        self, events: tuple[CaptureEvent, ...], exposures: list[Exposure], position_um: tuple[float, float]
+        self,
+        events: tuple[CaptureEvent, ...],
+        exposures: list[Exposure],
+        position_um: tuple[float, float],
     ) -> FieldInfo:
         """Return the record of a field that was just exposed."""
         started_s = exposures[0].started_s or time.monotonic()
         frames = []
         for event, exposure in zip(events, exposures, strict=True):
             later_s = round((exposure.started_s or started_s) - started_s, 3)
-            frames.append(FrameInfo(event.modality, exposure.exposure_ms, event.wavelength_nm, exposure.z_um, later_s))
+            frames.append(
+                FrameInfo(
+                    event.modality,
+                    exposure.exposure_ms,
+                    event.wavelength_nm,
+                    exposure.z_um,
+                    later_s,
+                )
+            )
         acquired = datetime.now(UTC) - timedelta(seconds=time.monotonic() - started_s)
         return FieldInfo(
             index=events[0].field,

@@ -44,12 +44,19 @@ class FieldInventory:
         taken = _quarantine_damaged(sample, scope, pass_name)
         recorded = read_missing(raw)
         if recorded.keys() & taken.keys():  # a run can be killed between the two writes
-            write_missing(raw, {index: reason for index, reason in recorded.items() if index not in taken})
+            write_missing(
+                raw, {index: reason for index, reason in recorded.items() if index not in taken}
+            )
         checked = sample.raw_path("brightfield") if pass_name == "fluorescence" else raw
-        return cls(taken, {index: area for index, area in read_skipped(checked).items() if index not in taken})
+        return cls(
+            taken,
+            {index: area for index, area in read_skipped(checked).items() if index not in taken},
+        )
 
 
-def check_all_fields_accounted(raw: Path, wanted: Iterable[int], empty: Container[int] = ()) -> None:
+def check_all_fields_accounted(
+    raw: Path, wanted: Iterable[int], empty: Container[int] = ()
+) -> None:
     """Check that each wanted field is either on disk or recorded as missing.
 
     Args:
@@ -58,17 +65,25 @@ def check_all_fields_accounted(raw: Path, wanted: Iterable[int], empty: Containe
         empty: Indices that were skipped as bare glass.
 
     Raises:
-        AcquisitionError: A field is neither on disk nor recorded as missing, or is both; the text names the fields.
+        AcquisitionError: A field is neither on disk nor recorded as missing, or is both; the text
+            names the fields.
     """
     there, recorded = fields_on_disk(raw), read_missing(raw)
     indices = [index for index in sorted(set(wanted)) if index not in empty]
     lost = [index for index in indices if index not in there and index not in recorded]
     twice = [index for index in indices if index in there and index in recorded]
     if lost or twice:
-        parts = [f"fields {_listed(lost)} have neither a file nor an entry in missing.json"] if lost else []
-        parts += [f"fields {_listed(twice)} have a file and an entry in missing.json"] if twice else []
+        parts = (
+            [f"fields {_listed(lost)} have neither a file nor an entry in missing.json"]
+            if lost
+            else []
+        )
+        parts += (
+            [f"fields {_listed(twice)} have a file and an entry in missing.json"] if twice else []
+        )
         raise AcquisitionError(
-            f"{raw}: {'; '.join(parts)}. Nothing but wbcpipe may write there; run the same command again."
+            f"{raw}: {'; '.join(parts)}. Nothing but wbcpipe may write there; run the same "
+            f"command again."
         )
 
 
@@ -81,7 +96,11 @@ def _quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass) -> dict[i
     for index, path in fields_on_disk(raw).items():
         try:
             info = read_info(path)
-            if info.index != index or info.modalities != PASSES[pass_name] or path.stat().st_size < min_bytes:
+            if (
+                info.index != index
+                or info.modalities != PASSES[pass_name]
+                or path.stat().st_size < min_bytes
+            ):
                 raise FrameFileError(f"{path}: not the field {index} of this plan.")
             complete[index] = info
         except FrameFileError as error:
@@ -91,7 +110,12 @@ def _quarantine_damaged(sample: Sample, scope: Scope, pass_name: Pass) -> dict[i
             names = (name, *(f"{name}.{number}" for number in range(1, 10_000)))
             target = next(folder / one for one in names if not (folder / one).exists())
             rename(path, target)
-            sample.log("quarantined", field=index, file=str(target.relative_to(sample.path)), reason=str(error))
+            sample.log(
+                "quarantined",
+                field=index,
+                file=str(target.relative_to(sample.path)),
+                reason=str(error),
+            )
     return complete
 
 

@@ -62,10 +62,15 @@ class FieldAcquirer:
     def __post_init__(self) -> None:
         #: Modalities whose exposure the camera changes, as told.
         self._told: set[str] = set()
-        self._capture = FieldCapture(self.microscope, self.request.scope, self.empty_detector, self.retries.check_stop)
+        self._capture = FieldCapture(
+            self.microscope, self.request.scope, self.empty_detector, self.retries.check_stop
+        )
 
     def take(
-        self, field: PlannedField, next_position_um: tuple[float, float] | None, start_field: Callable[[], PendingField]
+        self,
+        field: PlannedField,
+        next_position_um: tuple[float, float] | None,
+        start_field: Callable[[], PendingField],
     ) -> tuple[PendingField, FieldInfo]:
         """Take a field, with a new file for each attempt.
 
@@ -79,7 +84,9 @@ class FieldAcquirer:
             HardwareError: The field could not be taken.
         """
         slide_um = self._on_slide_um(field)
-        self.microscope.on_fluorescence = functools.partial(self.dose.record, field.index, *slide_um)
+        self.microscope.on_fluorescence = functools.partial(
+            self.dose.record, field.index, *slide_um
+        )
         for attempt in self.retries.attempts:
             pending, before_ms = start_field(), self.dose.dose_ms(*slide_um)
             try:
@@ -98,7 +105,10 @@ class FieldAcquirer:
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     def _attempt(
-        self, field: PlannedField, next_position_um: tuple[float, float] | None, pending: PendingField
+        self,
+        field: PlannedField,
+        next_position_um: tuple[float, float] | None,
+        pending: PendingField,
     ) -> FieldInfo:
         self.focus.check_after_loading(field)
         z_um = self.focus.surface.z_um(field.x_um, field.y_um)
@@ -111,13 +121,20 @@ class FieldAcquirer:
         return info
 
     def _tell_changed_exposures(self, events: tuple[CaptureEvent, ...], info: FieldInfo) -> None:
-        """Tell once for each modality that the camera made another exposure of the one it was asked for."""
+        """Tell once for each modality that the camera made another exposure of the one it was asked
+        for.
+        """
         for event, frame in zip(events, info.frames, strict=True):
-            if event.modality in self._told or not is_changed_exposure(event.exposure_ms, frame.exposure_ms):
+            if event.modality in self._told or not is_changed_exposure(
+                event.exposure_ms, frame.exposure_ms
+            ):
                 continue
             self._told.add(event.modality)
             self.request.sample.log(
-                "exposure_changed", modality=event.modality, asked_ms=event.exposure_ms, exposure_ms=frame.exposure_ms
+                "exposure_changed",
+                modality=event.modality,
+                asked_ms=event.exposure_ms,
+                exposure_ms=frame.exposure_ms,
             )
             self.progress(
                 f"warning: the camera exposes {event.modality} for {frame.exposure_ms:g} ms, "
@@ -125,15 +142,23 @@ class FieldAcquirer:
             )
 
     def _on_slide_um(self, field: PlannedField) -> tuple[float, float]:
-        """Return the position (x, y) of a field on the slide, in the coordinates of the first pass."""
+        """Return the position (x, y) of a field on the slide, in the coordinates of the first
+        pass.
+        """
         if self.slide_transform is None:
             return field.x_um, field.y_um
         x_um, y_um = self.slide_transform.to_slide_um(field.x_um, field.y_um)
         return round(x_um, 3), round(y_um, 3)
 
     def _with_light_dose(self, info: FieldInfo, before_ms: float, dose_ms: float) -> FieldInfo:
-        """Add to a field its light dose, its bleaching and, in a second pass, its position on the slide."""
+        """Add to a field its light dose, its bleaching and, in a second pass, its position on the
+        slide.
+        """
         bleach_ms = self.request.scope.light.bleach_ms
         faded = round(1 - math.exp(-before_ms / bleach_ms), 4) if bleach_ms else None
         info = replace(info, dose_ms=dose_ms, faded=faded)
-        return info if self.slide_transform is None else add_slide_transform(info, self.slide_transform)
+        return (
+            info
+            if self.slide_transform is None
+            else add_slide_transform(info, self.slide_transform)
+        )

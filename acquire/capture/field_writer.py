@@ -1,4 +1,7 @@
-"""The thread that writes fields in the order in which they are taken: the files on disk have no gap."""
+"""The thread that writes fields in the order in which they are taken.
+
+The files on disk have no gap.
+"""
 
 from __future__ import annotations
 
@@ -24,19 +27,24 @@ if TYPE_CHECKING:
 
 __all__ = ["FieldWriter", "PendingField", "field_buffers"]
 
-#: One is filled, one is written, one is in between; more, as memory allows, bridge a pause of the disk.
+#: One is filled, one is written, one is in between; more, as memory allows, bridge a pause of the
+#: disk.
 _MIN_BUFFERS: Final = 3
-_MAX_BUFFERS: Final = 8
+MAX_BUFFERS: Final = 8
 _BUFFER_BYTES: Final = 256 * 2**20
 _POLL_S: Final = 0.2
 _NOTHING: Final = np.empty((0, 0, 0), np.uint16)
 
 
 def field_buffers(channels: int, image_px: tuple[int, int]) -> list[NDArray[np.uint16]]:
-    """Return buffers (C, Y, X) uint16 for frames of (height, width) pixels; their number does not grow with the run."""
+    """Return buffers (C, Y, X) uint16 for frames of (height, width) pixels.
+
+    Their number does not grow with the run.
+    """
     field_bytes = 2 * channels * image_px[0] * image_px[1]
-    n_buffers = max(_MIN_BUFFERS, min(_MAX_BUFFERS, _BUFFER_BYTES // field_bytes))
-    # Filled once, so that their memory pages exist before the first field is taken: new memory is slow.
+    n_buffers = max(_MIN_BUFFERS, min(MAX_BUFFERS, _BUFFER_BYTES // field_bytes))
+    # Filled once, so that their memory pages exist before the first field is taken: new memory is
+    # slow.
     return [np.full((channels, *image_px), 1, np.uint16) for _ in range(n_buffers)]
 
 
@@ -52,12 +60,17 @@ class PendingField:
         buffer: (C, Y, X) uint16; receives the frames.
     """
 
-    def __init__(self, index: int, buffer: NDArray[np.uint16], send: Callable[[_Message], None]) -> None:
+    def __init__(
+        self, index: int, buffer: NDArray[np.uint16], send: Callable[[_Message], None]
+    ) -> None:
         self.index, self.buffer = index, buffer
         self._send = send
 
     def complete_frame(self, channel: int) -> None:
-        """Report that a frame is complete in the buffer and will not change; in the order of the channels."""
+        """Report that a frame is complete in the buffer and will not change.
+
+        In the order of the channels.
+        """
         self._send((self, channel))
 
     def abandon(self) -> None:
@@ -129,7 +142,8 @@ class FieldWriter:
         raw: Folder of the fields.
         buffers: Buffers for fields, (C, Y, X) uint16 each; see `field_buffers`.
         inventory: Receives each field once its file is complete, and those skipped as empty.
-        observer: Receives the same and the missing fields, in the order of the fields, from the writing thread.
+        observer: Receives the same and the missing fields, in the order of the fields, from the
+            writing thread.
     """
 
     def __init__(
@@ -153,7 +167,10 @@ class FieldWriter:
         self._thread.start()
 
     def take_buffer(self) -> NDArray[np.uint16]:
-        """Wait for a free buffer (C, Y, X) uint16 and return it; raises an error of the writing thread."""
+        """Wait for a free buffer (C, Y, X) uint16 and return it.
+
+        Raises an error of the writing thread.
+        """
         while True:
             self.check()
             try:
@@ -174,7 +191,9 @@ class FieldWriter:
         self._jobs.put((pending, info))
 
     def record(self, index: int, entry: str | float) -> None:
-        """Queue the entry of a field without a file: why it is missing, or the foreground area (um2) if it is empty."""
+        """Queue the entry of a field without a file: why it is missing, or the foreground area
+        (um2) if it is empty.
+        """
         self._jobs.put((PendingField(index, _NOTHING, self._jobs.put), entry))
 
     def check(self) -> None:
@@ -188,7 +207,9 @@ class FieldWriter:
         self._thread.join()
 
     def _run(self) -> None:
-        while (message := self._left_over.pop() if self._left_over else self._jobs.get()) is not None:
+        while (
+            message := self._left_over.pop() if self._left_over else self._jobs.get()
+        ) is not None:
             pending, content = message
             try:
                 # After an error nothing more is written, so that the files have no gap.
@@ -199,7 +220,9 @@ class FieldWriter:
             if isinstance(content, FieldInfo):
                 self._free.put(pending.buffer)
 
-    def _do(self, pending: PendingField, content: int | _Content | _AbandonedError) -> _Content | _AbandonedError:
+    def _do(
+        self, pending: PendingField, content: int | _Content | _AbandonedError
+    ) -> _Content | _AbandonedError:
         """Handle a message; return the content of the field's last message."""
         index = pending.index
         if isinstance(content, int):
@@ -229,11 +252,15 @@ class FieldWriter:
         return content
 
     def _stream(self, pending: PendingField) -> FieldInfo | _AbandonedError:
-        """Write a field whose first frame is complete, and each further frame when it is completed."""
+        """Write a field whose first frame is complete, and each further frame when it is
+        completed.
+        """
         incoming = _IncomingField(pending, self._jobs)
         path = field_path(self._raw, pending.index)
         try:
-            write_planes(path, pending.buffer.shape, incoming.planes(), incoming.describe, incoming.open_file)
+            write_planes(
+                path, pending.buffer.shape, incoming.planes(), incoming.describe, incoming.open_file
+            )
             assert incoming.info is not None
             return incoming.info
         except _AbandonedError as error:
@@ -243,7 +270,9 @@ class FieldWriter:
             # All frames stay in the buffer: the field is written again, once it is complete.
             return self._write_again(pending, incoming)
 
-    def _write_again(self, pending: PendingField, incoming: _IncomingField) -> FieldInfo | _AbandonedError:
+    def _write_again(
+        self, pending: PendingField, incoming: _IncomingField
+    ) -> FieldInfo | _AbandonedError:
         try:
             info = incoming.info or incoming.wait_for_info()
         except _AbandonedError as error:

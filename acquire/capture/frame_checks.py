@@ -1,8 +1,8 @@
 """Checks of each frame before its field is written: did lamp and camera work?
 
-The checks use a subsample of the pixels. A frame is compared with fixed limits and with the fields before it. A
-fluorescence frame may be dark except for its cells, so it is also compared with bright field. The checks reject frames;
-they never change one.
+The checks use a subsample of the pixels. A frame is compared with fixed limits and with the fields
+before it. A fluorescence frame may be dark except for its cells, so it is also compared with bright
+field. The checks reject frames; they never change one.
 """
 
 from __future__ import annotations
@@ -33,21 +33,25 @@ _SIDE: Final = 96
 #: The expected level is the median of this many fields, and needs at least that many.
 _REMEMBERED: Final = 9
 _MIN_REMEMBERED: Final = 3
-#: Quantile of the pixels that is a frame's level. Bright field: light that nothing absorbs, as cells cover most of a
-#: field but not all. Fluorescence: the darkest tenth lies between the cells.
+#: Quantile of the pixels that is a frame's level. Bright field: light that nothing absorbs, as
+#: cells cover most of a field but not all. Fluorescence: the darkest tenth lies between the cells.
 _BRIGHT_QUANTILE: Final = 0.99
 _DARK_QUANTILE: Final = 0.10
-#: A fluorescence level below this many standard deviations of the noise has no meaning: the background is black.
+#: A fluorescence level below this many standard deviations of the noise has no meaning: the
+#: background is black.
 _LEVEL_NOISE: Final = 5.0
-#: A frame is only noise if at most this share of its pixels (hot ones) is this many standard deviations above the
-#: median, and neighbouring pixels correlate by no more than this many standard deviations of chance.
+#: A frame is only noise if at most this share of its pixels (hot ones) is this many standard
+#: deviations above the median, and neighbouring pixels correlate by no more than this many standard
+#: deviations of chance.
 _TAIL_SHARE: Final = 0.0005
 _TAIL_NOISE: Final = 6.0
 _CHANCE: Final = 5.0
 
 
 def is_changed_exposure(asked_ms: float, actual_ms: float) -> bool:
-    """Return whether a camera made another exposure of the one it was asked for, beyond its own steps."""
+    """Return whether a camera made another exposure of the one it was asked for, beyond its own
+    steps.
+    """
     return abs(actual_ms - asked_ms) > max(_EXPOSURE_STEP_MS, _EXPOSURE_STEP * asked_ms)
 
 
@@ -68,12 +72,18 @@ def is_noise(pixels: NDArray[np.uint16]) -> bool:
     power = float(np.square(flat).mean())
     if not power:
         return True
-    correlation = max(float((flat[1:] * flat[:-1]).mean()), float((flat[:, 1:] * flat[:, :-1]).mean())) / power
+    correlation = (
+        max(float((flat[1:] * flat[:-1]).mean()), float((flat[:, 1:] * flat[:, :-1]).mean()))
+        / power
+    )
     return bool(correlation <= _CHANCE / np.sqrt(flat.size))
 
 
 def _noise(values: NDArray[np.floating] | NDArray[np.uint16]) -> float:
-    """Return the standard deviation of the darker pixels, where a dark frame has only noise; at least 0.5."""
+    """Return the standard deviation of the darker pixels, where a dark frame has only noise.
+
+    At least 0.5.
+    """
     low, median = np.quantile(values, [0.1587, 0.5])
     return max(float(median - low), 0.5)
 
@@ -96,10 +106,14 @@ class FrameValidator:
         pixel_um: Pixel size of a frame on the specimen.
     """
 
-    def __init__(self, limits: FrameChecks, saturation: int, shutter: str = "", pixel_um: float = 0.1) -> None:
+    def __init__(
+        self, limits: FrameChecks, saturation: int, shutter: str = "", pixel_um: float = 0.1
+    ) -> None:
         self._limits = limits
         self._saturation, self._pixel_um = saturation, pixel_um
-        self._light_source = f"the lamp, the shutter {shutter!r}" if shutter else "the lamp, its shutter"
+        self._light_source = (
+            f"the lamp, the shutter {shutter!r}" if shutter else "the lamp, its shutter"
+        )
         self._levels: dict[str, deque[float]] = {}
         self._last: dict[str, NDArray[np.uint16]] = {}
 
@@ -114,25 +128,38 @@ class FrameValidator:
         Args:
             modalities: Names of the channels.
             images: (C, Y, X) uint16.
-            bright_field: Returns a bright-field frame (Y, X) of the same position if there is none among ``images``;
-                called only where fluorescence shows nothing.
+            bright_field: Returns a bright-field frame (Y, X) of the same position if there is none
+                among ``images``; called only where fluorescence shows nothing.
 
         Raises:
-            HardwareError: A frame is wrong; the text gives its name, the measured values and what to check.
+            HardwareError: A frame is wrong; the text gives its name, the measured values and what
+                to check.
         """
         if not self._limits.enabled:
             return
-        summaries = {name: self._summary(name, image) for name, image in zip(modalities, images, strict=True)}
+        summaries = {
+            name: self._summary(name, image) for name, image in zip(modalities, images, strict=True)
+        }
         for name, summary in summaries.items():
             self._check_limits(name, summary)
             self._check_against_fields_before(name, summary)
         if "fluorescence" in summaries and is_noise(summaries["fluorescence"].pixels):
-            self._check_dark_fluorescence(images[0] if modalities[0] != "fluorescence" else bright_field())
+            self._check_dark_fluorescence(
+                images[0] if modalities[0] != "fluorescence" else bright_field()
+            )
         self._remember(summaries)
 
     def learn(self, modalities: Sequence[str], images: NDArray[np.uint16]) -> None:
-        """Remember the levels of a field that an earlier run took; arguments as in `validate`, without a check."""
-        self._remember({name: self._summary(name, image) for name, image in zip(modalities, images, strict=True)})
+        """Remember the levels of a field that an earlier run took.
+
+        Arguments as in `validate`, without a check.
+        """
+        self._remember(
+            {
+                name: self._summary(name, image)
+                for name, image in zip(modalities, images, strict=True)
+            }
+        )
 
     def _remember(self, summaries: dict[str, _FrameSummary]) -> None:
         for name, summary in summaries.items():
@@ -141,7 +168,9 @@ class FrameValidator:
 
     def _summary(self, name: str, image: NDArray[np.uint16]) -> _FrameSummary:
         pixels = subsample(image)
-        rank = round((pixels.size - 1) * (_DARK_QUANTILE if name == "fluorescence" else _BRIGHT_QUANTILE))
+        rank = round(
+            (pixels.size - 1) * (_DARK_QUANTILE if name == "fluorescence" else _BRIGHT_QUANTILE)
+        )
         level = float(np.partition(pixels, rank, axis=None)[rank]) - self._limits.camera_offset
         return _FrameSummary(level, pixels)
 
@@ -149,22 +178,26 @@ class FrameValidator:
         limits, fluorescence = self._limits, name == "fluorescence"
         pixels, level = summary.pixels, summary.level
         saturated = float((pixels >= self._saturation).mean())
-        allowed = limits.fluorescence_saturated_fraction if fluorescence else limits.saturated_fraction
+        allowed = (
+            limits.fluorescence_saturated_fraction if fluorescence else limits.saturated_fraction
+        )
         if saturated > allowed:
             raise HardwareError(
-                f"{name}: {saturated:.0%} of the pixels are saturated, at most {allowed:.0%} are allowed: too much "
-                f"light. Check the lamp's power, stray light and 'modalities.{name}.exposure_ms'."
+                f"{name}: {saturated:.0%} of the pixels are saturated, at most {allowed:.0%} are "
+                f"allowed: too much light. Check the lamp's power, stray light and "
+                f"'modalities.{name}.exposure_ms'."
             )
         if pixels.min() == pixels.max():
             raise HardwareError(
-                f"{name}: every pixel is {pixels.flat[0]}, which a working camera never gives. Restart the camera and "
-                "check its cable."
+                f"{name}: every pixel is {pixels.flat[0]}, which a working camera never gives. "
+                f"Restart the camera and check its cable."
             )
         min_level = limits.dark_fraction * self._saturation
         if not fluorescence and level < min_level:
             raise HardwareError(
-                f"{name}: the frame is dark: its level is {level:.0f} above the camera's offset, at least "
-                f"{min_level:.0f} is expected. Check {self._light_source} and the light path."
+                f"{name}: the frame is dark: its level is {level:.0f} above the camera's offset, "
+                f"at least {min_level:.0f} is expected. Check {self._light_source} and the light "
+                f"path."
             )
 
     def _check_dark_fluorescence(self, bright_field: NDArray[np.uint16] | None) -> None:
@@ -173,15 +206,16 @@ class FrameValidator:
         foreground_um2 = foreground_area_um2(bright_field, self._pixel_um, self._saturation)
         if EMPTY_BELOW_UM2 <= foreground_um2 < float("inf"):
             raise HardwareError(
-                "fluorescence: the frame is dark: it shows nothing but the camera's noise where bright field shows "
-                f"cells. Check {self._light_source}, the light path with its filters, and that the slide is stained."
+                "fluorescence: the frame is dark: it shows nothing but the camera's noise where "
+                f"bright field shows cells. Check {self._light_source}, the light path with its "
+                f"filters, and that the slide is stained."
             )
 
     def _check_against_fields_before(self, name: str, summary: _FrameSummary) -> None:
         if name in self._last and np.array_equal(self._last[name], summary.pixels):
             raise HardwareError(
-                f"{name}: the frame is identical to that of the field before: the camera is frozen. Restart the camera "
-                "and check its cable."
+                f"{name}: the frame is identical to that of the field before: the camera is "
+                f"frozen. Restart the camera and check its cable."
             )
         levels = self._levels.get(name, ())
         if len(levels) < _MIN_REMEMBERED:
@@ -191,12 +225,14 @@ class FrameValidator:
         floor = _LEVEL_NOISE * _noise(summary.pixels) if name == "fluorescence" else 0.0
         if expected > floor and level < limits.min_ratio * expected:
             raise HardwareError(
-                f"{name}: the level fell to {level:.0f} above the camera's offset; in the fields before it was "
-                f"{expected:.0f}: the light fails. Check {self._light_source} and the light path."
+                f"{name}: the level fell to {level:.0f} above the camera's offset; in the fields "
+                f"before it was {expected:.0f}: the light fails. Check {self._light_source} and "
+                f"the light path."
             )
         # Near the camera's offset any ratio is noise.
         if level > max_ratio * expected and level > limits.dark_fraction * self._saturation:
             raise HardwareError(
-                f"{name}: the level rose to {level:.0f} above the camera's offset; in the fields before it was "
-                f"{expected:.0f}. Check the lamp's power, and for stray light or another lamp that stayed on."
+                f"{name}: the level rose to {level:.0f} above the camera's offset; in the fields "
+                f"before it was {expected:.0f}. Check the lamp's power, and for stray light or "
+                f"another lamp that stayed on."
             )

@@ -1,4 +1,7 @@
-"""Fluorescence light dose at each position of a slide: recorded before the exposure, and with every field."""
+"""Fluorescence light dose at each position of a slide.
+
+Recorded before the exposure, and with every field.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +32,11 @@ __all__ = ["DoseLedger"]
 class DoseLedger:
     """Fluorescence exposures by their position on the slide; each lights a full camera field.
 
-    Each exposure is appended to ``light.jsonl`` before the light is switched on, so that it counts even if its frame is
-    lost: the attempt may fail, the process die, the file be damaged. The line is not flushed to the disk: it survives
-    its process, not a power cut. Fields on disk without a line count from their files.
+    Each exposure is appended to ``light.jsonl`` before the light is switched on, so that it counts
+    even if its frame is
+    lost: the attempt may fail, the process die, the file be damaged. The line is not flushed to the
+    disk: it survives its process, not a power cut. Fields on disk without a line count from their
+    files.
 
     Args:
         raw: Folder of the pass.
@@ -39,7 +44,9 @@ class DoseLedger:
         fields: Fields on disk.
     """
 
-    def __init__(self, raw: Path, field_um: tuple[float, float], fields: Iterable[FieldInfo] = ()) -> None:
+    def __init__(
+        self, raw: Path, field_um: tuple[float, float], fields: Iterable[FieldInfo] = ()
+    ) -> None:
         self._path = light_path(raw)
         self._place = place_of(self._path)
         self._width_um, self._height_um = field_um
@@ -70,7 +77,9 @@ class DoseLedger:
             DiskFullError: It cannot be recorded, so it must not be made.
             StorageError: As before; the light is off while the storage is waited for.
         """
-        exposure = LightExposure(belongs_to=self._place, field=field, x_um=x_um, y_um=y_um, exposure_ms=exposure_ms)
+        exposure = LightExposure(
+            belongs_to=self._place, field=field, x_um=x_um, y_um=y_um, exposure_ms=exposure_ms
+        )
         line = json_line(exposure.model_dump(mode="json", exclude_defaults=True))
         with file_errors(self._path, "move it away"):
             patiently(self._path, functools.partial(self._append, line))
@@ -85,7 +94,8 @@ class DoseLedger:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             self._ending = b""
         except OSError:
-            # The handle of a share that was gone stays unusable. A line that was cut short is ended by the next one.
+            # The handle of a share that was gone stays unusable. A line that was cut short is ended
+            # by the next one.
             self._ending = b"\n"
             with contextlib.suppress(OSError):
                 os.close(self._file)
@@ -98,7 +108,12 @@ class DoseLedger:
         around = itertools.product(range(column - 1, column + 2), range(row - 1, row + 2))
         near = (exposure for bucket in around for exposure in self._buckets.get(bucket, ()))
         half = self._width_um / 2, self._height_um / 2
-        return round(math.fsum(ms for x, y, ms in near if abs(x - x_um) <= half[0] and abs(y - y_um) <= half[1]), 3)
+        return round(
+            math.fsum(
+                ms for x, y, ms in near if abs(x - x_um) <= half[0] and abs(y - y_um) <= half[1]
+            ),
+            3,
+        )
 
     def close(self) -> None:
         """Flush and close the file."""

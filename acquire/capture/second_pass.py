@@ -1,4 +1,7 @@
-"""The fluorescence pass: finds the slide of the bright-field pass again, and the positions of its fields."""
+"""The fluorescence pass.
+
+Finds the slide of the bright-field pass again, and the positions of its fields.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,12 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.plan import PlannedField
-from wbcpipe.acquire.slide_relocation.alignment import SlideFinder, first_fields, save_transform, stored_transforms
+from wbcpipe.acquire.slide_relocation.alignment import (
+    SlideFinder,
+    first_fields,
+    save_transform,
+    stored_transforms,
+)
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.acquire.throttled_progress import ThrottledProgress
 
@@ -31,8 +39,8 @@ def relocate_fields(
 ) -> tuple[SlideTransform, dict[int, PlannedField]]:
     """Find the slide of the bright-field pass on the stage.
 
-    A slide that is where ``slide_transforms.json`` says is not searched for. One that was moved gets a new focus
-    surface.
+    A slide that is where ``slide_transforms.json`` says is not searched for. One that was moved
+    gets a new focus surface.
 
     Returns:
         The position of the slide, and of each field of the first pass by index.
@@ -50,7 +58,9 @@ def relocate_fields(
         still_searching(f"finding the slide: frame {next(frames)}")
 
     def focus_um(x_um: float, y_um: float) -> float:
-        return focus.surface.z_um(x_um, y_um)  # the surface may be measured again while the slide is searched for
+        return focus.surface.z_um(
+            x_um, y_um
+        )  # the surface may be measured again while the slide is searched for
 
     finder = SlideFinder(microscope, request.scope, first, focus_um, before_frame)
     focus.measure([])
@@ -59,7 +69,9 @@ def relocate_fields(
     if known := stored_transforms(raw):
         last = known[-1]
         transform = SlideTransform(last.rotation_deg, last.dx_um, last.dy_um)
-        unmoved = retries.retry(lambda: finder.is_unmoved(transform, last.matches), doing="finding the slide")
+        unmoved = retries.retry(
+            lambda: finder.is_unmoved(transform, last.matches), doing="finding the slide"
+        )
     if not unmoved:
         if known:
             progress("the slide was moved since; searching for it again")
@@ -68,7 +80,10 @@ def relocate_fields(
         found = retries.retry(lambda: finder.find(fields), doing="finding the slide")
         transform = save_transform(raw, found)
         request.sample.log(
-            "slide_found", **asdict(transform), rms_um=round(found.rms_um, 3), matches=len(found.matches)
+            "slide_found",
+            **asdict(transform),
+            rms_um=round(found.rms_um, 3),
+            matches=len(found.matches),
         )
     planned = {}
     for index, info in fields.items():

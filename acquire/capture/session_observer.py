@@ -8,8 +8,8 @@ __all__ = ["SessionObserver"]
 class SessionObserver:
     """Receives the events of an `AcquisitionSession`.
 
-    Override the methods of interest; by default they do nothing. `taken`, `missing` and `empty` are called in the order
-    of the fields, from the thread that writes them.
+    Override the methods of interest; by default they do nothing. `taken`, `missing` and `empty` are
+    called in the order of the fields, from the thread that writes them.
     """
 
     def progress(self, text: str) -> None:

@@ -1,4 +1,7 @@
-"""The calibration file of a scope: one JSON file; an earlier one is kept beside it under its date."""
+"""The calibration file of a scope: one JSON file.
+
+An earlier one is kept beside it under its date.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,15 @@ __all__ = [
 
 #: The parts that can be measured by themselves; each carries its own date.
 PARTS: Final = tuple(CalibrationParts.model_fields)
-_PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "scipy", "scikit-image")
+_PACKAGES: Final = (
+    "wbcpipe",
+    "pycromanager",
+    "pymmcore",
+    "mm-test-adapters",
+    "numpy",
+    "scipy",
+    "scikit-image",
+)
 
 
 def calibration_path(scope: Scope, data: Path) -> Path:
@@ -41,10 +52,12 @@ def calibration_path(scope: Scope, data: Path) -> Path:
 
 
 def setup_sha256(scope: Scope) -> str:
-    """Return the SHA-256 of the settings that a calibration depends on: devices, camera, lights and objective.
+    """Return the SHA-256 of the settings that a calibration depends on: devices, camera, lights and
+    objective.
 
-    Settings that a calibration corrects (``pixel_um``, ``stage_affine``, exposures, offsets) or that it does not
-    concern (slots, time limits, comments) are left out, so that following its advice does not make it out of date.
+    Settings that a calibration corrects (``pixel_um``, ``stage_affine``, exposures, offsets) or
+    that it does not concern (slots, time limits, comments) are left out, so that following its
+    advice does not make it out of date.
 
     Raises:
         ConfigError: The .cfg cannot be read, or lacks something that the scope names.
@@ -52,11 +65,20 @@ def setup_sha256(scope: Scope) -> str:
     config = read_config(scope.config_path)
     camera = scope.camera
     setup = {
-        "camera": [camera.device, camera.sensor_px, camera.region_px, camera.binning, camera.pixel_type, camera.bits],
+        "camera": [
+            camera.device,
+            camera.sensor_px,
+            camera.region_px,
+            camera.binning,
+            camera.pixel_type,
+            camera.bits,
+        ],
         "devices": sorted((label, *kind) for label, kind in config.devices.items()),
         "stage": [scope.stage.xy_device, scope.stage.z_device],
         "shutter": scope.light.shutter_device,
-        "lights": {name: light_settings(scope, config, item) for name, item in scope.modalities.items()},
+        "lights": {
+            name: light_settings(scope, config, item) for name, item in scope.modalities.items()
+        },
         "focus": scope.focus.modality,
         "objective": scope.calibration.objective,
     }
@@ -115,7 +137,10 @@ def save_calibration(path: Path, record: CalibrationRecord) -> Path | None:
 
 
 def _keep(path: Path, earlier: CalibrationRecord) -> Path:
-    """Copy the file at ``path`` to a name with its date; the file stays until the new one is complete."""
+    """Copy the file at ``path`` to a name with its date.
+
+    The file stays until the new one is complete.
+    """
     content = path.read_bytes()
     date = earlier.date.replace(":", "").replace("+0000", "Z")
     for number in range(1, 10_000):
@@ -130,7 +155,9 @@ def _keep(path: Path, earlier: CalibrationRecord) -> Path:
 
 
 def calibration_reference(scope: Scope, data: Path) -> CalibrationReference | None:
-    """Return the date and the SHA-256 of the calibration below ``data``; ``None`` without one, or a damaged one."""
+    """Return the date and the SHA-256 of the calibration below ``data``; ``None`` without one, or a
+    damaged one.
+    """
     path = calibration_path(scope, data)
     try:
         record = CalibrationRecord.read_if_present(path)
@@ -138,4 +165,6 @@ def calibration_reference(scope: Scope, data: Path) -> CalibrationReference | No
         return None
     if record is None:
         return None
-    return CalibrationReference(date=record.date, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return CalibrationReference(
+        date=record.date, sha256=hashlib.sha256(path.read_bytes()).hexdigest()
+    )

@@ -29,7 +29,8 @@ class MeasuredPart(Part):
 
     Attributes:
         date: Start of the calibration, ISO 8601.
-        scope_sha256, setup_sha256: Of the scope file, and of the settings that the calibration depends on.
+        scope_sha256, setup_sha256: Of the scope file, and of the settings that the calibration
+            depends on.
     """
 
     date: str = ""
@@ -44,7 +45,8 @@ class DarkFigures(Part):
         level: Median over the sensor.
         level_se: Its standard error, from the variation of the frames' levels.
         read_noise: Standard deviation of the typical pixel from frame to frame.
-        pattern: Standard deviation over the sensor of what is constant from frame to frame, without hot pixels.
+        pattern: Standard deviation over the sensor of what is constant from frame to frame, without
+            hot pixels.
         hot_pixels, hot_share: Number and share of hot pixels.
         hot: (row, column) of the first of them, in frames as they are written.
         frames: Number of frames.
@@ -74,7 +76,9 @@ class DarkPart(MeasuredPart):
 
 
 class LampStability(Part):
-    """Scatter about a straight line, and its slope, of the mean of successive frames, relative to the mean."""
+    """Scatter about a straight line, and its slope, of the mean of successive frames, relative to
+    the mean.
+    """
 
     relative_sd: float
     drift_per_minute: float
@@ -120,7 +124,9 @@ class FlatPart(MeasuredPart):
 
 
 class Backlash(Part):
-    """Difference between arrivals from both sides, and repeatability of one side; ``None`` where not measured."""
+    """Difference between arrivals from both sides, and repeatability of one side; ``None`` where
+    not measured.
+    """
 
     repeats: int
     repeatability_um: float | None = None
@@ -131,7 +137,9 @@ class Backlash(Part):
 
 
 class CameraAffine(Part):
-    """Pixel size and orientation of the camera, in the terms of the scope file, with standard errors."""
+    """Pixel size and orientation of the camera, in the terms of the scope file, with standard
+    errors.
+    """
 
     pixel_um: float
     pixel_um_se: float

@@ -1,8 +1,9 @@
-"""Reads Micro-Manager's .cfg file without a core, as the core reads it, and names what the core refuses or drops.
+"""Reads Micro-Manager's .cfg file without a core, as the core reads it, and names what the core
+refuses or drops.
 
-What the core does with each kind of line was tried on MMCore 12.5: it splits at commas and drops empty parts, keeps
-blanks, knows a comment by the first character alone, passes over keywords that it does not know, and stops at a line
-that is too long for its buffer.
+What the core does with each kind of line was tried on MMCore 12.5: it splits at commas and drops
+empty parts, keeps blanks, knows a comment by the first character alone, passes over keywords that
+it does not know, and stops at a line that is too long for its buffer.
 """
 
 from __future__ import annotations
@@ -40,7 +41,16 @@ _PARTS: Final[dict[str, tuple[int, ...]]] = {
 #: Keywords of earlier versions; the core refuses them or does nothing.
 _OLD: Final = ("Config", "Configuration", "Equipment", "ImageSynchro")
 #: Properties of the core that give a device its role.
-_ROLES: Final = ("Camera", "Shutter", "Focus", "XYStage", "AutoFocus", "ImageProcessor", "SLM", "Galvo")
+_ROLES: Final = (
+    "Camera",
+    "Shutter",
+    "Focus",
+    "XYStage",
+    "AutoFocus",
+    "ImageProcessor",
+    "SLM",
+    "Galvo",
+)
 _CORE_PROPERTIES: Final = (*_ROLES, "Initialize", "AutoShutter", "ChannelGroup", "TimeoutMs")
 #: Bytes of the longest line that the core reads; it stops at a longer one.
 _MAX_LINE: Final = 4099
@@ -73,7 +83,8 @@ class PixelSize:
         line: number of the line that gives it.
         settings: (device, property, value) for which it holds.
         pixel_um: side of an unbinned pixel; 0 where it is not given.
-        affine: (a, b, c, d) of the 2x2 matrix from pixels to um of the stage; ``None`` where it is not given.
+        affine: (a, b, c, d) of the 2x2 matrix from pixels to um of the stage; ``None`` where it is
+            not given.
     """
 
     line: int
@@ -91,14 +102,17 @@ class HardwareConfig:
         presets: Group to preset to its (device, property, value) settings, in order.
         labels: Device to its state labels, each with the number of its state.
         positions: Device to its number of states, where the file gives it.
-        settings: (device, property, value) set when the file is loaded, in order; those of ``System``/``Startup`` last.
+        settings: (device, property, value) set when the file is loaded, in order; those of
+            ``System``/``Startup`` last.
         startup: What is set when the file is loaded, after the devices are initialised.
-        shutdown: What is set when the devices are unloaded: at the end, and when they are initialised again.
+        shutdown: What is set when the devices are unloaded: at the end, and when they are
+            initialised again.
         replaced: Settings of these two presets that a later line of the same one replaces.
         pixel_sizes: Name of a resolution to its pixel size.
         problems: Sentences about what the core refuses or drops silently.
         preset_problems: (group, preset) to sentences about why the core cannot set it as written.
-        equal_presets: Group, preset, and a sentence about its settings being equal to another one's.
+        equal_presets: Group, preset, and a sentence about its settings being equal to another
+            one's.
         lines: Of the file, without line ends.
         is_utf8: The file is UTF-8, so that the core can be given its labels as they are.
     """
@@ -119,7 +133,9 @@ class HardwareConfig:
     is_utf8: bool = True
 
     def has_label(self, device: str, label: str) -> bool:
-        """Return whether a device may have a state label: one of the file, or a default one such as ``State-5``."""
+        """Return whether a device may have a state label: one of the file, or a default one such as
+        ``State-5``.
+        """
         labels = self.labels.get(device, {})
         if not labels or label in labels:
             return True
@@ -129,14 +145,27 @@ class HardwareConfig:
         return int(default[1]) < self.positions.get(device, int(default[1]) + 1)
 
     def light(self, light: LightSettings) -> list[tuple[str, str, str]]:
-        """Return the (device, property, value) settings of a light; none if its preset is not in the file."""
+        """Return the (device, property, value) settings of a light.
+
+        None if its preset is not in the file.
+        """
         if light.settings:
             return [(setting.device, setting.property, setting.value) for setting in light.settings]
         return self.presets.get(light.group, {}).get(light.preset, [])
 
     def role(self, name: str) -> str:
-        """Return the device that the file gives a role of the core, such as ``Focus``; empty if there is none."""
-        return next((value for device, key, value in reversed(self.settings) if (device, key) == ("Core", name)), "")
+        """Return the device that the file gives a role of the core, such as ``Focus``.
+
+        Empty if there is none.
+        """
+        return next(
+            (
+                value
+                for device, key, value in reversed(self.settings)
+                if (device, key) == ("Core", name)
+            ),
+            "",
+        )
 
 
 def read_config(path: Path) -> HardwareConfig:
@@ -147,13 +176,19 @@ def read_config(path: Path) -> HardwareConfig:
     """
     try:
         if not path.is_file():  # nor a device without an end
-            raise ConfigError(f"{path}: no such Micro-Manager configuration; correct 'micromanager.config'.")
+            raise ConfigError(
+                f"{path}: no such Micro-Manager configuration; correct 'micromanager.config'."
+            )
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error}); correct 'micromanager.config'.") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error}); correct 'micromanager.config'."
+        ) from error
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise ConfigError(f"{path}: saved as UTF-16 (Notepad: 'Unicode'), unknown to the core; save it as UTF-8.")
+        raise ConfigError(
+            f"{path}: saved as UTF-16 (Notepad: 'Unicode'), unknown to the core; save it as UTF-8."
+        )
     if len(content) > _MAX_BYTES:
         raise ConfigError(f"{path}: too large for a .cfg file (at most {_MAX_BYTES} bytes).")
     return _Reader(path, content).config
@@ -189,11 +224,17 @@ class _Reader:
             if line.startswith("#") or not line.strip() or line.lstrip().startswith("#"):
                 continue
             if number == 1 and has_mark and parts != ["Property", "Core", "Initialize", "0"]:
-                self._problem(1, f"{line!r} follows a byte order mark, so the core drops it: save the file without one")
+                self._problem(
+                    1,
+                    f"{line!r} follows a byte order mark, so the core drops it: save the file "
+                    f"without one",
+                )
             elif self._is_whole(number, line, parts):
                 self._add(number, parts)
         if not self._initialised:
-            self.config.problems.append(f"{self._name}: no line 'Property,Core,Initialize,1': no device would work")
+            self.config.problems.append(
+                f"{self._name}: no line 'Property,Core,Initialize,1': no device would work"
+            )
         self._finish()
 
     def _problem(self, line: int, text: str) -> None:
@@ -201,36 +242,59 @@ class _Reader:
 
     def _as_the_core_reads(self, number: int, raw: bytes, line: str) -> str:
         if len(raw) > _MAX_LINE:
-            self._problem(number, f"{len(raw)} bytes: the core stops reading here; a line has at most {_MAX_LINE}")
+            self._problem(
+                number,
+                f"{len(raw)} bytes: the core stops reading here; a line has at most {_MAX_LINE}",
+            )
         if raw.partition(b"\r")[2].strip(b"\r"):
-            self._problem(number, "a line end of old Macs (CR alone): the core drops the rest; save with LF or CRLF")
+            self._problem(
+                number,
+                "a line end of old Macs (CR alone): the core drops the rest; save with LF or CRLF",
+            )
         if "\0" in line:
             self._problem(number, "a zero byte, at which the core cuts the line; remove it")
             line = line.partition("\0")[0]
         return line
 
     def _is_whole(self, number: int, line: str, parts: list[str]) -> bool:
-        """Return whether a line has a known keyword and the right number of parts; note what is wrong."""
+        """Return whether a line has a known keyword and the right number of parts.
+
+        Note what is wrong.
+        """
         keyword = parts[0] if parts else ""
         if keyword in _OLD:
-            self._problem(number, f"{keyword!r} is a keyword of an old Micro-Manager, which the core drops: remove it")
+            self._problem(
+                number,
+                f"{keyword!r} is a keyword of an old Micro-Manager, which the core drops: remove "
+                f"it",
+            )
             return False
         if keyword not in _PARTS:
             known = keyword.strip().casefold()
             near = next((name for name in _PARTS if name.casefold() == known), "")
-            hint = f": write {near!r} at the start of the line" if near else f" (known: {', '.join(_PARTS)})"
-            self._problem(number, f"{line[:60]!r} has no keyword of the core, which drops the line{hint}")
+            hint = (
+                f": write {near!r} at the start of the line"
+                if near
+                else f" (known: {', '.join(_PARTS)})"
+            )
+            self._problem(
+                number, f"{line[:60]!r} has no keyword of the core, which drops the line{hint}"
+            )
             return False
         allowed = _PARTS[keyword]
         if len(parts) not in allowed:
             wanted = " or ".join(map(str, allowed))
             how = "short" if len(parts) < min(allowed) else "long"
             last = parts[-2:]
-            hint = "; a decimal comma? Write a point" if how == "long" and all(part.isdigit() for part in last) else ""
+            hint = (
+                "; a decimal comma? Write a point"
+                if how == "long" and all(part.isdigit() for part in last)
+                else ""
+            )
             self._problem(
                 number,
-                f"{line.strip()[:80]!r} is too {how} for a {keyword} line: {len(parts)} parts, not {wanted}; the core "
-                f"refuses it{hint}",
+                f"{line.strip()[:80]!r} is too {how} for a {keyword} line: {len(parts)} parts, "
+                f"not {wanted}; the core refuses it{hint}",
             )
             return False
         return True
@@ -266,8 +330,8 @@ class _Reader:
         if self._initialised:
             self._problem(
                 number,
-                f"device {label!r} is declared after 'Property,Core,Initialize,1' (line {self._initialised}), so it is "
-                "never initialised: move it up",
+                f"device {label!r} is declared after 'Property,Core,Initialize,1' (line "
+                f"{self._initialised}), so it is never initialised: move it up",
             )
         self.config.devices[label] = (library, name)
 
@@ -279,15 +343,25 @@ class _Reader:
     def _add_label(self, number: int, device: str, state: str, label: str) -> None:
         self._must_be_declared(number, device)
         if not state.isascii() or not state.isdigit() or len(state) > 6:
-            self._problem(number, f"state {state!r} of {device!r} is not a whole number from 0; the core would take 0")
+            self._problem(
+                number,
+                f"state {state!r} of {device!r} is not a whole number from 0; the core would take "
+                f"0",
+            )
             return
         count = self.config.positions.get(device)
         if count is not None and int(state) >= count:
-            self._problem(number, f"state {state} is beyond the {count} of {device!r}; the core drops the label")
+            self._problem(
+                number,
+                f"state {state} is beyond the {count} of {device!r}; the core drops the label",
+            )
             return
         states = self._states.setdefault(device, {})
         if label in states.values() and states.get(int(state)) != label:
-            self._problem(number, f"label {label!r} of {device!r} is given to two states; the core keeps the last")
+            self._problem(
+                number,
+                f"label {label!r} of {device!r} is given to two states; the core keeps the last",
+            )
         states[int(state)] = label
 
     def _add_property(self, number: int, device: str, name: str, value: str) -> None:
@@ -295,14 +369,24 @@ class _Reader:
         self._must_be_declared(number, device)
         if device == "Core":
             if name not in _CORE_PROPERTIES:
-                self._problem(number, f"the core has no property {name!r}; it has {', '.join(_CORE_PROPERTIES)}")
+                self._problem(
+                    number,
+                    f"the core has no property {name!r}; it has {', '.join(_CORE_PROPERTIES)}",
+                )
             elif name in _ROLES and value and value not in config.devices:
                 self._problem(number, f"Core-{name} is the device {value!r}, which is not declared")
             elif name == "Initialize" and value == "1":
                 if self._initialised:
-                    self._problem(number, f"the devices are initialised already in line {self._initialised}")
+                    self._problem(
+                        number, f"the devices are initialised already in line {self._initialised}"
+                    )
                 self._initialised = self._initialised or number
-        elif name == "Number of positions" and value.isascii() and value.isdigit() and len(value) <= 6:
+        elif (
+            name == "Number of positions"
+            and value.isascii()
+            and value.isdigit()
+            and len(value) <= 6
+        ):
             config.positions[device] = int(value)
         config.settings.append((device, name, value))
         if self._initialised and device != "Core":
@@ -312,14 +396,21 @@ class _Reader:
         size = self.config.pixel_sizes.get(parts[1])
         numbers = self._numbers(number, parts[2:])
         if size is None:
-            self._problem(number, f"resolution {parts[1]!r} has no ConfigPixelSize line before it; the core refuses it")
+            self._problem(
+                number,
+                f"resolution {parts[1]!r} has no ConfigPixelSize line before it; the core refuses "
+                f"it",
+            )
         elif numbers and parts[0] == "PixelSize_um":
             size.line, size.pixel_um = number, numbers[0]
         elif numbers and parts[0] == "PixelSizeAffine":
             size.affine = (numbers[0], numbers[1], numbers[3], numbers[4])
 
     def _numbers(self, line: int, texts: list[str]) -> list[float]:
-        """Return the numbers of a line; none, and a problem, if one is not a number, of which the core makes 0."""
+        """Return the numbers of a line.
+
+        None, and a problem, if one is not a number, of which the core makes 0.
+        """
         try:
             numbers = [float(text) for text in texts]
         except ValueError:
@@ -330,10 +421,13 @@ class _Reader:
         return []
 
     def _finish(self) -> None:
-        """Complete what all lines together say: labels, and presets whose lines need not stand together."""
+        """Complete what all lines together say: labels, and presets whose lines need not stand
+        together.
+        """
         config = self.config
         config.labels = {
-            device: {label: state for state, label in states.items()} for device, states in self._states.items()
+            device: {label: state for state, label in states.items()}
+            for device, states in self._states.items()
         }
         seen: dict[tuple[str, tuple[tuple[str, str, str], ...]], str] = {}
         for (group, preset), lines in self._preset_lines.items():
@@ -347,25 +441,36 @@ class _Reader:
                 config.equal_presets.append((group, preset, f"{where} does the same as {other!r}"))
         for preset, kept in (("Startup", config.startup), ("Shutdown", config.shutdown)):
             for (device, name), found in self._preset_lines.get(("System", preset), {}).items():
-                *replaced, last = [CfgSetting(line, device, name, value, preset) for line, value in found]
+                *replaced, last = [
+                    CfgSetting(line, device, name, value, preset) for line, value in found
+                ]
                 kept.append(last)
                 config.replaced += replaced
         config.settings += config.presets.get("System", {}).get("Startup", [])
 
-    def _preset_problems(self, where: str, lines: dict[tuple[str, str], list[tuple[int, str]]]) -> list[str]:
+    def _preset_problems(
+        self, where: str, lines: dict[tuple[str, str], list[tuple[int, str]]]
+    ) -> list[str]:
         problems = []
-        absent = Counter(device for device, _ in lines if device != "Core" and device not in self.config.devices)
-        problems += [f"{where} names the device {device!r}, which is not declared" for device in absent]
+        absent = Counter(
+            device for device, _ in lines if device != "Core" and device not in self.config.devices
+        )
+        problems += [
+            f"{where} names the device {device!r}, which is not declared" for device in absent
+        ]
         for (device, name), found in lines.items():
             values = list(dict.fromkeys(value for _, value in found))
             if len(values) > 1:
                 numbers = " and ".join(str(line) for line, _ in found)
                 problems.append(
-                    f"{where} sets {device}-{name} {len(found)} times (lines {numbers}); the core keeps the last alone"
+                    f"{where} sets {device}-{name} {len(found)} times (lines {numbers}); the core "
+                    f"keeps the last alone"
                 )
             if name == "Label" and not self.config.has_label(device, values[-1]):
                 has = ", ".join(map(_quoted, self.config.labels[device]))
-                problems.append(f"{where} sets {device!r} to the label {values[-1]!r}; it has {has}")
+                problems.append(
+                    f"{where} sets {device!r} to the label {values[-1]!r}; it has {has}"
+                )
         return problems
 
 
@@ -375,7 +480,9 @@ def _quoted(label: str) -> str:
 
 
 def _decode(content: bytes) -> tuple[str, bool]:
-    """Return the text of a file in UTF-8, else in the code page of Western Windows, and whether it was UTF-8."""
+    """Return the text of a file in UTF-8, else in the code page of Western Windows, and whether it
+    was UTF-8.
+    """
     try:
         return content.decode("utf-8"), True
     except UnicodeDecodeError:

@@ -1,7 +1,9 @@
-"""The settings of a scope file and its .cfg that affect images: recorded with a sample, and equal for all its fields.
+"""The settings of a scope file and its .cfg that affect images.
 
-The Micro-Manager folder and backend, time limits and retries, the focus search, frame checks and comments are not
-among them: they may change while a sample is being taken.
+Recorded with a sample, and equal for all its fields.
+
+The Micro-Manager folder and backend, time limits and retries, the focus search, frame checks and
+comments are not among them: they may change while a sample is being taken.
 """
 
 from __future__ import annotations
@@ -40,19 +42,30 @@ class SettingChange:
 
 
 def imaging_settings(scope: Scope) -> ImagingSettings:
-    """Return the settings of a scope that affect images; scopes with equal settings take the same images.
+    """Return the settings of a scope that affect images.
+
+    Scopes with equal settings take the same images.
 
     Raises:
         ConfigError: The .cfg cannot be read, or lacks something that the scope names.
     """
     config, camera, focus = read_config(scope.config_path), scope.camera, scope.focus
-    labels = {"camera": camera.device, "xy_stage": scope.stage.xy_device, "z_stage": scope.stage.z_device}
+    labels = {
+        "camera": camera.device,
+        "xy_stage": scope.stage.xy_device,
+        "z_stage": scope.stage.z_device,
+    }
     return ImagingSettings(
         camera=camera.model_dump(mode="json"),
         devices={role: [label, *config.devices.get(label, ())] for role, label in labels.items()},
-        camera_settings={name: value for device, name, value in config.settings if device == camera.device},
+        camera_settings={
+            name: value for device, name, value in config.settings if device == camera.device
+        },
         lights={
-            name: {f"{device}-{key}": value for device, key, value in light_settings(scope, config, modality)}
+            name: {
+                f"{device}-{key}": value
+                for device, key, value in light_settings(scope, config, modality)
+            }
             for name, modality in scope.modalities.items()
         },
         exposure_ms={name: modality.exposure_ms for name, modality in scope.modalities.items()},
@@ -74,18 +87,23 @@ def flatten(content: object, table: str = "") -> Iterator[tuple[str, object]]:
         yield table, list(content) if isinstance(content, tuple) else content
 
 
-def changed_settings(sample: Sample, before: ImagingSettings, now: ImagingSettings) -> list[SettingChange]:
+def changed_settings(
+    sample: Sample, before: ImagingSettings, now: ImagingSettings
+) -> list[SettingChange]:
     """Return the settings that differ.
 
-    A setting of one modality is in use from its first image on: a wrong fluorescence light can still be corrected once
-    bright field is on disk and the slide is stained.
+    A setting of one modality is in use from its first image on: a wrong fluorescence light can
+    still be corrected once bright field is on disk and the slide is stained.
     """
     was, is_now = (dict(flatten(settings.model_dump(mode="json"))) for settings in (before, now))
     taken = [name for name in PASSES if fields_on_disk(sample.raw_path(name))]
     without_image = {*MODALITIES}.difference(*(PASSES[name] for name in taken))
     return [
         SettingChange(
-            key, was.get(key), is_now.get(key), bool(taken) and not without_image.intersection(key.split("."))
+            key,
+            was.get(key),
+            is_now.get(key),
+            bool(taken) and not without_image.intersection(key.split(".")),
         )
         for key in {**was, **is_now}
         if was.get(key) != is_now.get(key)

@@ -40,7 +40,9 @@ def _absent(what: str, name: str, there: Iterable[str]) -> str:
     return f"{what} {name!r} is not in the .cfg{hint} (it has: {_listed(there)})"
 
 
-def light_settings(scope: Scope, config: HardwareConfig, light: LightSettings) -> tuple[tuple[str, str, str], ...]:
+def light_settings(
+    scope: Scope, config: HardwareConfig, light: LightSettings
+) -> tuple[tuple[str, str, str], ...]:
     """Return the (device, property, value) settings of a modality, or of ``light.dark``.
 
     Raises:
@@ -64,7 +66,9 @@ def check_configuration(scope: Scope) -> list[str]:
 
 
 def configuration_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
-    """Return warnings: presets that nobody can use, lights and pixel sizes to look at, moves, long focus searches."""
+    """Return warnings: presets that nobody can use, lights and pixel sizes to look at, moves, long
+    focus searches.
+    """
     used = _used_presets(scope)
     warnings = [text for group, preset, text in config.equal_presets if (group, preset) not in used]
     for preset, texts in config.preset_problems.items():
@@ -74,9 +78,11 @@ def configuration_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
     focus = scope.focus
     if focus.method != "fixed" and focus.max_frames > MAX_FOCUS_FRAMES:
         warnings.append(
-            f"'focus': a search through +-{focus.range_um:g} um in steps of {focus.coarse_step_um:g} um may take "
-            f"{focus.max_frames} frames; {MAX_FOCUS_FRAMES} do with 'coarse_step_um' of {focus.range_um / 3:.3g} or "
-            f"more, or with a 'range_um' of {3 * focus.coarse_step_um:g} or less"
+            f"'focus': a search through +-{focus.range_um:g} um in steps of "
+            f"{focus.coarse_step_um:g} um may take "
+            f"{focus.max_frames} frames; {MAX_FOCUS_FRAMES} do with 'coarse_step_um' of "
+            f"{focus.range_um / 3:.3g} or more, or with a 'range_um' of "
+            f"{3 * focus.coarse_step_um:g} or less"
         )
     return warnings
 
@@ -93,9 +99,17 @@ def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
         "camera.device": scope.camera.device,
         "stage.xy_device": scope.stage.xy_device,
         "stage.z_device": scope.stage.z_device,
-        **({"light.shutter_device": scope.light.shutter_device} if scope.light.shutter_device else {}),
+        **(
+            {"light.shutter_device": scope.light.shutter_device}
+            if scope.light.shutter_device
+            else {}
+        ),
         **({"label.device": scope.label.device} if scope.label.method == "camera" else {}),
-        **({"focus.hardware_device": scope.focus.hardware_device} if scope.focus.method == "hardware" else {}),
+        **(
+            {"focus.hardware_device": scope.focus.hardware_device}
+            if scope.focus.method == "hardware"
+            else {}
+        ),
     }
     for key in ("lamp_on", "lamp_off"):
         for number, setting in enumerate(getattr(scope.label, key)):
@@ -108,32 +122,48 @@ def configuration_problems(scope: Scope, config: HardwareConfig) -> list[str]:
         elif light.group and light.preset not in config.presets[light.group]:
             found.append(_absent(f"{where}.preset", light.preset, config.presets[light.group]))
     known = {*config.devices, "Core"}
-    found += [_absent(key, device, config.devices) for key, device in devices.items() if device not in known]
-    for problems in (_camera_problems, staining_problems, loader_problems, lighting_problems, move_problems):
+    found += [
+        _absent(key, device, config.devices)
+        for key, device in devices.items()
+        if device not in known
+    ]
+    for problems in (
+        _camera_problems,
+        staining_problems,
+        loader_problems,
+        lighting_problems,
+        move_problems,
+    ):
         found += problems(scope, config)
     return found
 
 
 def _used_presets(scope: Scope) -> set[tuple[str, str]]:
-    """Return (group, preset) of those that are set: by the lights, and by the core as it loads and unloads the .cfg."""
+    """Return (group, preset) of those that are set: by the lights, and by the core as it loads and
+    unloads the .cfg.
+    """
     of_lights = {(light.group, light.preset) for light in lights_of(scope).values() if light.group}
     return of_lights | {("System", "Startup"), ("System", "Shutdown")}
 
 
 def _camera_problems(scope: Scope, config: HardwareConfig) -> list[str]:
-    """Return sentences about a camera that is several, and about fewer bits than the scope file says."""
+    """Return sentences about a camera that is several, and about fewer bits than the scope file
+    says.
+    """
     device, found = scope.camera.device, []
     if config.devices.get(device) == ("Utilities", "Multi Camera"):
         found.append(
-            f"camera.device {device!r} is a Multi Camera: its sequences mix the frames of several cameras, so that "
-            "lights are taken twice; name the one physical camera"
+            f"camera.device {device!r} is a Multi Camera: its sequences mix the frames of several "
+            f"cameras, so that lights are taken twice; name the one physical camera"
         )
-    depths = [value for label, name, value in config.settings if (label, name) == (device, "BitDepth")]
+    depths = [
+        value for label, name, value in config.settings if (label, name) == (device, "BitDepth")
+    ]
     number = re.match(r"\d{1,2}", depths[-1]) if depths else None
     if number is not None and int(number[0]) < scope.camera.bits:
         found.append(
-            f"the .cfg sets {device!r} to a BitDepth of {depths[-1]}, 'camera.bits' is {scope.camera.bits}: write "
-            f"bits = {number[0]}, or over-exposure is not seen"
+            f"the .cfg sets {device!r} to a BitDepth of {depths[-1]}, 'camera.bits' is "
+            f"{scope.camera.bits}: write bits = {number[0]}, or over-exposure is not seen"
         )
     return found
 
@@ -147,15 +177,25 @@ def staining_problems(scope: Scope, config: HardwareConfig) -> list[str]:
 def loader_problems(scope: Scope, config: HardwareConfig) -> list[str]:
     """Return sentences about devices and labels of the loader's steps that are not in the .cfg."""
     steps = scope.loader.keyed_steps()
-    return _setting_problems(config, [(where, step, step.value if step.fixed else None) for where, step in steps])
+    return _setting_problems(
+        config, [(where, step, step.value if step.fixed else None) for where, step in steps]
+    )
 
 
-def _setting_problems(config: HardwareConfig, settings: Iterable[tuple[str, DeviceSetting, str | None]]) -> list[str]:
-    """Return sentences about settings, each with its key and its value if that is known, that are not in the .cfg."""
+def _setting_problems(
+    config: HardwareConfig, settings: Iterable[tuple[str, DeviceSetting, str | None]]
+) -> list[str]:
+    """Return sentences about settings, each with its key and its value if that is known, that are
+    not in the .cfg.
+    """
     found = []
     for where, setting, value in settings:
         if setting.device not in (*config.devices, "Core"):
             found.append(_absent(f"{where}.device", setting.device, config.devices))
-        elif setting.property == "Label" and value is not None and not config.has_label(setting.device, value):
+        elif (
+            setting.property == "Label"
+            and value is not None
+            and not config.has_label(setting.device, value)
+        ):
             found.append(_absent(f"{where}.value", value, config.labels[setting.device]))
     return found

@@ -21,14 +21,23 @@ _Affine = tuple[float, float, float, float]
 def pixel_size_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
     """Return sentences about pixel sizes of the .cfg that differ from the scope file's.
 
-    With several of them, as for several objectives, one must agree; where the start-up settings choose one, that one.
+    With several of them, as for several objectives, one must agree; where the start-up settings
+    choose one, that one.
     """
-    sizes = {name: size for name, size in config.pixel_sizes.items() if size.pixel_um or size.affine}
+    sizes = {
+        name: size for name, size in config.pixel_sizes.items() if size.pixel_um or size.affine
+    }
     chosen = {name: size for name, size in sizes.items() if _is_set(config, size)} or sizes
-    found = {name: pixel_size_difference(scope.camera, size.pixel_um, size.affine) for name, size in chosen.items()}
+    found = {
+        name: pixel_size_difference(scope.camera, size.pixel_um, size.affine)
+        for name, size in chosen.items()
+    }
     if not found or "" in found.values():
         return []
-    return [f"line {chosen[name].line} of the .cfg, resolution {name!r}: {text}" for name, text in found.items()]
+    return [
+        f"line {chosen[name].line} of the .cfg, resolution {name!r}: {text}"
+        for name, text in found.items()
+    ]
 
 
 def pixel_size_difference(camera: Camera, pixel_um: float, affine: _Affine | None) -> str:
@@ -37,8 +46,8 @@ def pixel_size_difference(camera: Camera, pixel_um: float, affine: _Affine | Non
     Args:
         camera: of the scope file.
         pixel_um: side of an unbinned pixel; 0 where it is not known.
-        affine: (a, b, c, d) of the matrix from pixels to um of the stage; ``None`` or zeros where it is not known. Its
-            sign is that of a convention, so a half turn is no difference.
+        affine: (a, b, c, d) of the matrix from pixels to um of the stage; ``None`` or zeros where
+            it is not known. Its sign is that of a convention, so a half turn is no difference.
     """
     differences = []
     if pixel_um > 0 and not _alike(pixel_um, camera.pixel_um):
@@ -47,7 +56,10 @@ def pixel_size_difference(camera: Camera, pixel_um: float, affine: _Affine | Non
         differences += _affine_differences(camera, affine)
     if not differences:
         return ""
-    return f"{'; '.join(differences)}: correct the one that is wrong (`wbcpipe calibrate` measures both)"
+    return (
+        f"{'; '.join(differences)}: correct the one that is wrong (`wbcpipe calibrate` "
+        f"measures both)"
+    )
 
 
 def _affine_differences(camera: Camera, affine: _Affine) -> list[str]:
@@ -58,7 +70,10 @@ def _affine_differences(camera: Camera, affine: _Affine) -> list[str]:
     found = []
     side_um = math.sqrt(abs(determinant))
     if not _alike(side_um, camera.pixel_um):
-        found.append(f"an affine transform for a pixel of {side_um:.4g} um, 'camera.pixel_um' is {camera.pixel_um:g}")
+        found.append(
+            f"an affine transform for a pixel of {side_um:.4g} um, 'camera.pixel_um' is "
+            f"{camera.pixel_um:g}"
+        )
     (e, f), (g, h) = camera.stage_affine
     own = e * h - f * g
     if (determinant > 0) != (own > 0):
@@ -66,7 +81,10 @@ def _affine_differences(camera: Camera, affine: _Affine) -> list[str]:
         return found
     turn = math.degrees(math.atan2(c, a) - math.atan2(g, e)) % 180.0
     if min(turn, 180.0 - turn) > _MAX_TURN_DEGREES:
-        found.append(f"an affine transform that is turned by {turn:.0f} degrees against 'camera.stage_affine'")
+        found.append(
+            f"an affine transform that is turned by {turn:.0f} degrees against "
+            f"'camera.stage_affine'"
+        )
     return found
 
 
@@ -77,4 +95,6 @@ def _alike(first: float, second: float) -> bool:
 def _is_set(config: HardwareConfig, size: PixelSize) -> bool:
     """Return whether the start-up settings are those for which a pixel size holds."""
     loaded = {(device, name): value for device, name, value in config.settings}
-    return bool(size.settings) and all(loaded.get((device, name)) == value for device, name, value in size.settings)
+    return bool(size.settings) and all(
+        loaded.get((device, name)) == value for device, name, value in size.settings
+    )

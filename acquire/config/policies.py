@@ -47,14 +47,17 @@ __all__ = [
 #: A number in a unit of its own.
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
-#: A focus search, or a hill climb alone, that has not bracketed its peak with this number of frames stops.
+#: A focus search, or a hill climb alone, that has not bracketed its peak with this number of frames
+#: stops.
 MAX_FOCUS_FRAMES: Final = 12
 #: Frames that a search always leaves for its hill climb: 3 around the peak, and 2 to move along.
 _MIN_CLIMB_FRAMES: Final = 5
 
 
 def max_climb_frames(coarse: int) -> int:
-    """Return the number of frames that a focus search has left for its hill climb after ``coarse`` frames."""
+    """Return the number of frames that a focus search has left for its hill climb after ``coarse``
+    frames.
+    """
     return max(MAX_FOCUS_FRAMES - coarse, _MIN_CLIMB_FRAMES)
 
 
@@ -68,33 +71,38 @@ class Focus(Part):
     """How the focus surface is found.
 
     Attributes:
-        method: ``surface`` measures points on a grid from images; ``hardware`` measures them with the microscope's
-            focusing device, and from images where that fails; ``fixed`` stays at ``fixed_um``.
+        method: ``surface`` measures points on a grid from images; ``hardware`` measures them with
+            the microscope's focusing device, and from images where that fails; ``fixed`` stays at
+            ``fixed_um``.
         modality: Bright field, so that focusing does not bleach the stain.
         fixed_um: Z for ``fixed``, and start of the first search.
-        offset_um: From the sharpest bright-field image to the best focus: refraction at cell edges makes cells look
-            sharpest a little beside it. Measure it once for an objective.
+        offset_um: From the sharpest bright-field image to the best focus: refraction at cell edges
+            makes cells look sharpest a little beside it. Measure it once for an objective.
         range_um: Range of the first search to each side.
         coarse_points: Points along each side of the grid over the scan area.
         spacing_um: Largest distance of the finer points, which are measured where fields are taken.
-        coarse_step_um: Step of the first search. A third of ``range_um`` or more limits it to 12 frames, provided that
-            the specimen is still visible half a step from its focus; if not, make ``range_um`` smaller too.
-        fine_step_um: Step of the refinement; about twice the depth of field, so that sharpness changes within a step.
+        coarse_step_um: Step of the first search. A third of ``range_um`` or more limits it to 12
+            frames, provided that the specimen is still visible half a step from its focus; if not,
+            make ``range_um`` smaller too.
+        fine_step_um: Step of the refinement; about twice the depth of field, so that sharpness
+            changes within a step.
         window_px: Side of the square in the camera's middle that is used, in unbinned pixels.
-        deadline_s, mapping_deadline_s: Time limits for one point and for all points together. A point that exceeds its
-            limit counts as one without structure.
-        drift_check_fields: The focus is measured again before every this many fields; 0: only when a run is resumed or
-            the devices were reloaded.
-        drift_limit_um: From this drift on the surface is shifted and tilted to fit 9 points measured before, or
-            replaced by a new one; larger than the error of the surface.
+        deadline_s, mapping_deadline_s: Time limits for one point and for all points together. A
+            point that exceeds its limit counts as one without structure.
+        drift_check_fields: The focus is measured again before every this many fields; 0: only when
+            a run is resumed or the devices were reloaded.
+        drift_limit_um: From this drift on the surface is shifted and tilted to fit 9 points
+            measured before, or replaced by a new one; larger than the error of the surface.
         hardware_device: Label in the .cfg, for ``hardware``.
-        hardware_mode: ``full`` or ``incremental`` focusing, or ``continuous``: hold the focus until the device reports
-            that it is locked.
-        hardware_offset_um: From the Z that the device finds to the best focus of the cells. Measure it once for an
-            objective.
-        device_offset: The device's own offset, in its own units, set before focusing; not changed if left out.
+        hardware_mode: ``full`` or ``incremental`` focusing, or ``continuous``: hold the focus until
+            the device reports that it is locked.
+        hardware_offset_um: From the Z that the device finds to the best focus of the cells. Measure
+            it once for an objective.
+        device_offset: The device's own offset, in its own units, set before focusing; not changed
+            if left out.
         hardware_timeout_s: Time limit for each of its answers.
-        hardware_settle_s: Wait before focusing after a move beyond ``long_move_um``, and before a second attempt.
+        hardware_settle_s: Wait before focusing after a move beyond ``long_move_um``, and before a
+            second attempt.
         long_move_um: XY move after which immersion film needs time to settle.
     """
 
@@ -122,23 +130,28 @@ class Focus(Part):
 
     @property
     def max_frames(self) -> int:
-        """Return the largest number of frames of a search through the full range, with its hill climb."""
+        """Return the largest number of frames of a search through the full range, with its hill
+        climb.
+        """
         coarse = 2 * math.ceil(self.range_um / self.coarse_step_um) + 1
         return coarse + max_climb_frames(coarse)
 
     @model_validator(mode="after")
     def _hardware_is_named(self) -> Self:
         if self.method == "hardware" and not self.hardware_device:
-            raise ValueError("method \"hardware\" needs 'hardware_device', the focusing device's label in the .cfg")
+            raise ValueError(
+                "method \"hardware\" needs 'hardware_device', the focusing device's label in the "
+                ".cfg"
+            )
         return self
 
     @model_validator(mode="after")
     def _search_ends(self) -> Self:
         if self.max_frames > MAX_SEARCH_FRAMES:
             raise ValueError(
-                f"a search through +-{self.range_um:g} um in steps of {self.coarse_step_um:g} um takes "
-                f"{self.max_frames} frames, at most {MAX_SEARCH_FRAMES} are allowed: enlarge 'coarse_step_um', or make "
-                "'range_um' smaller"
+                f"a search through +-{self.range_um:g} um in steps of {self.coarse_step_um:g} um "
+                f"takes {self.max_frames} frames, at most {MAX_SEARCH_FRAMES} are allowed: enlarge "
+                f"'coarse_step_um', or make 'range_um' smaller"
             )
         return self
 
@@ -152,7 +165,9 @@ class DeviceSetting(Part):
 
 
 class DeviceStep(DeviceSetting):
-    """One step of a procedure by devices: set a property, wait for the device, then wait ``wait_s`` more."""
+    """One step of a procedure by devices: set a property, wait for the device, then wait ``wait_s``
+    more.
+    """
 
     wait_s: Wait = 0.0
 
@@ -170,21 +185,22 @@ class Staining(Part):
     """How the slide is stained with Acridine Orange between the passes of `--protocol two-pass`.
 
     Attributes:
-        method: ``prompt`` asks the operator; ``devices`` sets properties of pumps and valves; ``command`` runs a
-            program.
+        method: ``prompt`` asks the operator; ``devices`` sets properties of pumps and valves;
+            ``command`` runs a program.
         message: Instruction to the operator.
         steps: Steps for ``devices``.
-        safe_state: For ``devices``: the steps that bring the devices into a safe state when Ctrl-C or a failure
-            interrupts the staining. All of them run, in order. If left out, each property that was set gets its last
-            value in ``steps``.
-        command: For ``command``: the program and its arguments, without a shell. On interruption it gets SIGTERM and
-            has 10 s to close its valves; on Windows it is ended at once.
+        safe_state: For ``devices``: the steps that bring the devices into a safe state when Ctrl-C
+            or a failure interrupts the staining. All of them run, in order. If left out, each
+            property that was set gets its last value in ``steps``.
+        command: For ``command``: the program and its arguments, without a shell. On interruption it
+            gets SIGTERM and has 10 s to close its valves; on Windows it is ended at once.
         timeout_s: Time limit of the program, and of each step's device.
         incubate_s: Wait after the stain is applied, before the fluorescence pass.
-        max_incubate_s: Time after the stain is applied by which the fluorescence pass should start; a batch tells it
-            where it started later. Not limited if left out.
-        max_missing_percent: Maximum share of missing bright fields among those that are not bare glass. With more, the
-            slide is not stained, because no bright field can be added afterwards.
+        max_incubate_s: Time after the stain is applied by which the fluorescence pass should start;
+            a batch tells it where it started later. Not limited if left out.
+        max_missing_percent: Maximum share of missing bright fields among those that are not bare
+            glass. With more, the slide is not stained, because no bright field can be added
+            afterwards.
     """
 
     method: Literal["prompt", "devices", "command"] = "prompt"
@@ -201,7 +217,8 @@ class Staining(Part):
     def _complete(self) -> Self:
         if self.max_incubate_s is not None and self.max_incubate_s < self.incubate_s:
             raise ValueError(
-                f"'max_incubate_s' is {self.max_incubate_s:g} s, less than 'incubate_s', {self.incubate_s:g} s"
+                f"'max_incubate_s' is {self.max_incubate_s:g} s, less than 'incubate_s', "
+                f"{self.incubate_s:g} s"
             )
         for method, key in (("devices", "steps"), ("command", "command")):
             if bool(getattr(self, key)) != (self.method == method):
@@ -228,12 +245,15 @@ class Reliability(Part):
         retries: Number of further attempts before a field is recorded as missing.
         retry_wait_s: Wait before each of them.
         max_consecutive_missing: The run ends after this many consecutive missing fields.
-        slide_time_limit_s: Time from the start on a slide after which no new field is taken; the fields taken so far
-            are reported. 0 means no limit. ``--deadline`` can only make it earlier.
-        max_crashes_per_field: A field at which a driver crashed, hung or lost the core so often is recorded as missing.
-        max_consecutive_restarts: The run ends after more restarts of the device process than this without a new field.
-        reconnect_timeout_s: With ``bridge``, how long to wait for a Micro-Manager that closed or crashed. The user
-            starts it again, not wbcpipe.
+        slide_time_limit_s: Time from the start on a slide after which no new field is taken; the
+            fields taken so far are reported. 0 means no limit. ``--deadline`` can only make it
+            earlier.
+        max_crashes_per_field: A field at which a driver crashed, hung or lost the core so often is
+            recorded as missing.
+        max_consecutive_restarts: The run ends after more restarts of the device process than this
+            without a new field.
+        reconnect_timeout_s: With ``bridge``, how long to wait for a Micro-Manager that closed or
+            crashed. The user starts it again, not wbcpipe.
     """
 
     move_timeout_s: Seconds = 30.0
@@ -249,19 +269,23 @@ class Reliability(Part):
 
 
 class FrameChecks(Part):
-    """Limits that a frame must satisfy; a field with a frame beyond them is taken again. See `FrameValidator`.
+    """Limits that a frame must satisfy; a field with a frame beyond them is taken again.
 
-    A frame's level is its pixel value above ``camera_offset``: of the background in bright field, of the darkest parts
-    in fluorescence. It is compared with the median of the last fields.
+    See `FrameValidator`.
+
+    A frame's level is its pixel value above ``camera_offset``: of the background in bright field,
+    of the darkest parts in fluorescence. It is compared with the median of the last fields.
 
     Attributes:
-        enabled: Check the frames. Fluorescence that is only noise where bright field shows cells counts as dark
-            whatever the levels are.
+        enabled: Check the frames. Fluorescence that is only noise where bright field shows cells
+            counts as dark whatever the levels are.
         camera_offset: Pixel value of a frame without light; `wbcpipe calibrate` measures it.
-        dark_fraction: Fraction of the camera's range; a bright field with a lower level had no light.
-        saturated_fraction, fluorescence_saturated_fraction: Fraction of a frame's pixels that may be saturated.
-        min_ratio, max_ratio: Of a frame's level to that of the fields before.
-        fluorescence_max_ratio: The same for fluorescence, where a field full of cells is bright everywhere.
+        dark_fraction: Fraction of the camera's range; a bright field with a lower level had no
+            light.
+        saturated_fraction, fluorescence_saturated_fraction: Fraction of a frame's pixels that may
+        be saturated. min_ratio, max_ratio: Of a frame's level to that of the fields before.
+        fluorescence_max_ratio: The same for fluorescence, where a field full of cells is bright
+            everywhere.
     """
 
     enabled: bool = True
@@ -278,7 +302,8 @@ class Scan(Part):
     """Selection of the planned fields.
 
     Attributes:
-        skip_empty: Skip a field whose first bright-field frame shows bare glass: no fluorescence light, no file.
+        skip_empty: Skip a field whose first bright-field frame shows bare glass: no fluorescence
+            light, no file.
     """
 
     skip_empty: bool = True
@@ -289,28 +314,34 @@ class QualityLimits(Part):
 
     Attributes:
         cells_counted: Minimum number of counted cells.
-        unidentified_percent, blurred_percent, unregistered_percent, saturated_cells_percent, doublets_percent: Maximum
-            share of the cells.
+        unidentified_percent, blurred_percent, unregistered_percent, saturated_cells_percent,
+            doublets_percent: Maximum share of the cells.
         missing_fields_percent: Maximum share of the fields.
         head_disagreement: Maximum, 0 to 1.
-        accepted_percent: Minimum share of complete white cells among the objects found; the others are debris or cut
-            by a border.
+        accepted_percent: Minimum share of complete white cells among the objects found; the others
+            are debris or cut by a border.
         failed_fields_percent: Maximum share of fields beyond one of the limits below.
         blur_um: Maximum edge width of nuclei; about twice what the objective shows in focus.
         saturated_percent: Maximum share of overexposed pixels of a field.
         residual_px: Maximum estimated registration error.
-        nuclear_contrast_percent: Minimum brightness of nuclei above their surroundings, as a share of the camera's
-            range.
+        nuclear_contrast_percent: Minimum brightness of nuclei above their surroundings, as a share
+            of the camera's range.
         nucleus_cytoplasm_contrast_ratio: Minimum ratio of that to the cytoplasm's.
-        red_cover_percent: Maximum share of a bright field covered by red cells; beyond it they overlap.
-        light_drift_percent: Maximum difference of a bright field's background from the sample's median.
-        error_bound_percent: Maximum upper bound of the share of wrong classes, from the bundle's test cells; a bundle
-            without a bound fails.
-        clumps_percent: Maximum share of objects that are several white cells which could not be parted.
-        cells_per_mm2: Maximum number of white cells found per mm2 of a field, its first one left out.
+        red_cover_percent: Maximum share of a bright field covered by red cells; beyond it they
+            overlap.
+        light_drift_percent: Maximum difference of a bright field's background from the sample's
+            median.
+        error_bound_percent: Maximum upper bound of the share of wrong classes, from the bundle's
+            test cells; a bundle without a bound fails.
+        clumps_percent: Maximum share of objects that are several white cells which could not be
+            parted.
+        cells_per_mm2: Maximum number of white cells found per mm2 of a field, its first one left
+            out.
         white_per_100_red: Maximum number of the same per 100 red cells of a field.
-        unassigned_fluorescence_percent: Maximum share of a field that is as bright as nuclei and belongs to no cell.
-        min_nucleus_um2: Minimum of the median area of nuclei; less is no nucleus of blood, or a wrong pixel size.
+        unassigned_fluorescence_percent: Maximum share of a field that is as bright as nuclei and
+            belongs to no cell.
+        min_nucleus_um2: Minimum of the median area of nuclei; less is no nucleus of blood, or a
+            wrong pixel size.
         max_nucleus_um2: Maximum of the same.
     """
 
@@ -345,7 +376,8 @@ class CalibrationPolicy(Part):
 
     Attributes:
         max_age_days: `wbcpipe doctor` warns when the calibration is older.
-        objective: Name of the objective, in your words; doctor warns if the calibration was made with another one.
+        objective: Name of the objective, in your words; doctor warns if the calibration was made
+            with another one.
     """
 
     max_age_days: Days = 90.0
@@ -355,26 +387,31 @@ class CalibrationPolicy(Part):
 class NightCheck(Part):
     """The check of the microscope before the first slide of a batch, and its limits.
 
-    Light, flat-field and dark level are compared with the scope's calibration file; without one, with the median of the
-    first ``baseline_checks`` checks.
+    Light, flat-field and dark level are compared with the scope's calibration file; without one,
+    with the median of the first ``baseline_checks`` checks.
 
     Attributes:
-        enabled: Check before the first slide. ``batch run --no-check`` leaves one batch's check out.
+        enabled: Check before the first slide. ``batch run --no-check`` leaves one batch's check
+            out.
         between_slides: Check again before every this many slides; 0: only before the first.
         light_drift_percent: Largest change of the background of a bright-field modality.
-        fluorescence_drift_percent: The same for fluorescence, whose background also depends on the stain.
-        flat_field_percent: Largest change of the shape of the illumination: of a tile of 8 x 8 against the centre.
+        fluorescence_drift_percent: The same for fluorescence, whose background also depends on the
+            stain.
+        flat_field_percent: Largest change of the shape of the illumination: of a tile of 8 x 8
+            against the centre.
         dark_levels: Largest change of the level without light, in pixel values.
         read_noise_percent: Largest increase of the read noise.
         hot_pixels_per_megapixel: Largest number of new hot pixels.
         lamp_percent: Largest standard deviation of successive frames of a lamp.
         focus_um: Largest difference of repeated focus searches at one position.
-        focus_shift_um: Largest distance of the slide's surface from ``focus.fixed_um``: a search starts there.
+        focus_shift_um: Largest distance of the slide's surface from ``focus.fixed_um``: a search
+            starts there.
         sharpness_percent: Smallest sharpness, of that of the first checks; specimens differ.
         stage_return_um: Largest distance between two arrivals at one position.
         fluorescence: Take one fluorescence frame, beside the scan area, where no cell is counted.
         baseline_checks: Number of checks that make the reference where there is no calibration.
-        on_drift: ``tell`` goes on and tells; ``stop`` ends the batch before a slide is scanned (exit code 54).
+        on_drift: ``tell`` goes on and tells; ``stop`` ends the batch before a slide is scanned
+            (exit code 54).
         control_rules: The same for a rule of the control charts that the check breaks.
     """
 

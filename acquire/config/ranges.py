@@ -1,7 +1,7 @@
 """The range of every number in a scope file: finite, and within what a microscope can be.
 
-The limits are wide. They stop a slipped decimal point or a unit mixed up before it becomes an endless plan, a wait of
-years or an arithmetic overflow.
+The limits are wide. They stop a slipped decimal point or a unit mixed up before it becomes an
+endless plan, a wait of years or an arithmetic overflow.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ __all__ = [
     "Wavelength",
 ]
 
-#: Fields of a plan: two hundred times what a differential needs, and laid out in a fraction of a second.
+#: Fields of a plan: two hundred times what a differential needs, and laid out in a fraction of a
+#: second.
 MAX_PLANNED_FIELDS: Final = 100_000
 #: Points of the focus surface over a scan area.
 MAX_FOCUS_POINTS: Final = 100_000

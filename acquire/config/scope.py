@@ -1,8 +1,12 @@
-"""Reads a scope file: the description of a microscope in TOML, validated with advice on each error."""
+"""Reads a scope file.
+
+The description of a microscope in TOML, validated with advice on each error.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -33,15 +37,27 @@ from wbcpipe.acquire.config.ranges import (
     Speed,
     Wavelength,
 )
-from wbcpipe.acquire.config.slide_policies import Label, Loader
-from wbcpipe.acquire.config.toml_text import MAX_BYTES, parse_toml
+from wbcpipe.acquire.config.slide_policies import Label, Loader, SlideRelocation
 from wbcpipe.acquire.config.virtual_condition import VirtualCondition
 from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
+from wbcpipe.samples.segment_settings.settings import SegmentSettings
 from wbcpipe.system.file_kinds import is_file
+from wbcpipe.system.toml_text import MAX_BYTES, parse_toml
 from wbcpipe.system.validation_messages import explain
 
-__all__ = ["TEST_ADAPTERS", "Camera", "LightSettings", "Modality", "Scope", "Slot", "list_scopes", "load_scope"]
+__all__ = [
+    "TEST_ADAPTERS",
+    "Camera",
+    "LightSettings",
+    "Modality",
+    "Scope",
+    "Slot",
+    "list_scopes",
+    "load_scope",
+]
+
+_log = logging.getLogger(__name__)
 
 #: ``micromanager.folder`` of the virtual scope: the adapters of the package mm-test-adapters.
 TEST_ADAPTERS: Final = "mm-test-adapters"
@@ -70,8 +86,10 @@ class MicroManager(Part):
     """How to reach the Micro-Manager core.
 
     Attributes:
-        backend: ``headless`` loads the core into this process; ``bridge`` connects to a running Micro-Manager.
-        folder: Micro-Manager installation, or ``mm-test-adapters``; WBCPIPE_MICROMANAGER overrides it.
+        backend: ``headless`` loads the core into this process; ``bridge`` connects to a running
+            Micro-Manager.
+        folder: Micro-Manager installation, or ``mm-test-adapters``; WBCPIPE_MICROMANAGER overrides
+            it.
         config: Hardware configuration (.cfg); relative to the scope file.
         port: Port of the running Micro-Manager's server, for ``bridge``.
     """
@@ -88,13 +106,15 @@ class Camera(Part):
     Attributes:
         device: Label in the .cfg.
         sensor_px: (width, height) of the sensor, unbinned.
-        roi_px: (x, y, width, height) of the region that is read out, in unbinned pixels; the full sensor if left out.
+        roi_px: (x, y, width, height) of the region that is read out, in unbinned pixels; the full
+            sensor if left out.
         binning: Pixels merged along each side.
         pixel_type: Value of the camera's property ``PixelType``; not changed if empty.
         bits: Bits of a pixel; it saturates at the highest value they hold.
         pixel_um: Side of an unbinned pixel on the specimen.
-        stage_affine: 2x2, without unit; column 0 is the stage direction of the image's +x (right), column 1 of its +y
-            (down). Images are flipped and turned by it, so that files have the orientation of the stage.
+        stage_affine: 2x2, without unit; column 0 is the stage direction of the image's +x (right),
+            column 1 of its +y (down). Images are flipped and turned by it, so that files have the
+            orientation of the stage.
     """
 
     device: str
@@ -118,16 +138,26 @@ class Camera(Part):
             if max(deviations) <= _MAX_TURN:
                 return value
         raise ValueError(
-            f"{value} is not a flip or quarter turn within {_MAX_TURN:g} rad; turn the camera to the stage's axes"
+            f"{value} is not a flip or quarter turn within {_MAX_TURN:g} rad; turn the camera to "
+            f"the stage's axes"
         )
 
     @model_validator(mode="after")
     def _roi_on_sensor(self) -> Self:
         x, y, width, height = self.region_px
-        if min(x, y) < 0 or min(width, height) < 8 or x + width > self.sensor_px[0] or y + height > self.sensor_px[1]:
-            raise ValueError(f"roi_px {list(self.region_px)} is not within the sensor of {list(self.sensor_px)}")
+        if (
+            min(x, y) < 0
+            or min(width, height) < 8
+            or x + width > self.sensor_px[0]
+            or y + height > self.sensor_px[1]
+        ):
+            raise ValueError(
+                f"roi_px {list(self.region_px)} is not within the sensor of {list(self.sensor_px)}"
+            )
         if any(number % self.binning for number in self.region_px):
-            raise ValueError(f"roi_px {list(self.region_px)} does not divide by the binning of {self.binning}")
+            raise ValueError(
+                f"roi_px {list(self.region_px)} does not divide by the binning of {self.binning}"
+            )
         return self
 
     @property
@@ -157,7 +187,9 @@ class Camera(Part):
         return int(2**self.bits - 1)
 
     def centre_offset_um(self) -> tuple[float, float]:
-        """Return the stage vector (x, y) from the stage position to the image's centre: 0 for a centred ROI."""
+        """Return the stage vector (x, y) from the stage position to the image's centre: 0 for a
+        centred ROI.
+        """
         x, y, width, height = self.region_px
         right_um = (x + width / 2 - self.sensor_px[0] / 2) * self.pixel_um
         down_um = (y + height / 2 - self.sensor_px[1] / 2) * self.pixel_um
@@ -166,11 +198,13 @@ class Camera(Part):
 
 
 class Stage(Range):
-    """The XY stage and the focus drive with their limits; ``x_um``, ``y_um`` are the limits of travel.
+    """The XY stage and the focus drive with their limits; ``x_um``, ``y_um`` are the limits of
+    travel.
 
     Attributes:
         xy_device, z_device: Labels in the .cfg.
-        z_um: Soft limits of the focus drive, [lowest, highest]; they keep the objective off the slide.
+        z_um: Soft limits of the focus drive, [lowest, highest]; they keep the objective off the
+            slide.
         settle_ms: Wait after each move of the XY stage.
         tolerance_um: Largest distance between the requested position and the one read back.
         park_um: [x, y] at which the stage is left at the end of a batch.
@@ -187,10 +221,13 @@ class Stage(Range):
 
     @model_validator(mode="after")
     def _parks_within_limits(self) -> Self:
-        for axis, at_um, limits_um in zip("xy", self.park_um or (), (self.x_um, self.y_um), strict=False):
+        for axis, at_um, limits_um in zip(
+            "xy", self.park_um or (), (self.x_um, self.y_um), strict=False
+        ):
             if not limits_um[0] <= at_um <= limits_um[1]:
                 raise ValueError(
-                    f"'park_um' has {axis} = {at_um:g}, beyond the stage's limits, {limits_um[0]:g} to {limits_um[1]:g}"
+                    f"'park_um' has {axis} = {at_um:g}, beyond the stage's limits, "
+                    f"{limits_um[0]:g} to {limits_um[1]:g}"
                 )
         return self
 
@@ -218,16 +255,19 @@ class Light(Part):
     """The light, how it is switched within a field, and how it bleaches the stain.
 
     Attributes:
-        shutter_device: Shutter of all light; open only while the camera exposes. A preset may name another with
-            ``Core,Shutter``.
-        settle_ms: Wait after the shutter opened, before the exposure, for a lamp that then needs time; the slide is lit
-            meanwhile, so it counts as light dose. Without a shutter, after the light was switched on.
-        dark: For a microscope without a shutter: the preset, or the properties, that leave no light on the slide. It is
-            set after each exposure and at every exit; required where no shutter is named.
-        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one hardware sequence;
-            ``off`` switches by command, frame by frame; ``auto`` uses a sequence if the devices support it.
-        bleach_ms: Fluorescence exposure after which the dye has faded to 1/e, if it was measured; each field then
-            records how much it had faded before.
+        shutter_device: Shutter of all light; open only while the camera exposes. A preset may name
+            another with ``Core,Shutter``.
+        settle_ms: Wait after the shutter opened, before the exposure, for a lamp that then needs
+            time; the slide is lit meanwhile, so it counts as light dose. Without a shutter, after
+            the light was switched on.
+        dark: For a microscope without a shutter: the preset, or the properties, that leave no light
+            on the slide. It is set after each exposure and at every exit; required where no shutter
+            is named.
+        sequencing: ``on`` uploads a field's lights and exposures and takes its frames in one
+            hardware sequence; ``off`` switches by command, frame by frame; ``auto`` uses a sequence
+            if the devices support it.
+        bleach_ms: Fluorescence exposure after which the dye has faded to 1/e, if it was measured;
+            each field then records how much it had faded before.
     """
 
     shutter_device: str = ""
@@ -240,11 +280,14 @@ class Light(Part):
     def _ends_in_the_dark(self) -> Self:
         if not self.shutter_device and self.dark is None:
             raise ValueError(
-                "name the shutter in 'shutter_device', or without one give 'dark', the preset or the properties that "
-                "leave no light on the slide: else it would stay lit when a run ends"
+                "name the shutter in 'shutter_device', or without one give 'dark', the preset or "
+                "the properties that leave no light on the slide: else it would stay lit when a "
+                "run ends"
             )
         if self.shutter_device and self.dark is not None:
-            raise ValueError("'dark' is for a microscope without a shutter; leave it out, or 'shutter_device'")
+            raise ValueError(
+                "'dark' is for a microscope without a shutter; leave it out, or 'shutter_device'"
+            )
         return self
 
 
@@ -310,12 +353,14 @@ class Scope(Part):
     focus: Focus = Focus()
     loader: Loader = Loader()
     label: Label = Label()
+    slide_relocation: SlideRelocation = SlideRelocation()
     staining: Staining = Staining()
     reliability: Reliability = Reliability()
     scan: Scan = Scan()
     calibration: CalibrationPolicy = CalibrationPolicy()
     frame_checks: FrameChecks = FrameChecks()
     quality: QualityLimits = QualityLimits()
+    segment: SegmentSettings = SegmentSettings()
     night_check: NightCheck = NightCheck()
     virtual_condition: VirtualCondition = VirtualCondition()
     name: Annotated[str, Field(exclude=True)] = ""
@@ -326,7 +371,9 @@ class Scope(Part):
     @model_validator(mode="after")
     def _virtual_camera_is_straight(self) -> Self:
         if self.virtual and self.camera.stage_affine != ((1.0, 0.0), (0.0, 1.0)):
-            raise ValueError("'camera.stage_affine' of a virtual scope must be [[1.0, 0.0], [0.0, 1.0]]")
+            raise ValueError(
+                "'camera.stage_affine' of a virtual scope must be [[1.0, 0.0], [0.0, 1.0]]"
+            )
         return self
 
     @model_validator(mode="after")
@@ -341,7 +388,9 @@ class Scope(Part):
         named |= {f"label.positions_um.{slot}": slot for slot in self.label.positions_um}
         for key, slot in named.items():
             if slot not in self.slots:
-                raise ValueError(f"'{key}': there is no slot {slot!r}; the slots: {', '.join(self.slots)}")
+                raise ValueError(
+                    f"'{key}': there is no slot {slot!r}; the slots: {', '.join(self.slots)}"
+                )
         return self
 
     @property
@@ -353,7 +402,9 @@ class Scope(Part):
         """Return the scope with another ``light.sequencing``; unchanged for ``None``."""
         if sequencing is None:
             return self
-        return self.model_copy(update={"light": self.light.model_copy(update={"sequencing": sequencing})})
+        return self.model_copy(
+            update={"light": self.light.model_copy(update={"sequencing": sequencing})}
+        )
 
     def with_core_log(self, path: Path | None) -> Self:
         """Return the scope with a log of Micro-Manager's core; unchanged for ``None``.
@@ -365,8 +416,8 @@ class Scope(Part):
             return self
         if self.micromanager.backend == "bridge":
             raise ConfigError(
-                f"scope {self.name!r} uses a running Micro-Manager, which keeps the log of its core in CoreLogs of "
-                "its own folder; leave --core-log out."
+                f"scope {self.name!r} uses a running Micro-Manager, which keeps the log of its "
+                f"core in CoreLogs of its own folder; leave --core-log out."
             )
         return self.model_copy(update={"core_log": path.absolute()})
 
@@ -377,7 +428,9 @@ class Scope(Part):
             ConfigError: The scope has no slot of that name.
         """
         if name not in self.slots:
-            raise ConfigError(f"scope {self.name!r} has no slot {name!r}; its slots: {', '.join(self.slots)}.")
+            raise ConfigError(
+                f"scope {self.name!r} has no slot {name!r}; its slots: {', '.join(self.slots)}."
+            )
         return self.slots[name]
 
     @property
@@ -403,7 +456,10 @@ def list_scopes() -> dict[str, Path]:
     A file in the folder WBCPIPE_SCOPES replaces a shipped one of the same name.
     """
     own = os.environ.get("WBCPIPE_SCOPES")
-    folders = [Path(__file__).parents[2] / "hardware_configs", *([Path(own).absolute()] if own else [])]
+    folders = [
+        Path(__file__).parents[2] / "hardware_configs",
+        *([Path(own).absolute()] if own else []),
+    ]
     found = {path.stem: path for folder in folders for path in folder.glob("*.toml")}
     return dict(sorted(found.items()))
 
@@ -411,9 +467,19 @@ def list_scopes() -> dict[str, Path]:
 def load_scope(name_or_path: str | Path) -> Scope:
     """Read a scope by its name, or by the path of its .toml file.
 
+    Args:
+        name_or_path: such as ``demo``, the virtual scope, or ``scopes/mine.toml``.
+
+    Returns:
+        The checked content of the file; `Scope.with_sequencing` and `Scope.with_core_log` change it
+        for one run.
+
     Raises:
         ScopeNotFoundError: There is no such scope; the text lists the known ones.
         ConfigError: The file is not valid; the text names the file, the key and the allowed values.
+
+    >>> load_scope("demo").virtual
+    True
     """
     text = str(name_or_path)
     if text.endswith(".toml") or "/" in text or os.sep in text:
@@ -422,20 +488,29 @@ def load_scope(name_or_path: str | Path) -> Scope:
         path = list_scopes().get(text, Path())
     if not is_file(path):
         raise ScopeNotFoundError(
-            f"no scope {text!r}; known scopes: {', '.join(list_scopes())}. Give one of these or the path of a .toml "
-            "file, or put your file into the folder that WBCPIPE_SCOPES names."
+            f"no scope {text!r}; known scopes: {', '.join(list_scopes())}. Give one of these or "
+            f"the path of a .toml file, or put your file into the folder that WBCPIPE_SCOPES names."
         )
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); give a scope file.") from error
+        raise ConfigError(
+            f"{path}: cannot be read ({error.strerror or error}); give a scope file."
+        ) from error
     raw = parse_toml(path, content)
     for key in ("name", "path", "sha256", "core_log"):
         if key in raw:
-            raise ConfigError(f"{path}: key {key!r} is not allowed: it is derived from the file; remove it.")
+            raise ConfigError(
+                f"{path}: key {key!r} is not allowed: it is derived from the file; remove it."
+            )
     try:
         scope = Scope.model_validate(raw)
     except ValidationError as error:
-        raise ConfigError(f"{path}: " + "; ".join(explain(item, Scope) for item in error.errors()) + ".") from error
-    return scope.model_copy(update={"name": path.stem, "path": path, "sha256": hashlib.sha256(content).hexdigest()})
+        raise ConfigError(
+            f"{path}: " + "; ".join(explain(item, Scope) for item in error.errors()) + "."
+        ) from error
+    _log.debug("scope %s: %s", path.stem, path)
+    return scope.model_copy(
+        update={"name": path.stem, "path": path, "sha256": hashlib.sha256(content).hexdigest()}
+    )

@@ -1,4 +1,7 @@
-"""The policies of a scope file for the slides: the loader that brings them, and the label that names them."""
+"""The policies of a scope file for the slides.
+
+The loader that brings them, and the label that names them.
+"""
 
 from __future__ import annotations
 
@@ -21,16 +24,51 @@ from wbcpipe.acquire.config.ranges import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["BARCODE_FORMATS", "BarcodeFormat", "Label", "Loader", "SlidePlace"]
+__all__ = ["BARCODE_FORMATS", "BarcodeFormat", "Label", "Loader", "SlidePlace", "SlideRelocation"]
 
 BarcodeFormat = Literal[
-    "DataMatrix", "QRCode", "Aztec", "PDF417", "Code128", "Code39", "Code93", "Codabar", "EAN13", "ITF"
+    "DataMatrix",
+    "QRCode",
+    "Aztec",
+    "PDF417",
+    "Code128",
+    "Code39",
+    "Code93",
+    "Codabar",
+    "EAN13",
+    "ITF",
 ]
-BARCODE_FORMATS: Final[tuple[BarcodeFormat, ...]] = ("DataMatrix", "QRCode", "Aztec", "PDF417", "Code128", "Code39")
+BARCODE_FORMATS: Final[tuple[BarcodeFormat, ...]] = (
+    "DataMatrix",
+    "QRCode",
+    "Aztec",
+    "PDF417",
+    "Code128",
+    "Code39",
+)
 
 
 #: A placeholder that would fill the memory: {slide:1000000000}.
 _WIDE: Final = re.compile(r"\{[^{}]*\d{3}")
+
+
+class SlideRelocation(Part):
+    """How the slide is found again for the second pass.
+
+    Attributes:
+        reach_um: Largest shift that the search covers; more takes longer where the slide is not
+            found.
+        max_rotation_deg: Largest rotation that the search covers, to each side.
+        min_correlation: A guess with a lower correlation is not tried.
+        sure_agreement: Lowest correlation of the two frames of the first field found, in register.
+        min_agreement: The same of the other fields.
+    """
+
+    reach_um: Annotated[float, Field(ge=10, le=10_000, allow_inf_nan=False)] = 450.0
+    max_rotation_deg: Annotated[int, Field(ge=1, le=15)] = 3
+    min_correlation: Fraction = 0.35
+    sure_agreement: Fraction = 0.5
+    min_agreement: Fraction = 0.3
 
 
 class SlidePlace(Part):
@@ -58,7 +96,8 @@ def _template(text: str) -> str:
         text.format(slide="S1", slot="A", number=1)
     except (ValueError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(
-            f"{text!r}: {error}; the placeholders are {{slide}}, {{slot}} and {{number}} (also {{number:03d}}), and a "
+            f"{text!r}: {error}; the placeholders are {{slide}}, {{slot}} and {{number}} (also "
+            f"{{number:03d}}), and a "
             "brace of its own is written twice"
         ) from None
     return text
@@ -81,34 +120,42 @@ class LoaderStep(DeviceStep):
     @property
     def fixed(self) -> bool:
         """Whether the value is the same for every slide."""
-        return self.value.format(slide="", slot="", number=1) == self.value.format(slide="1", slot="1", number=2)
+        return self.value.format(slide="", slot="", number=1) == self.value.format(
+            slide="1", slot="1", number=2
+        )
 
 
-def _keyed(key: str, steps: tuple[LoaderStep, ...], place: SlidePlace) -> tuple[tuple[str, DeviceStep], ...]:
+def _keyed(
+    key: str, steps: tuple[LoaderStep, ...], place: SlidePlace
+) -> tuple[tuple[str, DeviceStep], ...]:
     return tuple(keyed(key, tuple(step.filled(place) for step in steps)))
 
 
 class Loader(Part):
     """How a slide comes to the stage and leaves it.
 
-    ``{slide}``, ``{slot}`` and ``{number}`` in the values of steps, in the arguments of the commands and in the
-    messages stand for the slide's id, for ``slot`` and for the slide's place in the loader.
+    ``{slide}``, ``{slot}`` and ``{number}`` in the values of steps, in the arguments of the
+    commands and in the messages stand for the slide's id, for ``slot`` and for the slide's place in
+    the loader.
 
     Attributes:
-        method: ``none``: every slide lies in a slot of the insert already; ``prompt`` asks the operator; ``devices``
-            sets properties of a slide hotel or a robot; ``command`` runs a program.
+        method: ``none``: every slide lies in a slot of the insert already; ``prompt`` asks the
+            operator; ``devices`` sets properties of a slide hotel or a robot; ``command`` runs a
+            program.
         slot: Slot of the stage to which slides are brought; by default the first.
         capacity: Number of places in the loader.
-        message, unload_message: Instructions to the operator, for ``prompt``.
-        load, unload: Steps for ``devices``. Without ``unload``, loading a slide takes the one before away.
-        safe_state: For ``devices``: steps for when Ctrl-C or a failure interrupts the others. By default none: a
-            gripper with a slide in it is best left as it is.
-        load_command, unload_command: For ``command``: the program and its arguments, without a shell. It also finds
-            WBCPIPE_ACTION (``load`` or ``unload``), WBCPIPE_SLIDE, WBCPIPE_SLOT and WBCPIPE_NUMBER in its environment.
-        absent_codes: Exit codes by which ``load_command`` says that the slide is not in the loader and that it moved
-            nothing; the next slide is then tried.
+        message, unload_message: Instructions to the operator, for ``prompt``. load, unload: Steps
+        for ``devices``. Without ``unload``, loading a slide takes the one before away.
+        safe_state: For ``devices``: steps for when Ctrl-C or a failure interrupts the others. By
+            default none: a gripper with a slide in it is best left as it is.
+        load_command, unload_command: For ``command``: the program and its arguments, without a
+            shell. It also finds WBCPIPE_ACTION (``load`` or ``unload``), WBCPIPE_SLIDE,
+            WBCPIPE_SLOT and WBCPIPE_NUMBER in its environment.
+        absent_codes: Exit codes by which ``load_command`` says that the slide is not in the loader
+            and that it moved nothing; the next slide is then tried.
         handover_um: (x, y) to which the stage goes before a slide is loaded or unloaded.
-        handover_z_um: Z of the focus drive for that, reached before the stage moves; away from the slide.
+        handover_z_um: Z of the focus drive for that, reached before the stage moves; away from the
+            slide.
         timeout_s: Time limit of the program, and of each step's device.
         settle_s: Wait after loading, until the slide rests.
     """
@@ -147,9 +194,13 @@ class Loader(Part):
         """Whether a placeholder asks for the slide's place in the loader."""
         texts = [step.value for step in (*self.load, *self.unload, *self.safe_state)]
         texts += [*self.load_command, *self.unload_command]
-        return any("number" in {name for _, name, _, _ in string.Formatter().parse(text)} for text in texts)
+        return any(
+            "number" in {name for _, name, _, _ in string.Formatter().parse(text)} for text in texts
+        )
 
-    def steps(self, action: Literal["load", "unload"], place: SlidePlace) -> tuple[tuple[str, DeviceStep], ...]:
+    def steps(
+        self, action: Literal["load", "unload"], place: SlidePlace
+    ) -> tuple[tuple[str, DeviceStep], ...]:
         """Return the steps for a slide, each with its key in the scope file."""
         return _keyed(f"loader.{action}", self.load if action == "load" else self.unload, place)
 
@@ -175,7 +226,10 @@ def _pattern(text: str) -> str:
     except re.error as error:
         raise ValueError(f"{text!r} is not a regular expression: {error}") from None
     if text and groups != 1:
-        raise ValueError(f"{text!r} has {groups} groups; put the part that is the slide's id in the only pair of (...)")
+        raise ValueError(
+            f"{text!r} has {groups} groups; put the part that is the slide's id in the only pair "
+            f"of (...)"
+        )
     return text
 
 
@@ -183,23 +237,25 @@ class Label(Part):
     """How the barcode on a slide's label is read before a slide is scanned.
 
     Attributes:
-        method: ``none``: labels are not read; ``camera``: a camera of its own sees the label; ``scan``: the scan camera
-            looks at it, with the stage at the slot's position in ``positions_um``.
+        method: ``none``: labels are not read; ``camera``: a camera of its own sees the label;
+            ``scan``: the scan camera looks at it, with the stage at the slot's position in
+            ``positions_um``.
         device: For ``camera``: its label in the .cfg.
-        positions_um: Slot to the stage position (x, y) at which the label's middle is seen. For ``camera`` it may be
-            left out: then the stage stays where it is.
+        positions_um: Slot to the stage position (x, y) at which the label's middle is seen. For
+            ``camera`` it may be left out: then the stage stays where it is.
         z_um: Z of the focus drive for that; it stays if left out.
         modality: For ``scan``: the light.
-        area_um: For ``scan``: (width, height) of the area around the position; frames beside one another cover it. By
-            default one frame.
-        exposure_ms: Exposure of the camera. If nothing is read, half and twice, a quarter and four times are tried.
+        area_um: For ``scan``: (width, height) of the area around the position; frames beside one
+            another cover it. By default one frame.
+        exposure_ms: Exposure of the camera. If nothing is read, half and twice, a quarter and four
+            times are tried.
         lamp_on, lamp_off: Properties set before and after the label is looked at.
         crop: Part of the image that is read: left, top, right, bottom, as fractions of its sides.
         formats: Kinds of barcode that are looked for.
-        pattern: Regular expression that the code must match from end to end; its group is the slide's id. By default
-            the code is the id.
-        required: A label that cannot be read ends the run on this slide; otherwise it is a warning. A label of another
-            slide always ends it.
+        pattern: Regular expression that the code must match from end to end; its group is the
+            slide's id. By default the code is the id.
+        required: A label that cannot be read ends the run on this slide; otherwise it is a warning.
+            A label of another slide always ends it.
     """
 
     method: Literal["none", "camera", "scan"] = "none"
@@ -221,12 +277,17 @@ class Label(Part):
         if bool(self.device) != (self.method == "camera"):
             raise ValueError("'device' belongs to method 'camera', and that method needs it")
         if self.method == "scan" and not self.positions_um:
-            raise ValueError("method 'scan' needs 'positions_um', for example { A = [1000.0, 0.0] }")
+            raise ValueError(
+                "method 'scan' needs 'positions_um', for example { A = [1000.0, 0.0] }"
+            )
         if self.area_um is not None and self.method != "scan":
             raise ValueError("'area_um' belongs to method 'scan'")
         left, top, right, bottom = self.crop
         if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
-            raise ValueError(f"'crop' {list(self.crop)} is empty or beyond the image; give [left, top, right, bottom]")
+            raise ValueError(
+                f"'crop' {list(self.crop)} is empty or beyond the image; give [left, top, right, "
+                f"bottom]"
+            )
         return self
 
     def slide_id(self, code: str) -> str | None:

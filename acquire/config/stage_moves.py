@@ -1,7 +1,7 @@
 """Lines of a .cfg that move a stage when it is loaded, and the file without them.
 
-The core carries them out whenever the devices are initialised: at the start, and again in the middle of a run after a
-fault, when it unloads them first. They are left out of what it is given.
+The core carries them out whenever the devices are initialised: at the start, and again in the
+middle of a run after a fault, when it unloads them first. They are left out of what it is given.
 """
 
 from __future__ import annotations
@@ -26,8 +26,15 @@ _MOVES: Final = re.compile(
 
 
 def stage_moves(scope: Scope, config: HardwareConfig) -> list[CfgSetting]:
-    """Return the settings that move a stage or the focus drive when the .cfg is loaded or unloaded."""
-    named = {scope.stage.xy_device, scope.stage.z_device, config.role("Focus"), config.role("XYStage")}
+    """Return the settings that move a stage or the focus drive when the .cfg is loaded or
+    unloaded.
+    """
+    named = {
+        scope.stage.xy_device,
+        scope.stage.z_device,
+        config.role("Focus"),
+        config.role("XYStage"),
+    }
     return [
         setting
         for setting in (*config.startup, *config.shutdown)
@@ -42,7 +49,8 @@ def stage_moves(scope: Scope, config: HardwareConfig) -> list[CfgSetting]:
 def move_problems(scope: Scope, config: HardwareConfig) -> list[str]:
     """Return sentences about lines that would drive the focus beyond its soft limits."""
     return [
-        f"{_told(setting)}, beyond 'stage.z_um' of {scope.stage.z_um[0]:g} to {scope.stage.z_um[1]:g} um: remove that "
+        f"{_told(setting)}, beyond 'stage.z_um' of {scope.stage.z_um[0]:g} to "
+        f"{scope.stage.z_um[1]:g} um: remove that "
         "line"
         for setting in stage_moves(scope, config)
         if _is_beyond(scope, setting)
@@ -64,15 +72,19 @@ def move_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
 
 
 def config_for_core(scope: Scope, config: HardwareConfig) -> bytes | None:
-    """Return what the core is to load in place of the .cfg; ``None`` if it can load the file itself.
+    """Return what the core is to load in place of the .cfg; ``None`` if it can load the file
+    itself.
 
-    Lines that move a stage become comments, so that line numbers stay. Labels of a file that is not UTF-8 become UTF-8:
-    the core takes no others back.
+    Lines that move a stage become comments, so that line numbers stay. Labels of a file that is not
+    UTF-8 become UTF-8: the core takes no others back.
     """
     moves = {setting.line for setting in _all_lines(config, stage_moves(scope, config))}
     if not moves and config.is_utf8:
         return None
-    lines = (f"# left out: {line}" if number in moves else line for number, line in enumerate(config.lines, 1))
+    lines = (
+        f"# left out: {line}" if number in moves else line
+        for number, line in enumerate(config.lines, 1)
+    )
     return "\n".join(lines).encode("utf-8")
 
 
@@ -88,7 +100,10 @@ def _told(setting: CfgSetting) -> str:
     where = f" (System/{setting.preset})" if setting.preset else ""
     when = "unloaded" if setting.preset == "Shutdown" else "loaded"
     move = f"{setting.property} = {setting.value}"
-    return f"line {setting.line} of the .cfg{where} drives {setting.device!r} ({move}) when it is {when}"
+    return (
+        f"line {setting.line} of the .cfg{where} drives {setting.device!r} ({move}) when it is "
+        f"{when}"
+    )
 
 
 def _is_beyond(scope: Scope, setting: CfgSetting) -> bool:

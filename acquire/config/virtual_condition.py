@@ -1,4 +1,7 @@
-"""The condition of a virtual scope: how far its lamps, optics, camera and focus drive have drifted."""
+"""The condition of a virtual scope.
+
+How far its lamps, optics, camera and focus drive have drifted.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +49,11 @@ class VirtualCondition(Part):
     Attributes:
         lamp_power: Of each modality.
         flicker: Standard deviation of the lamps' power from frame to frame, as a fraction.
-        dirt: Fraction of the light that dirt on the field lens takes in the lower right of the image.
+        dirt: Fraction of the light that dirt on the field lens takes in the lower right of the
+            image.
         haze_um: Additional blur, as a standard deviation: oil or dust on the objective.
-        dark_electrons: Electrons that every pixel collects without light: a warm camera or stray light.
+        dark_electrons: Electrons that every pixel collects without light: a warm camera or stray
+            light.
         focus_shift_um: The focus lies so much higher.
         stain: How the slide was stained.
     """

@@ -1,7 +1,7 @@
 """Find the sharpest Z from images alone, on a callable z -> image.
 
-The image is divided into tiles, and each tile is weighted by its own maximum: a bright particle of dirt counts no more
-than the few tiles that it covers.
+The image is divided into tiles, and each tile is weighted by its own maximum: a bright particle of
+dirt counts no more than the few tiles that it covers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FocusResult", "hill_climb", "search_focus", "sharpness"]
 
-#: One step beside the peak, the mean sharpness of both sides must fall to this fraction; else nothing was in view.
+#: One step beside the peak, the mean sharpness of both sides must fall to this fraction; else
+#: nothing was in view.
 _FALL: Final = 0.97
 #: Pixels binned along each side: for the climb, and for the coarse steps of a wide search.
 _FINE_MERGE: Final = 2
@@ -31,16 +32,19 @@ _BROAD_MERGE: Final = 8
 #: Standard deviations, in binned pixels, of the two Gaussians whose difference is the detail.
 _FINE_PX: Final = 1.5
 _COARSE_PX: Final = 3.0
-#: Fraction of the energy of white noise that the difference passes: the integral of its squared kernel.
-_NOISE_PASSED: Final = (1 / _FINE_PX**2 + 1 / _COARSE_PX**2 - 4 / (_FINE_PX**2 + _COARSE_PX**2)) / (4 * math.pi)
+#: Fraction of the energy of white noise that the difference passes: the integral of its squared
+#: kernel.
+_NOISE_PASSED: Final = (1 / _FINE_PX**2 + 1 / _COARSE_PX**2 - 4 / (_FINE_PX**2 + _COARSE_PX**2)) / (
+    4 * math.pi
+)
 #: Tiles along each side of an image, and the smallest side of a tile in binned pixels.
 _TILES: Final = 8
 _TILE_PX: Final = 12
-#: A tile shows something if its detail has this many times the noise's energy: noise alone, with about 14 independent
-#: patches in a tile, reaches it once in thousands.
+#: A tile shows something if its detail has this many times the noise's energy: noise alone, with
+#: about 14 independent patches in a tile, reaches it once in thousands.
 _SIGNAL: Final = 3.0
-#: Fraction and smallest number of tiles that must show something beside the strongest and its neighbours: one particle
-#: is not a specimen.
+#: Fraction and smallest number of tiles that must show something beside the strongest and its
+#: neighbours: one particle is not a specimen.
 _MIN_SHARE: Final = 0.08
 _MIN_TILES: Final = 3
 
@@ -63,8 +67,8 @@ class _Detail:
     """The detail in the T tiles of an image.
 
     Attributes:
-        energy: (T,) float64, row by row, of the detail above the noise's, relative to the image's squared mean; may be
-            negative by chance.
+        energy: (T,) float64, row by row, of the detail above the noise's, relative to the image's
+            squared mean; may be negative by chance.
         shown: (T,) bool, true where it exceeds the noise.
         columns: of tiles.
     """
@@ -82,10 +86,11 @@ class _Detail:
 
 
 def sharpness(image: NDArray[np.uint16]) -> float:
-    """Return the energy of an image's detail of 3 to 6 pixels above the noise, relative to its squared mean.
+    """Return the energy of an image's detail of 3 to 6 pixels above the noise, relative to its
+    squared mean.
 
-    A difference of Gaussians removes most shot noise (finer) and uneven light (coarser); division by the mean removes
-    the lamp's drift. An image of noise alone gives 0.
+    A difference of Gaussians removes most shot noise (finer) and uneven light (coarser); division
+    by the mean removes the lamp's drift. An image of noise alone gives 0.
 
     Args:
         image: (y, x) uint16.
@@ -105,7 +110,9 @@ def _detail(image: NDArray[np.uint16], merge: int) -> _Detail:
     if mean <= 0:
         return _Detail(np.zeros(down * right), np.zeros(down * right, np.bool_), right)
     band = ndimage.gaussian_filter(merged, _FINE_PX) - ndimage.gaussian_filter(merged, _COARSE_PX)
-    tiles = np.square(band)[: down * side, : right * side].reshape(down, side, right, side)  # (rows, y, columns, x)
+    tiles = np.square(band)[: down * side, : right * side].reshape(
+        down, side, right, side
+    )  # (rows, y, columns, x)
     energy = tiles.mean(axis=(1, 3), dtype=np.float64).ravel()
     # The median difference of neighbours measures the noise, not the few pixels at edges.
     noise = 1.4826 * float(np.median(np.abs(np.diff(merged, axis=1)))) / math.sqrt(2)
@@ -138,9 +145,11 @@ class _Curve:
             self.out_of_range.add(step)
 
     def values(self, *, all_tiles: bool = False) -> dict[int, float]:
-        """Return the sharpness by step: the sum over the tiles that show something, each relative to its own maximum.
+        """Return the sharpness by step: the sum over the tiles that show something, each relative
+        to its own maximum.
 
-        ``all_tiles``: use all tiles; for images so blurred that their detail does not exceed the noise.
+        ``all_tiles``: use all tiles; for images so blurred that their detail does not exceed the
+        noise.
         """
         steps = sorted(self.seen)
         if not steps:
@@ -152,7 +161,8 @@ class _Curve:
         if not shown.any():
             return dict.fromkeys(steps, 0.0)
         best = np.maximum(energy[:, shown].max(axis=0), 0.0)  # (T,)
-        # The median is added so that a tile with almost no detail does not get the weight of the others.
+        # The median is added so that a tile with almost no detail does not get the weight of the
+        # others.
         typical = max(float(np.median(best)), np.finfo(np.float64).tiny)
         curve = (energy[:, shown] / (best + typical)).sum(axis=1) / energy.shape[1]
         return dict(zip(steps, (max(float(value), 0.0) for value in curve), strict=True))
@@ -174,8 +184,8 @@ def hill_climb(
         limits_um: soft limits of Z.
         max_frames: largest number of frames.
 
-    Returns:
-        The focus, or ``None`` where the images show no peak (nothing in view, a single particle, or too far away).
+    Returns: The focus, or ``None`` where the images show no peak (nothing in view, a single
+        particle, or too far away).
     """
     curve = _Curve(take, start_um, step_um, limits_um)
     for step in (0, -1, 1):
@@ -210,8 +220,8 @@ def search_focus(
 ) -> FocusResult | None:
     """Search a wide range of Z in coarse steps by coarse detail, then climb from the sharpest step.
 
-    Coarse detail survives defocus, so the steps may be wide. With a third of ``range_um`` or more they are 7
-    frames, and 5 are left for the climb: 12 in all.
+    Coarse detail survives defocus, so the steps may be wide. With a third of ``range_um`` or more
+    they are 7 frames, and 5 are left for the climb: 12 in all.
 
     Args:
         take, start_um, step_um, limits_um: see `hill_climb`.
@@ -227,7 +237,8 @@ def search_focus(
         return None
     peak = max(values, key=lambda step: (values[step], -abs(step)))
     near = [values.get(step, 0.0) for step in (peak - 1, peak, peak + 1)]
-    # At an end of the range the focus is in the half step within it: from its middle the climb is shortest.
+    # At an end of the range the focus is in the half step within it: from its middle the climb is
+    # shortest.
     inwards = 0.25 * ((peak - 1 in values) - (peak + 1 in values))
     offset = -inwards if inwards else gaussian_vertex(*near) or 0.0
     left = max_climb_frames(len(curve.seen))

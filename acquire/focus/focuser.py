@@ -1,4 +1,7 @@
-"""Focus at one stage position: by images, or by the microscope's own device with images as the fallback."""
+"""Focus at one stage position.
+
+By images, or by the microscope's own device with images as the fallback.
+"""
 
 from __future__ import annotations
 
@@ -23,11 +26,12 @@ if TYPE_CHECKING:
 
 __all__ = ["DeviceFocuser", "FieldFocuser", "FocusCount"]
 
-#: Attempts of the device at a position, and positions in a row at which it may fail before it is no longer used.
+#: Attempts of the device at a position, and positions in a row at which it may fail before it is no
+#: longer used.
 _ATTEMPTS: Final = 2
 _FAILURES: Final = 3
 #: Seconds between two progress messages of a search.
-_HEARTBEAT_S: Final = 2.0
+HEARTBEAT_S: Final = 2.0
 
 
 class _LateError(Exception):
@@ -73,7 +77,7 @@ class FieldFocuser:
     progress: Callable[[str], None]
 
     def __post_init__(self) -> None:
-        self._report = ThrottledProgress(self.progress, _HEARTBEAT_S)
+        self._report = ThrottledProgress(self.progress, HEARTBEAT_S)
         self._frame = np.empty(self.frame_px, np.uint16)
         self.restart()
 
@@ -84,7 +88,8 @@ class FieldFocuser:
         self._until_s = self._all_until_s
 
     def __call__(self, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
-        """Return Z of best focus near ``near_um``, or within the full range; ``None`` where nothing is visible.
+        """Return Z of best focus near ``near_um``, or within the full range; ``None`` where nothing
+        is visible.
 
         Where nothing is found within the time limit, Z returns to the start of the search.
         """
@@ -101,7 +106,12 @@ class FieldFocuser:
         try:
             if wide:
                 found = search_focus(
-                    self._take, start_um, policy.range_um, policy.coarse_step_um, policy.fine_step_um, limits_um
+                    self._take,
+                    start_um,
+                    policy.range_um,
+                    policy.coarse_step_um,
+                    policy.fine_step_um,
+                    limits_um,
                 )
             else:
                 found = hill_climb(self._take, start_um, policy.fine_step_um, limits_um)
@@ -116,12 +126,16 @@ class FieldFocuser:
 
     def _take(self, z_um: float) -> NDArray[np.uint16]:
         self.check()
-        self._report(f"finding the focus: point {self.count.positions}, frame {self.count.frames + 1}")
+        self._report(
+            f"finding the focus: point {self.count.positions}, frame {self.count.frames + 1}"
+        )
         if time.monotonic() > self._until_s:
             raise _LateError
         self.count.frames += 1
         self.microscope.move_z(z_um)
-        self.microscope.expose(self.scope.modalities.named(self.scope.focus.modality).exposure_ms, self._frame)
+        self.microscope.expose(
+            self.scope.modalities.named(self.scope.focus.modality).exposure_ms, self._frame
+        )
         self.microscope.wait_for_frames()
         return self._frame
 
@@ -134,9 +148,9 @@ class FieldFocuser:
 class DeviceFocuser:
     """Focuses by the microscope's own focusing device; by images where it fails.
 
-    Its first positions are verified by images, until one of them shows something: only that reveals a device that
-    locks to the wrong side of the glass. A device that is wrong, hangs, or fails at three positions in a row is no
-    longer used.
+    Its first positions are verified by images, until one of them shows something: only that reveals
+    a device that locks to the wrong side of the glass. A device that is wrong, hangs, or fails at
+    three positions in a row is no longer used.
 
     Attributes:
         microscope: opened.
@@ -169,7 +183,9 @@ class DeviceFocuser:
         if seen_um is None or abs(seen_um - found_um) <= self.scope.focus.drift_limit_um:
             return found_um
         self._failures = _FAILURES
-        self.log("focus_device_disagrees", x_um=x_um, y_um=y_um, device_um=found_um, images_um=seen_um)
+        self.log(
+            "focus_device_disagrees", x_um=x_um, y_um=y_um, device_um=found_um, images_um=seen_um
+        )
         return seen_um
 
     def _by_device(self, x_um: float, y_um: float, near_um: float) -> float | None:
@@ -188,10 +204,17 @@ class DeviceFocuser:
                 found_um = self.microscope.focus_by_device()
                 if abs(found_um - start_um) > policy.range_um:
                     raise HardwareError(
-                        f"{policy.hardware_device!r} went {found_um - start_um:+.1f} um, farther than 'focus.range_um'."
+                        f"{policy.hardware_device!r} went {found_um - start_um:+.1f} um, farther "
+                        f"than 'focus.range_um'."
                     )
             except HardwareError as error:
-                self.log("focus_device_failed", x_um=x_um, y_um=y_um, attempt=attempt + 1, reason=str(error))
+                self.log(
+                    "focus_device_failed",
+                    x_um=x_um,
+                    y_um=y_um,
+                    attempt=attempt + 1,
+                    reason=str(error),
+                )
                 if isinstance(error, DeviceTimeoutError):
                     self._failures = _FAILURES
                     return None

@@ -1,4 +1,7 @@
-"""The focus of one session: measure the surface where fields will be taken, watch its drift, store both."""
+"""The focus of one session.
+
+Measure the surface where fields will be taken, watch its drift, store both.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +48,11 @@ class FocusManager:
     """
 
     def __init__(
-        self, request: AcquisitionRequest, microscope: Microscope, retries: Retries, progress: Callable[[str], None]
+        self,
+        request: AcquisitionRequest,
+        microscope: Microscope,
+        retries: Retries,
+        progress: Callable[[str], None],
     ) -> None:
         self._sample, self._scope, self._plan = request.sample, request.scope, request.plan
         self._path = self._sample.raw_path(request.pass_name) / "focus.json"
@@ -69,20 +76,26 @@ class FocusManager:
             return FocusSurface(self._plan, self._scope.focus)
 
     def _set_aside(self) -> Path:
-        """Rename the file of the surface to ``focus_1.json`` or the next free name, and return it."""
+        """Rename the file of the surface to ``focus_1.json`` or the next free name, and return
+        it.
+        """
         names = (self._path.with_name(f"focus_{number}.json") for number in itertools.count(1))
         kept = next(path for path in names if not path.exists())
         rename(self._path, kept)
         return kept
 
     def discard_surface(self) -> None:
-        """Discard the surface of a slide that was moved; keep its file as ``focus_1.json`` or the next free name."""
+        """Discard the surface of a slide that was moved.
+
+        Keep its file as ``focus_1.json`` or the next free name.
+        """
         if self._path.exists():
             self._set_aside()
         self.surface = FocusSurface(self._plan, self._scope.focus)
 
     def measure(self, fields: Sequence[PlannedField], on_disk: Container[int] = ()) -> None:
-        """Measure the focus surface where fields will be taken, and store it before the first of them.
+        """Measure the focus surface where fields will be taken, and store it before the first of
+        them.
 
         Args:
             fields: planned; without any, only the coarse surface is measured.
@@ -93,25 +106,34 @@ class FocusManager:
             self._check_since_last_run()
         positions = [(field.x_um, field.y_um) for field in self._remaining]
         policy = self._scope.focus
-        if policy.method == "fixed" or (self.surface.coarse and not self.surface.missing_nodes(positions)):
+        if policy.method == "fixed" or (
+            self.surface.coarse and not self.surface.missing_nodes(positions)
+        ):
             if not self._path.is_file():
                 self.surface.save(self._path)
             return
         coarse = 0 if self.surface.coarse else policy.coarse_points**2
         total = (
-            (len(self.surface.coarse) or coarse) + len(self.surface.fine) + len(self.surface.missing_nodes(positions))
+            (len(self.surface.coarse) or coarse)
+            + len(self.surface.fine)
+            + len(self.surface.missing_nodes(positions))
         )
         self._progress(f"finding the focus at {total - self.surface.points} points")
         started_s, before = time.monotonic(), self.surface.points
         count = self._measure_point_by_point(positions)
         self.surface.save(self._path)
         seconds = round(time.monotonic() - started_s, 2)
-        self._sample.log("focused", points=self.surface.points - before, **vars(count), seconds=seconds)
+        self._sample.log(
+            "focused", points=self.surface.points - before, **vars(count), seconds=seconds
+        )
 
     def _measure_point_by_point(self, positions: Sequence[tuple[float, float]]) -> FocusCount:
-        """Measure the surface, each point as often as the scope allows; skip one that fails every time.
+        """Measure the surface, each point as often as the scope allows.
 
-        After some such points the others are left for later: the points measured so far are used until then.
+        Skip one that fails every time.
+
+        After some such points the others are left for later: the points measured so far are used
+        until then.
 
         Raises:
             HardwareError: no point of this slide was measured yet.
@@ -134,13 +156,17 @@ class FocusManager:
                     raise
                 except HardwareError:
                     given_up += 1
-                    self._pass_over(error, for_good=failed_at is None or given_up == _POINTS_GIVEN_UP)
+                    self._pass_over(
+                        error, for_good=failed_at is None or given_up == _POINTS_GIVEN_UP
+                    )
                     failed_at = ()
                     if given_up == _POINTS_GIVEN_UP:
                         return by_image.count if by_image else FocusCount()
 
     def _pass_over(self, error: HardwareError, *, for_good: bool) -> None:
-        """Skip the point that failed; ``for_good`` also those that follow, if some point was measured."""
+        """Skip the point that failed; ``for_good`` also those that follow, if some point was
+        measured.
+        """
         where = dict(zip(("x_um", "y_um"), self.surface.pending or (), strict=False))
         self._sample.log("focus_point_failed", **where, reason=str(error))
         self.surface.give_up()
@@ -149,10 +175,17 @@ class FocusManager:
         if not self.surface.fall_back():
             raise error
         self._sample.log("focus_fallback", points=self.surface.points, reason=str(error))
-        self._progress(f"the focus cannot be measured here; continuing with the points measured so far: {error}")
+        self._progress(
+            f"the focus cannot be measured here; continuing with the points measured so far: "
+            f"{error}"
+        )
 
-    def _focuser(self, frame_px: tuple[int, int], *, restart: bool = True) -> tuple[Finder, FieldFocuser]:
-        """Return the scope's finder and the image focuser in it; kept, because it learns whether the device is right.
+    def _focuser(
+        self, frame_px: tuple[int, int], *, restart: bool = True
+    ) -> tuple[Finder, FieldFocuser]:
+        """Return the scope's finder and the image focuser in it.
+
+        Kept, because it learns whether the device is right.
 
         Args:
             frame_px: (height, width) of the region for focusing.
@@ -160,7 +193,12 @@ class FocusManager:
         """
         if self._finder is None:
             by_image = FieldFocuser(
-                self._microscope, self._scope, frame_px, self._retries.check_stop, self._sample.log, self._progress
+                self._microscope,
+                self._scope,
+                frame_px,
+                self._retries.check_stop,
+                self._sample.log,
+                self._progress,
             )
             finder: Finder = by_image
             if self._scope.focus.method == "hardware":
@@ -173,8 +211,8 @@ class FocusManager:
     def _check_since_last_run(self) -> None:
         """Check an earlier run's surface where fields will be taken, before the first of them.
 
-        The slide may have been moved, Z may have drifted, the stage may have been homed. A drift within the limit is
-        not recorded: the files are those of an uninterrupted run.
+        The slide may have been moved, Z may have drifted, the stage may have been homed. A drift
+        within the limit is not recorded: the files are those of an uninterrupted run.
         """
         self.surface.resumed = False
         if self._scope.focus.method == "fixed" or not self.surface.coarse:
@@ -184,8 +222,13 @@ class FocusManager:
         positions = [self._beside(field) for field in self._remaining] or reference_points
         index = self._remaining[0].index if self._remaining else 0
         seen = failed = False
-        # Near the first field until something is visible; then in the middle and at the end, for a tilted slide.
-        for target, tries in ((positions[0], _TRIES), (positions[len(positions) // 2], 1), (positions[-1], 1)):
+        # Near the first field until something is visible; then in the middle and at the end, for a
+        # tilted slide.
+        for target, tries in (
+            (positions[0], _TRIES),
+            (positions[len(positions) // 2], 1),
+            (positions[-1], 1),
+        ):
             near = sorted(reference_points, key=lambda point: distance_um(point, target))[:tries]
             # Reference points show something, but may be far from the fields to come.
             if not seen and near and distance_um(near[0], target) > self._scope.focus.spacing_um:
@@ -203,13 +246,17 @@ class FocusManager:
         # If the devices fail, the surface is used as it is.
         if not seen and not failed:
             self._sample.log(
-                "focus_check_failed", field=index, reason="nothing is visible at points that were focused before"
+                "focus_check_failed",
+                field=index,
+                reason="nothing is visible at points that were focused before",
             )
             self.surface.outdated = True
             self._measure_again(index, or_end=True)
 
     def check_after_loading(self, field: PlannedField) -> None:
-        """Check the focus at a field if the devices were loaded again since: a stage may have been homed."""
+        """Check the focus at a field if the devices were loaded again since: a stage may have been
+        homed.
+        """
         if self._loaded == self._retries.reload_count:
             return
         self._loaded = self._retries.reload_count
@@ -218,7 +265,9 @@ class FocusManager:
             self._measure_again(field.index)
 
     def _beside(self, field: PlannedField) -> FocusPoint:
-        """Return a point beside a field's centre: a failure at the centre itself belongs to the field."""
+        """Return a point beside a field's centre: a failure at the centre itself belongs to the
+        field.
+        """
         return FocusPoint(field.x_um + self._plan.field_width_um / 4, field.y_um, None)
 
     def check_drift(self, field: PlannedField) -> None:
@@ -229,8 +278,11 @@ class FocusManager:
         self._check_at(FocusPoint(field.x_um, field.y_um, None), field.index, keep=True)
         self._measure_again(field.index)
 
-    def _check_at(self, point: FocusPoint, index: int, *, keep: bool, firmly: bool = False) -> DriftCheck | None:
-        """Measure the drift at a point; ``None`` if that fails, which the surface records if ``keep`` is set.
+    def _check_at(
+        self, point: FocusPoint, index: int, *, keep: bool, firmly: bool = False
+    ) -> DriftCheck | None:
+        """Measure the drift at a point; ``None`` if that fails, which the surface records if
+        ``keep`` is set.
 
         Args:
             point: its x_um and y_um are used.
@@ -244,14 +296,20 @@ class FocusManager:
                 return self.surface.check_drift(index, point.x_um, point.y_um, finder, keep=keep)
 
         try:
-            check = self._retries.retry(check_once, doing="checking the focus", field=index) if firmly else check_once()
+            check = (
+                self._retries.retry(check_once, doing="checking the focus", field=index)
+                if firmly
+                else check_once()
+            )
         except CoreLostError:
             raise
         except (HardwareError, StageLimitError) as error:
             self._microscope.recover()
             self._sample.log("focus_check_failed", field=index, reason=str(error))
             if keep:
-                now = self.surface.checks[-1] if self.surface.checks else DriftCheck(index, None, 0.0)
+                now = (
+                    self.surface.checks[-1] if self.surface.checks else DriftCheck(index, None, 0.0)
+                )
                 self.surface.checks.append(replace(now, field=index, measured_um=None))
                 self.surface.save(self._path)
             return None

@@ -17,10 +17,14 @@ __all__ = ["DaemonExecutor", "DeadlineCaller"]
 
 
 class DaemonExecutor:
-    """One daemon thread that runs calls in order: unlike a pool's, it does not keep the process alive when it hangs."""
+    """One daemon thread that runs calls in order: unlike a pool's, it does not keep the process
+    alive when it hangs.
+    """
 
     def __init__(self, name: str) -> None:
-        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._calls: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
         self._thread.start()
 
@@ -51,7 +55,8 @@ class DaemonExecutor:
 
 
 class DeadlineCaller:
-    """One long-lived thread for calls with a deadline: to start a thread for each exposure costs more than the call.
+    """One long-lived thread for calls with a deadline: to start a thread for each exposure costs
+    more than the call.
 
     A call that does not end in time is left behind; until it returns, no other call is started.
     """
@@ -67,7 +72,9 @@ class DeadlineCaller:
             DeviceTimeoutError: it did not end within ``timeout_s``, or an earlier call still hangs.
         """
         if not self.wait(timeout_s):
-            raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in the driver; restart the device.")
+            raise DeviceTimeoutError(
+                f"{doing}: an earlier call still hangs in the driver; restart the device."
+            )
         if self._executor is None:
             self._executor = DaemonExecutor("wbcpipe-core")
         future = self._executor.submit(call)
@@ -78,7 +85,8 @@ class DeadlineCaller:
                 raise DeviceTimeoutError(f"{doing} did not end within {timeout_s:g} s.") from None
             future.result()  # the call's own error, or its end just after the deadline
         finally:
-            # Also when the wait itself is cut short (Ctrl-C): the call is then still inside the driver.
+            # Also when the wait itself is cut short (Ctrl-C): the call is then still inside the
+            # driver.
             if not future.done():
                 self._stuck = future
 

@@ -1,4 +1,7 @@
-"""The camera of a Micro-Manager core: region, exposures one by one, and the frames of a hardware sequence."""
+"""The camera of a Micro-Manager core.
+
+Region, exposures one by one, and the frames of a hardware sequence.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["CoreCamera", "FrameCopier", "FrameSource", "oriented", "stop_sequence"]
 
 _POLL_S: Final = 0.0001
-#: Asking the camera itself takes longer than asking for the number of frames: once in so many polls.
+#: Asking the camera itself takes longer than asking for the number of frames: once in so many
+#: polls.
 _POLLS_PER_CAMERA_CHECK: Final = 20
 #: Sides of a focus region are multiples of so many binned pixels.
 _REGION_UNIT_PX: Final = 8
@@ -48,11 +52,17 @@ class FrameSource(Protocol):
     slow: bool
 
     def observe(self, frame: int | None = None) -> object:
-        """Note the state of the devices right after an exposure; ``frame`` is its number in a hardware sequence."""
+        """Note the state of the devices right after an exposure; ``frame`` is its number in a
+        hardware sequence.
+        """
         ...
 
     def fill(
-        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], observed: object
+        self,
+        pixels: NDArray[np.unsignedinteger],
+        exposure_ms: float,
+        out: NDArray[np.uint16],
+        observed: object,
     ) -> None:
         """Write a frame into ``out``.
 
@@ -66,7 +76,10 @@ class FrameSource(Protocol):
 
 
 class FrameCopier:
-    """Copies frames in order on one thread while the next exposure runs; some wait until they are released."""
+    """Copies frames in order on one thread while the next exposure runs.
+
+    Some wait until they are released.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="wbcpipe-copy")
@@ -115,7 +128,12 @@ class CoreCamera:
     slow = False
 
     def __init__(
-        self, scope: Scope, core: Core, illumination: CoreIllumination, stage: CoreXYStage, focus: CoreFocusDrive
+        self,
+        scope: Scope,
+        core: Core,
+        illumination: CoreIllumination,
+        stage: CoreXYStage,
+        focus: CoreFocusDrive,
     ) -> None:
         self._scope, self._core = scope, core
         self.illumination, self.stage, self.focus = illumination, stage, focus
@@ -131,8 +149,8 @@ class CoreCamera:
         """Set pixel type, binning and region as the scope file says.
 
         Raises:
-            HardwareError: the camera refuses one of them, has another number of pixels or bits, gives colours, or is
-                several cameras.
+            HardwareError: the camera refuses one of them, has another number of pixels or bits,
+                gives colours, or is several cameras.
         """
         camera = self._scope.camera
         self._refuse_several()
@@ -142,15 +160,16 @@ class CoreCamera:
         self._refuse_colour()
         if (bits := self.bit_depth()) < camera.bits:
             raise HardwareError(
-                f"{self._scope.path}: camera {camera.device!r} gives {bits} bits, 'camera.bits' says {camera.bits}; "
-                f"over-exposure would not be seen: write bits = {bits}."
+                f"{self._scope.path}: camera {camera.device!r} gives {bits} bits, 'camera.bits' "
+                f"says {camera.bits}; over-exposure would not be seen: write bits = {bits}."
             )
         full_px = self._set_region(None)
         expected_px = tuple(side // camera.binning for side in camera.sensor_px)
         if full_px != expected_px:
             raise HardwareError(
-                f"{self._scope.path}: the camera {camera.device!r} has {full_px[0]} x {full_px[1]} pixels at binning "
-                f"{camera.binning}, 'camera.sensor_px' and binning say {expected_px[0]} x {expected_px[1]}."
+                f"{self._scope.path}: the camera {camera.device!r} has {full_px[0]} x "
+                f"{full_px[1]} pixels at binning {camera.binning}, 'camera.sensor_px' and binning "
+                f"say {expected_px[0]} x {expected_px[1]}."
             )
         self._read_region(camera.region_px)
 
@@ -162,12 +181,16 @@ class CoreCamera:
         channels = int(self._core.call("get_number_of_camera_channels"))
         if channels > 1:
             raise HardwareError(
-                f"{self._scope.path}: 'camera.device' {self._scope.camera.device!r} combines {channels} cameras, whose "
-                "frames would be mixed up in a sequence; name the one physical camera."
+                f"{self._scope.path}: 'camera.device' {self._scope.camera.device!r} combines "
+                f"{channels} cameras, whose frames would be mixed up in a sequence; name the one "
+                "physical camera."
             )
 
     def _set_binning(self) -> None:
-        """Set the allowed value that means the scope file's binning: ``2``, ``2x2``, ``2 x 2``; unless it is set."""
+        """Set the allowed value that means the scope file's binning: ``2``, ``2x2``, ``2 x 2``.
+
+        Unless it is set.
+        """
         device, binning = self._scope.camera.device, self._scope.camera.binning
         if not self._core.has_property(device, "Binning"):
             return
@@ -177,8 +200,8 @@ class CoreCamera:
         meant = [value for value in allowed if _binning(value) == binning]
         if allowed and not meant:
             raise HardwareError(
-                f"{self._scope.path}: the camera {device!r} has no binning of {binning}; it has {', '.join(allowed)}: "
-                "correct 'camera.binning'."
+                f"{self._scope.path}: the camera {device!r} has no binning of {binning}; it has "
+                f"{', '.join(allowed)}: correct 'camera.binning'."
             )
         self._core.set_property(device, "Binning", meant[0] if meant else str(binning))
 
@@ -188,11 +211,16 @@ class CoreCamera:
         components = int(self._core.call("get_number_of_components"))
         if components == 1:
             return
-        names = [name for name in ("PixelType", "Pixel Format") if self._core.has_property(device, name)]
-        choices = [f"{name}: {', '.join(self._core.allowed_values(device, name))}" for name in names]
+        names = [
+            name for name in ("PixelType", "Pixel Format") if self._core.has_property(device, name)
+        ]
+        choices = [
+            f"{name}: {', '.join(self._core.allowed_values(device, name))}" for name in names
+        ]
         raise HardwareError(
-            f"{self._scope.path}: the camera {device!r} is a colour camera ({components} components a pixel): set "
-            "a monochrome pixel type, such as 16bit or Mono12, in 'camera.pixel_type' or in the .cfg"
+            f"{self._scope.path}: the camera {device!r} is a colour camera ({components} "
+            f"components a pixel): set a monochrome pixel type, such as 16bit or Mono12, in "
+            "'camera.pixel_type' or in the .cfg"
             f"{f' ({choices[0]})' if choices else ''}."
         )
 
@@ -203,7 +231,9 @@ class CoreCamera:
         before = self.region_px
         x, y, width, height = before
         unit = _REGION_UNIT_PX * camera.binning
-        inner_width, inner_height = (max(min(side_px, side) // unit, 1) * unit for side in (width, height))
+        inner_width, inner_height = (
+            max(min(side_px, side) // unit, 1) * unit for side in (width, height)
+        )
         left = (x + (width - inner_width) // 2) // unit * unit
         top = (y + (height - inner_height) // 2) // unit * unit
         window_px = (left, top, inner_width, inner_height)
@@ -213,7 +243,8 @@ class CoreCamera:
         except (CoreLostError, DeviceTimeoutError):
             raise
         except HardwareError:
-            # Its driver takes other steps, or no such region: the whole field serves as well, only slower.
+            # Its driver takes other steps, or no such region: the whole field serves as well, only
+            # slower.
             self._refused_px.add(window_px)
             self._read_region(before)
         try:
@@ -222,12 +253,16 @@ class CoreCamera:
             self._read_region(before)
 
     def expose(
-        self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: tuple[float, float] | None = None
+        self,
+        exposure_ms: float,
+        out: NDArray[np.uint16],
+        next_position_um: tuple[float, float] | None = None,
     ) -> Exposure:
         """See `protocols.Camera.expose`."""
         actual_ms = self.set_exposure(exposure_ms)
         if self.illumination.current == "fluorescence":
-            # First: what fails from here on has lit the slide, which it also does while the light settles.
+            # First: what fails from here on has lit the slide, which it also does while the light
+            # settles.
             self.illumination.on_fluorescence(actual_ms + self.illumination.settle_ms)
         with self.illumination.lit():
             self.snap(self._scope.reliability.camera_timeout_s + exposure_ms / 1000)
@@ -253,7 +288,11 @@ class CoreCamera:
         return None
 
     def fill(
-        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], observed: object
+        self,
+        pixels: NDArray[np.unsignedinteger],
+        exposure_ms: float,
+        out: NDArray[np.uint16],
+        observed: object,
     ) -> None:
         """See `FrameSource.fill`."""
         del exposure_ms, observed
@@ -280,7 +319,9 @@ class CoreCamera:
         Raises:
             DeviceTimeoutError: the camera did not return.
         """
-        self._core.call_with_deadline(lambda: self._core.call("snap_image"), timeout_s, "the camera's exposure")
+        self._core.call_with_deadline(
+            lambda: self._core.call("snap_image"), timeout_s, "the camera's exposure"
+        )
 
     def image(self) -> NDArray[np.unsignedinteger]:
         """Return the last frame (y, x) as the camera gives it.
@@ -291,7 +332,8 @@ class CoreCamera:
         return _frame(self._core.call("get_image"), self.frame_px)
 
     def prepare_buffer(self, n_frames: int) -> None:
-        """Allocate the core's buffer before the first sequence: else it is allocated while light falls.
+        """Allocate the core's buffer before the first sequence: else it is allocated while light
+        falls.
 
         Raises:
             HardwareError: it does not hold ``n_frames``.
@@ -300,14 +342,17 @@ class CoreCamera:
         capacity = int(self._core.call("get_buffer_total_capacity"))
         if capacity < n_frames:
             raise HardwareError(
-                f"the core's circular buffer holds {capacity} frames, a sequence has {n_frames}; enlarge it "
-                "(Micro-Manager: Tools > Options > Sequence Buffer Size), or set 'light.sequencing' to \"off\"."
+                f"the core's circular buffer holds {capacity} frames, a sequence has {n_frames}; "
+                f"enlarge it (Micro-Manager: Tools > Options > Sequence Buffer Size), or set "
+                "'light.sequencing' to \"off\"."
             )
 
     def start_sequence(self, n_frames: int, timeout_s: float) -> None:
         """Start a sequence of ``n_frames`` exposures at the camera's own pace."""
         self._core.call_with_deadline(
-            lambda: self._core.call("start_sequence_acquisition", n_frames, 0.0, True), timeout_s, "starting the camera"
+            lambda: self._core.call("start_sequence_acquisition", n_frames, 0.0, True),
+            timeout_s,
+            "starting the camera",
         )
 
     def wait_frame(self, deadline_s: float) -> bool:
@@ -327,7 +372,9 @@ class CoreCamera:
                 return True
             if poll % _POLLS_PER_CAMERA_CHECK == 0:
                 if self._core.call("is_buffer_overflowed"):
-                    raise HardwareError("the core's circular buffer overflowed: frames of this sequence are lost.")
+                    raise HardwareError(
+                        "the core's circular buffer overflowed: frames of this sequence are lost."
+                    )
                 ended = not self._core.call("is_sequence_running") or time.monotonic() >= deadline_s
                 if ended and not self._core.call("get_remaining_image_count"):
                     return False
@@ -335,7 +382,8 @@ class CoreCamera:
         raise AssertionError  # pragma: no cover - the loop returns or raises
 
     def next_frame(self) -> tuple[NDArray[np.unsignedinteger], float | None]:
-        """Take the oldest frame (y, x) out of the core's buffer, and its exposure in ms if the camera notes it.
+        """Take the oldest frame (y, x) out of the core's buffer, and its exposure in ms if the
+        camera notes it.
 
         Raises:
             HardwareError: there is none, or it is not a monochrome frame of the region.
@@ -356,9 +404,15 @@ class CoreCamera:
         stop_sequence(self._core, timeout_s)
 
     def _store(
-        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], observed: object
+        self,
+        pixels: NDArray[np.unsignedinteger],
+        exposure_ms: float,
+        out: NDArray[np.uint16],
+        observed: object,
     ) -> None:
-        """Put a frame into ``out``: by a thread, while the next exposure runs, unless that is slow."""
+        """Put a frame into ``out``: by a thread, while the next exposure runs, unless that is
+        slow.
+        """
         if self.frames.slow:
             self.frames.fill(pixels, exposure_ms, out, observed)
         else:
@@ -370,18 +424,28 @@ class CoreCamera:
         is_full = region_px == (0, 0, *camera.sensor_px)
         x, y, width, height = (number // camera.binning for number in region_px)
         got = self._set_region(None if is_full else (x, y, width, height))
-        got_x, got_y = (x, y) if is_full else (int(number) for number in self._core.call("get_roi")[:2])
+        got_x, got_y = (
+            (x, y) if is_full else (int(number) for number in self._core.call("get_roi")[:2])
+        )
         if (got_x, got_y, *got) != (x, y, width, height):
-            key = "'camera.roi_px'" if region_px == camera.region_px else "the focus window ('focus.window_px')"
+            key = (
+                "'camera.roi_px'"
+                if region_px == camera.region_px
+                else "the focus window ('focus.window_px')"
+            )
             raise HardwareError(
-                f"the camera reads {got[0]} x {got[1]} pixels from ({got_x}, {got_y}), {key} asks for {width} x "
-                f"{height} from ({x}, {y}); give a region whose sides its driver takes (often multiples of 8)."
+                f"the camera reads {got[0]} x {got[1]} pixels from ({got_x}, {got_y}), {key} asks "
+                f"for {width} x {height} from ({x}, {y}); give a region whose sides its driver "
+                f"takes (often multiples of 8)."
             )
         self.region_px = region_px
         self.frame_px = (height, width)
 
     def _set_region(self, region_px: tuple[int, int, int, int] | None) -> tuple[int, int]:
-        """Read (x, y, width, height) in binned pixels, ``None`` for the full sensor; return (width, height)."""
+        """Read (x, y, width, height) in binned pixels, ``None`` for the full sensor.
+
+        Return (width, height).
+        """
         if region_px is None:
             self._core.call("clear_roi")
         else:
@@ -406,7 +470,9 @@ def stop_sequence(core: Core, timeout_s: float) -> None:
 
 
 def oriented(pixels: NDArray[np.unsignedinteger], camera: Camera) -> NDArray[np.unsignedinteger]:
-    """Return a view of the camera's frame (y, x) that lies as the stage does: x grows to the right, y downwards."""
+    """Return a view of the camera's frame (y, x) that lies as the stage does: x grows to the right,
+    y downwards.
+    """
     (a, b), (c, d) = camera.stage_affine
     if camera.quarter_turned:
         # The image's right goes along the stage's y (c), its down along the stage's x (b).
@@ -415,7 +481,9 @@ def oriented(pixels: NDArray[np.unsignedinteger], camera: Camera) -> NDArray[np.
 
 
 def _binning(value: str) -> int | None:
-    """Return the binning that a value of a camera means, ``None`` if it means none or differs between the sides."""
+    """Return the binning that a value of a camera means, ``None`` if it means none or differs
+    between the sides.
+    """
     match = _BINNING.fullmatch(value)
     if match is None or (match[2] is not None and int(match[2]) != int(match[1])):
         return None
@@ -426,15 +494,21 @@ def _frame(raw: Any, shape: tuple[int, int]) -> NDArray[np.unsignedinteger]:
     """Return the camera's answer as an unsigned frame (y, x)."""
     pixels = np.asarray(raw)
     if pixels.ndim == 1 and pixels.size == shape[0] * shape[1]:
-        pixels = pixels.reshape(shape)  # the bridge gives rows one after another: (Y * X,) -> (Y, X)
-    if pixels.ndim == 3 or pixels.dtype.itemsize > 2 or pixels.size in (3 * math.prod(shape), 4 * math.prod(shape)):
+        pixels = pixels.reshape(
+            shape
+        )  # the bridge gives rows one after another: (Y * X,) -> (Y, X)
+    if (
+        pixels.ndim == 3
+        or pixels.dtype.itemsize > 2
+        or pixels.size in (3 * math.prod(shape), 4 * math.prod(shape))
+    ):
         raise HardwareError(
-            f"the camera gave a colour frame ({pixels.dtype} of {pixels.shape}); set a monochrome pixel type in "
-            "'camera.pixel_type' or in the .cfg."
+            f"the camera gave a colour frame ({pixels.dtype} of {pixels.shape}); set a monochrome "
+            f"pixel type in 'camera.pixel_type' or in the .cfg."
         )
     if pixels.shape != shape:
         raise HardwareError(
-            f"the camera gave {pixels.dtype} of {pixels.shape}, a monochrome frame of {shape} was expected; check "
-            "'camera.pixel_type', 'camera.binning' and 'camera.roi_px'."
+            f"the camera gave {pixels.dtype} of {pixels.shape}, a monochrome frame of {shape} was "
+            f"expected; check 'camera.pixel_type', 'camera.binning' and 'camera.roi_px'."
         )
     return pixels.view(f"u{pixels.dtype.itemsize}")

@@ -1,7 +1,7 @@
 """The connection to a Micro-Manager core through pycromanager: the only module that imports it.
 
-A core in this process and one in a running Micro-Manager answer alike: typed errors, plain Python values, a deadline on
-every wait.
+A core in this process and one in a running Micro-Manager answer alike: typed errors, plain Python
+values, a deadline on every wait.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from wbcpipe.acquire.hardware.device_adapters import (
     find_libraries_in,
     load_advice,
     path_for_core,
+    require_core,
 )
 from wbcpipe.acquire.hardware.illumination import CoreShutter
 from wbcpipe.acquire.hardware.java_bridge import BridgedCore
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 __all__ = ["CoreLink"]
 
-#: The client builds its own core from the methods of Micro-Manager's, which takes longer than a call.
+#: The client builds its own core from the methods of Micro-Manager's, which takes longer than a
+#: call.
 _CONNECT_S: Final = 5.0
 _POLL_S: Final = 0.0001
 #: How long the devices may take to come back after their configuration is loaded anew.
@@ -48,7 +50,8 @@ _open: list[CoreLink] = []
 
 
 class CoreLink:
-    """A core, loaded or reached as the scope says, with its devices in their roles and the slide dark.
+    """A core, loaded or reached as the scope says, with its devices in their roles and the slide
+    dark.
 
     Args:
         scope: which backend, folder and .cfg.
@@ -59,19 +62,24 @@ class CoreLink:
         shutter_was_open: there was light on the slide before this link made it dark.
 
     Raises:
-        HardwareError: the core or a device could not be loaded, or this process holds a core already; or the camera of
-            a running Micro-Manager is in use, and it is not taken over.
+        HardwareError: the core or a device could not be loaded, or this process holds a core
+            already; or the camera of a running Micro-Manager is in use, and it is not taken over.
+        MissingPackageError: pycromanager, or for a core loaded here pymmcore, is not installed.
         HardwareBusyError: another process of wbcpipe drives this microscope.
     """
 
     def __init__(self, scope: Scope, *, take_over: bool = False) -> None:
         self.shutter_was_open = False
         if _open:
-            raise HardwareError("this process drives a microscope already; close it first, or use another process.")
+            raise HardwareError(
+                "this process drives a microscope already; close it first, or use another process."
+            )
+        require_core(scope)
         self._scope = scope
         self._headless = scope.micromanager.backend == "headless"
         self._caller = DeadlineCaller()
-        # A focusing call that hangs has a thread of its own: the camera must still answer, to focus by images instead.
+        # A focusing call that hangs has a thread of its own: the camera must still answer, to focus
+        # by images instead.
         self._focus_caller = DeadlineCaller()
         self.shutter = CoreShutter(scope, self)
         self._auto_shutter = False
@@ -103,7 +111,9 @@ class CoreLink:
             raise  # the bridge's own: a deadline, or Micro-Manager gone
         except Exception as error:
             shown = ", ".join(repr(argument) for argument in arguments)
-            raise HardwareError(f"{name}({shown}) failed: {_text(error)}.{self._log_hint}") from error
+            raise HardwareError(
+                f"{name}({shown}) failed: {_text(error)}.{self._log_hint}"
+            ) from error
         return _readable(answer) if type(answer) is str else answer
 
     def call_with_deadline(
@@ -119,17 +129,25 @@ class CoreLink:
             while self.call("device_busy", device):
                 if time.monotonic() >= deadline:
                     hint = self._log_hint
-                    raise DeviceTimeoutError(f"{doing}: {device!r} is still busy after {timeout_s:g} s.{hint}")
+                    raise DeviceTimeoutError(
+                        f"{doing}: {device!r} is still busy after {timeout_s:g} s.{hint}"
+                    )
                 time.sleep(_POLL_S)
 
     def reload(self) -> None:
-        """Initialise all devices anew from the .cfg file; a running Micro-Manager keeps its own, its roles are set.
+        """Initialise all devices anew from the .cfg file.
+
+        A running Micro-Manager keeps its own, its roles are set.
 
         Raises:
             CoreLostError: a call still hangs in a driver, or the devices do not come back.
         """
-        if not self._caller.wait(self._scope.reliability.camera_timeout_s) or not self._focus_caller.wait(0.0):
-            raise CoreLostError("a call hangs in a driver, so its devices cannot be initialised in this process.")
+        if not self._caller.wait(
+            self._scope.reliability.camera_timeout_s
+        ) or not self._focus_caller.wait(0.0):
+            raise CoreLostError(
+                "a call hangs in a driver, so its devices cannot be initialised in this process."
+            )
         try:
             self.call_with_deadline(self._load_devices, _RELOAD_S, "initialising the devices anew")
         except HardwareError as error:
@@ -160,7 +178,9 @@ class CoreLink:
         """Return the lowest and highest value of a property that has limits."""
         if not self.call("has_property_limits", device, name):
             return None
-        low, high = (self.call(f"get_property_{side}_limit", device, name) for side in ("lower", "upper"))
+        low, high = (
+            self.call(f"get_property_{side}_limit", device, name) for side in ("lower", "upper")
+        )
         return float(low), float(high)
 
     def set_property(self, device: str, name: str, value: str) -> None:
@@ -177,12 +197,17 @@ class CoreLink:
         return str(self.call("get_property", device, name))
 
     def close(self) -> None:
-        """Leave the slide in the dark and unload the devices of a core loaded here; may be called twice."""
+        """Leave the slide in the dark and unload the devices of a core loaded here.
+
+        May be called twice.
+        """
         if self._core is None:
             return
         hangs = True
         try:
-            hangs = not self._caller.wait(self._scope.reliability.camera_timeout_s) or not self._focus_caller.wait(0.0)
+            hangs = not self._caller.wait(
+                self._scope.reliability.camera_timeout_s
+            ) or not self._focus_caller.wait(0.0)
             with contextlib.suppress(HardwareError):
                 self.shutter.darken()
             if self._auto_shutter and not self._headless:
@@ -209,12 +234,16 @@ class CoreLink:
 
     def _load(self) -> Any:
         interface = check_interface(self._scope)
-        read_config(self._scope.config_path)  # before a core is there: a file that is missing needs none
+        read_config(
+            self._scope.config_path
+        )  # before a core is there: a file that is missing needs none
         import pycromanager
 
         folder = adapter_folder(self._scope)
         find_libraries_in(folder)
-        pycromanager.start_headless(path_for_core(folder), python_backend=True, buffer_size_mb=_buffer_mb(self._scope))
+        pycromanager.start_headless(
+            path_for_core(folder), python_backend=True, buffer_size_mb=_buffer_mb(self._scope)
+        )
         core = pycromanager.Core()
         try:
             if self._scope.core_log is not None:
@@ -227,13 +256,14 @@ class CoreLink:
                 raise
             advice = load_advice(_text(error), folder, interface)
             raise HardwareError(
-                f"{self._scope.config_path}: Micro-Manager could not load it from {folder}: {_text(error)}. "
-                f"{advice}{self._log_hint}"
+                f"{self._scope.config_path}: Micro-Manager could not load it from {folder}: "
+                f"{_text(error)}. {advice}{self._log_hint}"
             ) from error
         return core
 
     def _load_config(self, load: Callable[[str], object]) -> None:
-        """Let the core of this process load the .cfg file, without the lines that would move a stage.
+        """Let the core of this process load the .cfg file, without the lines that would move a
+        stage.
 
         Args:
             load: the core's method for a file.
@@ -259,17 +289,20 @@ class CoreLink:
                 port,
                 _Pycromanager(port, connect_timeout_s),
                 connect_timeout_s=connect_timeout_s,
-                call_timeout_s=max(policy.camera_timeout_s, policy.move_timeout_s, policy.switch_timeout_s),
+                call_timeout_s=max(
+                    policy.camera_timeout_s, policy.move_timeout_s, policy.switch_timeout_s
+                ),
             )
         except Exception as error:
             raise HardwareError(
-                f"no Micro-Manager answers on port {port}: {_text(error)}. Start it and tick Tools > Options > 'Run "
-                "server on port', or use backend 'headless'."
+                f"no Micro-Manager answers on port {port}: {_text(error)}. Start it and tick "
+                f"Tools > Options > 'Run server on port', or use backend 'headless'."
             ) from error
         try:
             if not take_over and core.is_sequence_running():
                 raise HardwareError(
-                    f"Micro-Manager on port {port} is in live view or in an acquisition of its own; stop that first."
+                    f"Micro-Manager on port {port} is in live view or in an acquisition of its "
+                    f"own; stop that first."
                 )
         except BaseException:
             core.close()
@@ -291,7 +324,9 @@ class CoreLink:
         self._auto_shutter = bool(self.call("get_auto_shutter"))
         self.call("set_auto_shutter", False)
         self.shutter.select()
-        with contextlib.suppress(HardwareError):  # a shutter that cannot be read is closed all the same
+        with contextlib.suppress(
+            HardwareError
+        ):  # a shutter that cannot be read is closed all the same
             self.shutter_was_open |= self.shutter.is_lit()
         self.shutter.darken()
 
@@ -309,21 +344,26 @@ class _Pycromanager:
         return self._package.Core(port=self._port, timeout=self._timeout_ms, new_socket=new_socket)
 
     def vector(self, name: str) -> Any:
-        return self._package.JavaObject(f"mmcorej.{name}", port=self._port, timeout=self._timeout_ms)
+        return self._package.JavaObject(
+            f"mmcorej.{name}", port=self._port, timeout=self._timeout_ms
+        )
 
 
 def _free(core: Any) -> None:
     """Free the memory of a core whose devices are unloaded.
 
-    pycromanager keeps the first core of a process for good, and hangs methods bound to a core on that core: a circle
-    that the garbage collector does not see. Each session would leave its frame buffer behind.
+    pycromanager keeps the first core of a process for good, and hangs methods bound to a core on
+    that core: a circle that the garbage collector does not see. Each session would leave its frame
+    buffer behind.
     """
     core.set_circular_buffer_memory_footprint(1)
     vars(core).clear()
 
 
 def _buffer_mb(scope: Scope) -> int:
-    """Return the size of the core's buffer: two fields' frames, so that no sequence waits for the one before."""
+    """Return the size of the core's buffer: two fields' frames, so that no sequence waits for the
+    one before.
+    """
     camera = scope.camera
     frame_bytes = 2 * camera.sensor_px[0] * camera.sensor_px[1] // camera.binning**2
     return max(64, 8 * -(-frame_bytes // 2**20))
@@ -335,7 +375,9 @@ def _strings(values: Iterable[Any]) -> list[str]:
 
 
 def _readable(text: str) -> str:
-    """Return a device's text as it can be printed and written: one that is not UTF-8 is that of a Western Windows."""
+    """Return a device's text as it can be printed and written: one that is not UTF-8 is that of a
+    Western Windows.
+    """
     if text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text):
         return text
     return text.encode("utf-8", "surrogateescape").decode("cp1252", "replace")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __all__ = ["check_core_log", "log_hint", "start_core_log"]
 
 #: The log is begun anew at this size, and as many older parts are kept: some 60 MB in all.
-_MAX_BYTES: Final = 20_000_000
+MAX_LOG_BYTES: Final = 20_000_000
 _OLDER_PARTS: Final = 2
 
 
@@ -24,7 +24,10 @@ def check_core_log(path: Path) -> None:
         ConfigError: the file cannot be written.
     """
     if kind := kind_of_special(path):
-        raise ConfigError(f"{path}: the core's log cannot be written there: this is {kind}; give the path of a file.")
+        raise ConfigError(
+            f"{path}: the core's log cannot be written there: this is {kind}; give the path of a "
+            f"file."
+        )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab"):
@@ -42,11 +45,14 @@ def start_core_log(core: Any, path: Path) -> None:
         ConfigError: the file cannot be written.
     """
     check_core_log(path)
-    core.set_primary_log_file_rotation(_MAX_BYTES, _OLDER_PARTS)
+    core.set_primary_log_file_rotation(MAX_LOG_BYTES, _OLDER_PARTS)
     core.set_primary_log_file(str(path))
     core.enable_debug_log(True)
 
 
 def log_hint(path: Path | None) -> str:
-    """Return where the log of a failure stands, as a sentence after a blank; empty where none is written."""
+    """Return where the log of a failure stands, as a sentence after a blank.
+
+    Empty where none is written.
+    """
     return f" The core's log: {path}." if path is not None else ""

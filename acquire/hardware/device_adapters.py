@@ -7,10 +7,11 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from wbcpipe.acquire.config.scope import TEST_ADAPTERS
-from wbcpipe.errors import HardwareError
+from wbcpipe.errors import HardwareError, MissingPackageError
+from wbcpipe.system.packages import BRIDGE, CORE, require
 
 if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
@@ -22,27 +23,41 @@ __all__ = [
     "interface_versions",
     "load_advice",
     "path_for_core",
+    "require_core",
 ]
 
-_INSTALL: Final = "pip install 'pymmcore==12.5.1.75.*' 'mm-test-adapters==75.*' pycromanager"
+
+def require_core(scope: Scope) -> None:
+    """Check that the packages that drive a microscope are installed, before anything is loaded.
+
+    Raises:
+        MissingPackageError: one is not installed; the text says how to install it.
+    """
+    headless = scope.micromanager.backend == "headless"
+    require(CORE if headless else BRIDGE, f"the microscope of scope {scope.name!r}")
 
 
 def interface_versions() -> tuple[str, str]:
-    """Return the device interface of pymmcore and that of mm-test-adapters; they must be equal to load a device.
+    """Return the device interface of pymmcore and that of mm-test-adapters.
+
+    They must be equal to load a device.
 
     Raises:
-        HardwareError: one of the packages is not installed.
+        MissingPackageError: one of the packages is not installed.
     """
     try:
         core = importlib.metadata.version("pymmcore")
         adapters = importlib.metadata.version("mm-test-adapters")
     except importlib.metadata.PackageNotFoundError as error:
-        raise HardwareError(f"package {error.name} is not installed: {_INSTALL}.") from error
+        raise MissingPackageError(
+            f"the package {error.name} is not installed here: {CORE.install}."
+        ) from error
     return core.split(".")[3], adapters.split(".")[0]
 
 
 def check_interface(scope: Scope) -> str:
-    """Return the core's device interface, before anything is loaded: a mismatch can crash the interpreter.
+    """Return the core's device interface, before anything is loaded: a mismatch can crash the
+    interpreter.
 
     Raises:
         HardwareError: the test adapters speak another interface than pymmcore.
@@ -50,7 +65,8 @@ def check_interface(scope: Scope) -> str:
     core, adapters = interface_versions()
     if adapter_folder(scope) == _test_adapter_folder() and core != adapters:
         raise HardwareError(
-            f"pymmcore speaks device interface {core}, mm-test-adapters {adapters}; they must be equal: {_INSTALL}."
+            f"pymmcore speaks device interface {core}, mm-test-adapters {adapters}; they must be "
+            f"equal: {CORE.install}."
         )
     return core
 
@@ -72,16 +88,20 @@ def adapter_folder(scope: Scope) -> Path:
     folder = _test_adapter_folder() if text == TEST_ADAPTERS else Path(text).expanduser()
     if not folder.is_dir():
         raise HardwareError(
-            f"{folder}: no Micro-Manager there; correct 'micromanager.folder' in {scope.path} or WBCPIPE_MICROMANAGER."
+            f"{folder}: no Micro-Manager there; correct 'micromanager.folder' in {scope.path} or "
+            f"WBCPIPE_MICROMANAGER."
         )
     return folder
 
 
 def find_libraries_in(folder: Path) -> None:
-    """Let Windows find in Micro-Manager's folder the libraries that its adapters need; elsewhere nothing is needed.
+    """Let Windows find in Micro-Manager's folder the libraries that its adapters need.
 
-    Micro-Manager starts in its folder, so that Windows finds there the vendors' libraries that adapters are linked to.
-    In another program it looks for them in the folders given here, and, for libraries loaded by name, along PATH.
+    Elsewhere nothing is needed.
+
+    Micro-Manager starts in its folder, so that Windows finds there the vendors' libraries that
+    adapters are linked to. In another program it looks for them in the folders given here, and, for
+    libraries loaded by name, along PATH.
     """
     add_folder = getattr(os, "add_dll_directory", None)
     if add_folder is None or str(folder) in os.environ.get("PATH", "").split(os.pathsep):
@@ -93,15 +113,19 @@ def find_libraries_in(folder: Path) -> None:
 def path_for_core(path: Path) -> str:
     """Return a path as the core can open it.
 
-    On Windows the core takes paths in the system's code page, and pymmcore hands them over in UTF-8: for a path with an
-    umlaut the short name (8.3) is given, which is ASCII. A drive without short names keeps the path as it is.
+    On Windows the core takes paths in the system's code page, and pymmcore hands them over in
+    UTF-8: for a path with an umlaut the short name (8.3) is given, which is ASCII. A drive without
+    short names keeps the path as it is.
     """
     text = str(path)
     if sys.platform == "win32" and not text.isascii():
         import ctypes
 
         short = ctypes.create_unicode_buffer(32_768)
-        if ctypes.windll.kernel32.GetShortPathNameW(text, short, len(short)) and short.value.isascii():
+        if (
+            ctypes.windll.kernel32.GetShortPathNameW(text, short, len(short))
+            and short.value.isascii()
+        ):
             return short.value
     return text
 
@@ -117,12 +141,18 @@ def load_advice(reason: str, folder: Path, interface: str) -> str:
     library = re.search(r'(?i)failed to load (?:device adapter|module) "([^"]+)"', reason)
     if library is not None:
         name = re.sub(r"^(lib)?mmgr_dal_|(\.so\.0|\.dll)$", "", library[1])
-        plain = "" if str(folder).isascii() else " Install Micro-Manager in a folder without umlauts."
-        return (
-            f"The adapter library of {name!r} is not in {folder}, or lacks a library that it needs: install the "
-            "vendor's driver, and look whether Micro-Manager itself finds the device. An adapter of another device "
-            f"interface than {interface}, that of this core, needs the pymmcore with that fourth version number.{plain}"
+        plain = (
+            "" if str(folder).isascii() else " Install Micro-Manager in a folder without umlauts."
         )
-    if re.search(r"Line \d+: ", reason) and re.search(r"(?i)wrong number of tokens|no device with label", reason):
+        return (
+            f"The adapter library of {name!r} is not in {folder}, or lacks a library that it "
+            f"needs: install the vendor's driver, and look whether Micro-Manager itself finds the "
+            "device. An adapter of another device "
+            f"interface than {interface}, that of this core, needs the pymmcore with that fourth "
+            f"version number.{plain}"
+        )
+    if re.search(r"Line \d+: ", reason) and re.search(
+        r"(?i)wrong number of tokens|no device with label", reason
+    ):
         return "Correct that line of the .cfg; `wbcpipe doctor --offline` checks all of them."
     return "Check power and cables; `wbcpipe doctor` checks each device."

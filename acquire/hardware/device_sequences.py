@@ -78,21 +78,29 @@ class DeviceSequences:
         def stop_all() -> None:
             with contextlib.ExitStack() as stack:
                 if self.exposures_ms:
-                    stack.callback(self._core.call, "stop_exposure_sequence", self._scope.camera.device)
+                    stack.callback(
+                        self._core.call, "stop_exposure_sequence", self._scope.camera.device
+                    )
                 for device, name in self.properties:
                     stack.callback(self._core.call, "stop_property_sequence", device, name)
 
-        self._core.call_with_deadline(stop_all, self._scope.reliability.switch_timeout_s, "stopping the sequences")
+        self._core.call_with_deadline(
+            stop_all, self._scope.reliability.switch_timeout_s, "stopping the sequences"
+        )
 
     def value(self, device: str, name: str, frame: int | None) -> str | None:
-        """Return the value of a property at exposure ``frame`` of a sequence; ``None`` under single commands."""
+        """Return the value of a property at exposure ``frame`` of a sequence; ``None`` under single
+        commands.
+        """
         values = self.properties.get((device, name))
         if frame is None or values is None or not self.running:
             return None
         return values[frame % len(values)]
 
     def exposure_ms(self, frame: int | None) -> float | None:
-        """Return the camera's exposure at exposure ``frame`` of a sequence; ``None`` under single commands."""
+        """Return the camera's exposure at exposure ``frame`` of a sequence; ``None`` under single
+        commands.
+        """
         if frame is None or not self.exposures_ms or not self.running:
             return None
         return self.exposures_ms[frame % len(self.exposures_ms)]

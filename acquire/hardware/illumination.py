@@ -1,4 +1,6 @@
-"""Light: the device properties of each modality, set in order and confirmed, and the shutter around exposures."""
+"""Light: the device properties of each modality, set in order and confirmed, and the shutter around
+exposures.
+"""
 
 from __future__ import annotations
 
@@ -38,18 +40,29 @@ class CoreShutter:
         self._core = core
         self._own = self.device = scope.light.shutter_device
         config = read_config(scope.config_path)
-        self._dark = () if scope.light.dark is None else light_settings(scope, config, scope.light.dark)
-        self._lights = [light_settings(scope, config, modality) for _, modality in scope.modalities.items()]
+        self._dark = (
+            () if scope.light.dark is None else light_settings(scope, config, scope.light.dark)
+        )
+        self._lights = [
+            light_settings(scope, config, modality) for _, modality in scope.modalities.items()
+        ]
         #: Modality to its shutter.
-        self._shutters = {key.removeprefix("modalities."): name for key, name in shutters_of(scope, config).items()}
-        self.devices = tuple(dict.fromkeys((self._own, *self._shutters.values()))) if self._own else ()
+        self._shutters = {
+            key.removeprefix("modalities."): name
+            for key, name in shutters_of(scope, config).items()
+        }
+        self.devices = (
+            tuple(dict.fromkeys((self._own, *self._shutters.values()))) if self._own else ()
+        )
 
     def of(self, modality: str) -> str:
         """Return the shutter of a modality; empty where there is none."""
         return self._shutters[modality] if self._own else ""
 
     def select(self, modality: str = "") -> None:
-        """Make the shutter of a modality, by default that of the scope file, the one that is opened."""
+        """Make the shutter of a modality, by default that of the scope file, the one that is
+        opened.
+        """
         device = self.of(modality) if modality else self._own
         if device and (device != self.device or not modality):
             self._core.call("set_shutter_device", device)
@@ -64,7 +77,9 @@ class CoreShutter:
         return bool(self._core.call("get_shutter_open"))
 
     def darken(self) -> None:
-        """Keep light off the slide: close each shutter and, without one, set the light that counts as dark."""
+        """Keep light off the slide: close each shutter and, without one, set the light that counts
+        as dark.
+        """
         if self.device:
             with contextlib.ExitStack() as stack:  # each is closed, whatever another answers
                 for device in self.devices:
@@ -75,12 +90,20 @@ class CoreShutter:
             self._core.set_property(device, name, value)
 
     def is_lit(self) -> bool:
-        """Return whether there is light on the slide; without a shutter, whether it is that of a modality."""
+        """Return whether there is light on the slide.
+
+        Without a shutter, whether it is that of a modality.
+        """
         if self.device:
             others = (device for device in self.devices if device != self.device)
-            return self.is_open() or any(bool(self._core.call("get_shutter_open", device)) for device in others)
+            return self.is_open() or any(
+                bool(self._core.call("get_shutter_open", device)) for device in others
+            )
         return any(
-            all(same_value(self._core.get_property(device, name), value) for device, name, value in settings)
+            all(
+                same_value(self._core.get_property(device, name), value)
+                for device, name, value in settings
+            )
             for settings in self._lights
         )
 
@@ -88,9 +111,9 @@ class CoreShutter:
 class CoreIllumination:
     """Fulfils `protocols.Illumination`: the modalities of a scope on its devices.
 
-    A configuration group is resolved through the .cfg file into its properties, so that groups and lists of properties
-    are set the same way, and each device touched is waited for by name. Without a shutter the light itself is switched
-    on for an exposure and off after it.
+    A configuration group is resolved through the .cfg file into its properties, so that groups and
+    lists of properties are set the same way, and each device touched is waited for by name. Without
+    a shutter the light itself is switched on for an exposure and off after it.
 
     Attributes:
         settings: modality to its (device, property, value) settings, in order.
@@ -98,14 +121,18 @@ class CoreIllumination:
         current: modality that was switched to, or will be lit; empty where that is not known.
     """
 
-    def __init__(self, scope: Scope, core: Core, shutter: CoreShutter, sequences: DeviceSequences) -> None:
+    def __init__(
+        self, scope: Scope, core: Core, shutter: CoreShutter, sequences: DeviceSequences
+    ) -> None:
         self._scope, self._core, self._shutter, self._sequences = scope, core, shutter, sequences
         self._timeout_s = scope.reliability.switch_timeout_s
         config = read_config(scope.config_path)
         # The shutter is no light: it is selected beside the settings.
         self.settings = {
             name: tuple(
-                setting for setting in light_settings(scope, config, modality) if setting[:2] != ("Core", "Shutter")
+                setting
+                for setting in light_settings(scope, config, modality)
+                if setting[:2] != ("Core", "Shutter")
             )
             for name, modality in scope.modalities.items()
         }
@@ -130,11 +157,13 @@ class CoreIllumination:
         self._shutter.darken()
 
     def observed(self, frame: int | None = None) -> str:
-        """Return the modality whose light falls on the slide, as the devices say; empty for darkness or another light.
+        """Return the modality whose light falls on the slide, as the devices say.
+
+        Empty for darkness or another light.
 
         Args:
-            frame: number of the exposure in a hardware sequence; a device that steps through uploaded values counts
-                as set to the value of that exposure.
+            frame: number of the exposure in a hardware sequence; a device that steps through
+                uploaded values counts as set to the value of that exposure.
         """
         if self._shutter.device and not self._shutter.is_open():
             return ""
@@ -143,7 +172,9 @@ class CoreIllumination:
             for device, name, value in self.settings[modality]:
                 if (device, name) not in values:
                     uploaded = self._sequences.value(device, name, frame)
-                    values[device, name] = self._core.get_property(device, name) if uploaded is None else uploaded
+                    values[device, name] = (
+                        self._core.get_property(device, name) if uploaded is None else uploaded
+                    )
                 if not same_value(values[device, name], value):
                     break
             else:
@@ -166,7 +197,9 @@ class CoreIllumination:
 
     @contextlib.contextmanager
     def stepping(self, first: str) -> Iterator[None]:
-        """Set the light of ``first``, from which devices then step by themselves; afterwards the light is not known.
+        """Set the light of ``first``, from which devices then step by themselves.
+
+        Afterwards the light is not known.
 
         Without a shutter there is light from here on, and none on any way out.
         """
@@ -183,7 +216,10 @@ class CoreIllumination:
                 self.darken()
 
     def lit_sequence(self) -> AbstractContextManager[None]:
-        """Let light pass during a hardware sequence; without a shutter `stepping` has set the light."""
+        """Let light pass during a hardware sequence.
+
+        Without a shutter `stepping` has set the light.
+        """
         return self.lit() if self._shutter.device else contextlib.nullcontext()
 
     @property

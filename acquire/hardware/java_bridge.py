@@ -1,8 +1,10 @@
-"""A core in a running Micro-Manager, reached over pycromanager's bridge, that answers like a core in this process.
+"""A core in a running Micro-Manager, reached over pycromanager's bridge, that answers like a core
+in this process.
 
-The bridge waits for ever on a call that hangs and on a Micro-Manager that has died, lets one call wait for another, and
-returns Java objects. Here every call has a deadline, calls that block have a socket of their own, and lists and errors
-are plain Python. `core_link` passes in the objects of pycromanager; this module does not import it.
+The bridge waits for ever on a call that hangs and on a Micro-Manager that has died, lets one call
+wait for another, and returns Java objects. Here every call has a deadline, calls that block have a
+socket of their own, and lists and errors are plain Python. `core_link` passes in the objects of
+pycromanager; this module does not import it.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import re
 import socket
 import time
 from functools import partial
+from importlib.metadata import version
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -28,9 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BridgedCore", "failure_reason", "java_message"]
 
-#: Calls that last as long as the camera does; the caller sets the deadline. They have a socket of their own.
-_EXPOSING: Final = frozenset({"snap_image", "start_sequence_acquisition", "stop_sequence_acquisition"})
-#: Calls to the focusing device: while one of these hangs, the camera must still answer, to focus by images instead.
+#: Calls that last as long as the camera does; the caller sets the deadline. They have a socket of
+#: their own.
+_EXPOSING: Final = frozenset(
+    {"snap_image", "start_sequence_acquisition", "stop_sequence_acquisition"}
+)
+#: Calls to the focusing device: while one of these hangs, the camera must still answer, to focus by
+#: images instead.
 _FOCUSING: Final = frozenset(
     {
         "full_focus",
@@ -45,7 +52,18 @@ _HOST: Final = "127.0.0.1"
 _PROBE_S: Final = 0.5
 _GRACE_S: Final = 0.5
 _CLOSE_S: Final = 2.0
-_FRAME: Final = re.compile(r"^(at )?[\w.$/<>]+\([^()]*(\.java(:\d+)?|Native Method|Unknown Source)\)$")
+_FRAME: Final = re.compile(
+    r"^(at )?[\w.$/<>]+\([^()]*(\.java(:\d+)?|Native Method|Unknown Source)\)$"
+)
+#: Private attributes of pyjavaz's bridge that `_Socket.abandon` writes to: it has no public call
+#: that leaves a socket whose Micro-Manager hangs.
+_PRIVATE: Final = (
+    "_cached_bridges_by_port",
+    "_closed",
+    "_java_objects",
+    "_ports_with_terminated_servers",
+    "_shutdown_event",
+)
 _PLAIN_CLASS: Final = re.compile(r"^java\.lang\.(Runtime)?Exception: ")
 
 
@@ -64,8 +82,8 @@ class Client(Protocol):
 class BridgedCore:
     """The core's methods by their snake_case names.
 
-    A Python list of texts or numbers is passed as a Java vector. The result is plain Python, or a flat array of a
-    camera's pixels, (Y * X,) uint8 or uint16.
+    A Python list of texts or numbers is passed as a Java vector. The result is plain Python, or a
+    flat array of a camera's pixels, (Y * X,) uint8 or uint16.
 
     Args:
         port: of Micro-Manager's server.
@@ -77,7 +95,9 @@ class BridgedCore:
         HardwareError: nothing listens on that port, or it does not answer as Micro-Manager does.
     """
 
-    def __init__(self, port: int, client: Client, *, connect_timeout_s: float, call_timeout_s: float) -> None:
+    def __init__(
+        self, port: int, client: Client, *, connect_timeout_s: float, call_timeout_s: float
+    ) -> None:
         if reason := failure_reason(port, connect_timeout_s):
             raise HardwareError(reason)
         self.port = port
@@ -89,12 +109,18 @@ class BridgedCore:
         self._focusing: _Socket | None = None
         self._connect_timeout_s = connect_timeout_s
         try:
-            self._ask(self._main, lambda core: core.get_version_info(), connect_timeout_s, "the first call")
+            self._ask(
+                self._main,
+                lambda core: core.get_version_info(),
+                connect_timeout_s,
+                "the first call",
+            )
             self._exposing = self._open_socket("exposing") or self._main
         except BaseException:
             self.close()
             raise
-        # Before pyjavaz's own handlers, which were registered first and would wait for ever for one that hangs.
+        # Before pyjavaz's own handlers, which were registered first and would wait for ever for one
+        # that hangs.
         atexit.register(self.close)
 
     def _open_socket(self, purpose: str) -> _Socket | None:
@@ -102,10 +128,15 @@ class BridgedCore:
 
         Without it, ``None``, they block all others.
         """
-        connection = _Socket(lambda: self._client.core(new_socket=True), f"wbcpipe-bridge-{self.port}-{purpose}")
+        connection = _Socket(
+            lambda: self._client.core(new_socket=True), f"wbcpipe-bridge-{self.port}-{purpose}"
+        )
         try:
             self._ask(
-                connection, lambda core: core.get_version_info(), self._connect_timeout_s, f"a socket for {purpose}"
+                connection,
+                lambda core: core.get_version_info(),
+                self._connect_timeout_s,
+                f"a socket for {purpose}",
             )
         except CoreLostError:
             raise
@@ -145,7 +176,9 @@ class BridgedCore:
         return call
 
     def _java(self, argument: Any) -> Any:
-        """Return an argument as the bridge takes it: a vector for a list, a Python number for one of NumPy's."""
+        """Return an argument as the bridge takes it: a vector for a list, a Python number for one
+        of NumPy's.
+        """
         if isinstance(argument, np.generic):
             return argument.item()
         if not isinstance(argument, list | tuple):
@@ -156,7 +189,9 @@ class BridgedCore:
             vector.add(item if texts else float(item))
         return vector
 
-    def _ask(self, connection: _Socket, call: Callable[[Any], Any], timeout_s: float | None, doing: str) -> Any:
+    def _ask(
+        self, connection: _Socket, call: Callable[[Any], Any], timeout_s: float | None, doing: str
+    ) -> Any:
         if self._lost:
             raise self._lost_error()
         answer = connection.start(call, doing)
@@ -173,7 +208,9 @@ class BridgedCore:
                 raise self._lost_error()
             if deadline is not None and time.monotonic() >= deadline:
                 answer.cancel()
-                raise DeviceTimeoutError(f"{doing}: Micro-Manager did not answer within {timeout_s:g} s.")
+                raise DeviceTimeoutError(
+                    f"{doing}: Micro-Manager did not answer within {timeout_s:g} s."
+                )
         try:
             return answer.result()
         except Exception as error:
@@ -183,8 +220,9 @@ class BridgedCore:
 
     def _lost_error(self) -> CoreLostError:
         return CoreLostError(
-            f"Micro-Manager on port {self.port} is gone: it was closed, or a device driver crashed it. The fields "
-            "taken are kept; start it again, make sure the shutter is closed, and run the same command again."
+            f"Micro-Manager on port {self.port} is gone: it was closed, or a device driver "
+            f"crashed it. The fields taken are kept; start it again, make sure the shutter is "
+            "closed, and run the same command again."
         )
 
     def close(self) -> None:
@@ -200,11 +238,18 @@ class BridgedCore:
 
     def _sockets(self) -> list[_Socket]:
         """Return each open socket once, the main one first."""
-        return list(dict.fromkeys(item for item in (self._main, self._exposing, self._focusing) if item is not None))
+        return list(
+            dict.fromkeys(
+                item for item in (self._main, self._exposing, self._focusing) if item is not None
+            )
+        )
 
 
 class _Socket:
-    """One socket to Micro-Manager and its thread; a request on it waits for the reply to the one before."""
+    """One socket to Micro-Manager and its thread.
+
+    A request on it waits for the reply to the one before.
+    """
 
     def __init__(self, open_core: Callable[[], Any], name: str) -> None:
         self._last: concurrent.futures.Future[Any] | None = None
@@ -227,17 +272,22 @@ class _Socket:
             DeviceTimeoutError: the call before it hangs.
         """
         if self.hangs():
-            raise DeviceTimeoutError(f"{doing}: an earlier call still hangs in Micro-Manager; restart the device.")
+            raise DeviceTimeoutError(
+                f"{doing}: an earlier call still hangs in Micro-Manager; restart the device."
+            )
         self._last = self._executor.submit(partial(self._run, call))
         return self._last
 
     def _run(self, call: Callable[[Any], Any]) -> Any:
         if self._core is None:
-            self._core = self._open()
+            self._core = _checked(self._open())
         return call(self._core)
 
     def close(self) -> bool:
-        """Release the core on Java's side, or abandon it if Micro-Manager does not answer; return whether it did."""
+        """Release the core on Java's side, or abandon it if Micro-Manager does not answer.
+
+        Return whether it did.
+        """
         if self._ended:
             return False
         with contextlib.suppress(DeviceTimeoutError):
@@ -250,7 +300,9 @@ class _Socket:
         return True
 
     def abandon(self) -> None:
-        """Leave the socket behind: pycromanager's own close would wait for ever for Micro-Manager's answer."""
+        """Leave the socket behind: pycromanager's own close would wait for ever for Micro-Manager's
+        answer.
+        """
         if self._ended:
             return
         self._ended = True
@@ -285,7 +337,10 @@ def failure_reason(port: int, timeout_s: float) -> str:
         link.connect(f"tcp://{_HOST}:{port}")
         link.send(json.dumps({"command": "connect", "debug": False}).encode("iso-8859-1"))
         if not link.poll(int(1000 * timeout_s)):
-            return f"what listens there does not answer within {timeout_s:g} s: it hangs, or is another program"
+            return (
+                f"what listens there does not answer within {timeout_s:g} s: it hangs, or is "
+                f"another program"
+            )
         with contextlib.suppress(ValueError):
             reply = json.loads(link.recv().decode("iso-8859-1"))
             if isinstance(reply, dict) and "type" in reply:
@@ -294,7 +349,9 @@ def failure_reason(port: int, timeout_s: float) -> str:
 
 
 def java_message(text: str) -> str:
-    """Return the message of a Java exception, without its stack and without a class name that says nothing."""
+    """Return the message of a Java exception, without its stack and without a class name that says
+    nothing.
+    """
     lines = []
     for line in text.strip().splitlines():
         if _FRAME.match(line.strip()):
@@ -320,6 +377,22 @@ def _plain(value: Any) -> Any:
         raise TypeError(f"Micro-Manager gave a {name}, which cannot be converted to Python")
     finally:
         _release(value)
+
+
+def _checked(core: Any) -> Any:
+    """Return the core, if a hanging Micro-Manager could be left with this version of pyjavaz.
+
+    Raises:
+        HardwareError: its bridge lacks a private attribute that `_Socket.abandon` needs.
+    """
+    bridge = getattr(core, "_bridge", None)
+    missing = [] if bridge is None else [name for name in _PRIVATE if not hasattr(bridge, name)]
+    if missing:
+        raise HardwareError(
+            f"pyjavaz {version('pyjavaz')} has no {', '.join(missing)}, without which a hanging "
+            f"Micro-Manager cannot be left; install another version: pip install 'pyjavaz<1.3'."
+        )
+    return core
 
 
 def _release(value: Any) -> None:

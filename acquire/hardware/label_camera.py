@@ -1,4 +1,7 @@
-"""The camera that sees a slide's label, and the lamp for it; the scan camera has its role back after each image."""
+"""The camera that sees a slide's label, and the lamp for it.
+
+The scan camera has its role back after each image.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,9 @@ class CoreLabelCamera:
         core.call("set_camera_device", self._scope.label.device)
         try:
             core.call("set_exposure", float(exposure_ms))
-            core.call_with_deadline(lambda: core.call("snap_image"), timeout_s, "the label camera's exposure")
+            core.call_with_deadline(
+                lambda: core.call("snap_image"), timeout_s, "the label camera's exposure"
+            )
             shape = (int(core.call("get_image_height")), int(core.call("get_image_width")))
             pixels = _grey(core.call("get_image"), shape)
         finally:
@@ -57,8 +62,12 @@ class CoreLabelCamera:
     def _set(self, settings: tuple[DeviceSetting, ...]) -> None:
         for setting in settings:
             self._core.set_property(setting.device, setting.property, setting.value)
-        devices = tuple(dict.fromkeys(setting.device for setting in settings if setting.device != "Core"))
-        self._core.wait_for(devices, self._scope.reliability.switch_timeout_s, "switching the label's lamp")
+        devices = tuple(
+            dict.fromkeys(setting.device for setting in settings if setting.device != "Core")
+        )
+        self._core.wait_for(
+            devices, self._scope.reliability.switch_timeout_s, "switching the label's lamp"
+        )
 
 
 def _grey(raw: Any, shape: tuple[int, int]) -> NDArray[np.unsignedinteger]:
@@ -72,13 +81,15 @@ def _grey(raw: Any, shape: tuple[int, int]) -> NDArray[np.unsignedinteger]:
     if pixels.dtype.itemsize == 4 and pixels.size == n_pixels:  # packed colours
         pixels = np.ascontiguousarray(pixels).view(np.uint8)
     if pixels.dtype.itemsize == 1 and pixels.size == 4 * n_pixels:
-        colours = pixels.view(np.uint8).reshape(*shape, 4)[..., :3]  # (Y, X, 3), without the unused fourth byte
+        colours = pixels.view(np.uint8).reshape(*shape, 4)[
+            ..., :3
+        ]  # (Y, X, 3), without the unused fourth byte
         grey: NDArray[np.uint8] = np.rint(colours.mean(axis=-1)).astype(np.uint8)
         return grey
     if pixels.dtype.itemsize > 2 or pixels.size != n_pixels:
         raise HardwareError(
-            f"the label camera gave {pixels.dtype} of {pixels.shape}; a grey or colour frame of {shape} was expected. "
-            "Check its pixel type in the .cfg."
+            f"the label camera gave {pixels.dtype} of {pixels.shape}; a grey or colour frame of "
+            f"{shape} was expected. Check its pixel type in the .cfg."
         )
     frame: NDArray[np.unsignedinteger] = pixels.view(f"u{pixels.dtype.itemsize}").reshape(shape)
     return frame

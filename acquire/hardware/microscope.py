@@ -36,7 +36,8 @@ class CoreMicroscope:
 
     Attributes:
         link: the core.
-        stage, focus, camera, illumination, label_camera, sequencing: the devices, each with its role of `protocols`.
+        stage, focus, camera, illumination, label_camera, sequencing: the devices, each with its
+            role of `protocols`.
         sequences: what the devices step through.
 
     Raises:
@@ -48,7 +49,9 @@ class CoreMicroscope:
         self.link = link or CoreLink(scope)
         try:
             self.sequences = DeviceSequences(scope, self.link)
-            self.illumination = CoreIllumination(scope, self.link, self.link.shutter, self.sequences)
+            self.illumination = CoreIllumination(
+                scope, self.link, self.link.shutter, self.sequences
+            )
             self.stage = CoreXYStage(scope, self.link)
             self.focus = CoreFocusDrive(scope, self.link)
             self.camera = CoreCamera(scope, self.link, self.illumination, self.stage, self.focus)
@@ -95,7 +98,10 @@ class CoreMicroscope:
         self.illumination.switch_light(modality)
 
     def expose(
-        self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: tuple[float, float] | None = None
+        self,
+        exposure_ms: float,
+        out: NDArray[np.uint16],
+        next_position_um: tuple[float, float] | None = None,
     ) -> Exposure:
         """See `protocols.Camera.expose`."""
         return self.camera.expose(exposure_ms, out, next_position_um)
@@ -134,7 +140,11 @@ class CoreMicroscope:
                 self._halt(device)
         with contextlib.suppress(HardwareError):
             self.focus.start_return()
-            self.link.wait_for((stage.z_device, stage.xy_device), policy.move_timeout_s, "returning to the last good Z")
+            self.link.wait_for(
+                (stage.z_device, stage.xy_device),
+                policy.move_timeout_s,
+                "returning to the last good Z",
+            )
 
     def reinitialise(self) -> None:
         """See `protocols.Microscope.reinitialise`."""

@@ -1,7 +1,8 @@
 """The lock that lets one process at a time drive a microscope: run, doctor, calibrate or staining.
 
-The operating system holds it as long as the process lives, so a crash leaves nothing behind. A running Micro-Manager
-is known by its port, one that is loaded into this process by its .cfg. A virtual scope in this process needs no lock.
+The operating system holds it as long as the process lives, so a crash leaves nothing behind. A
+running Micro-Manager is known by its port, one that is loaded into this process by its .cfg. A
+virtual scope in this process needs no lock.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["microscope_lock"]
 
 #: The child of a process that was killed ends within a frame.
-_WAIT_S: Final = 3.0
+WAIT_S: Final = 3.0
 
 
 @contextlib.contextmanager
@@ -42,12 +43,19 @@ def microscope_lock(scope: Scope) -> Iterator[None]:
         yield
         return
     config = hashlib.sha256(str(scope.config_path.resolve()).encode()).hexdigest()[:16]
-    path = _folder() / (f"port-{scope.micromanager.port}.lock" if bridged else f"config-{config}.lock")
-    which = f"Micro-Manager on port {scope.micromanager.port}" if bridged else f"the microscope of {scope.config_path}"
+    path = _folder() / (
+        f"port-{scope.micromanager.port}.lock" if bridged else f"config-{config}.lock"
+    )
+    which = (
+        f"Micro-Manager on port {scope.micromanager.port}"
+        if bridged
+        else f"the microscope of {scope.config_path}"
+    )
 
     def busy(holder: str) -> HardwareBusyError:
         return HardwareBusyError(
-            f"scope {scope.name!r}: {which} is driven by another process ({holder}). Wait for it to end, or stop it."
+            f"scope {scope.name!r}: {which} is driven by another process ({holder}). Wait for it "
+            f"to end, or stop it."
         )
 
     holder = path.with_suffix(".holder")
@@ -56,7 +64,7 @@ def microscope_lock(scope: Scope) -> Iterator[None]:
         _let_all_write(file, 0o666)
     process = multiprocessing.current_process().name
     purpose = Path(sys.argv[0]).name if process == "MainProcess" else process
-    with exclusive_lock(path, holder, purpose, busy, wait_s=_WAIT_S):
+    with exclusive_lock(path, holder, purpose, busy, wait_s=WAIT_S):
         yield
 
 
@@ -70,5 +78,7 @@ def _folder() -> Path:
 
 
 def _let_all_write(path: Path, mode: int) -> None:
-    with contextlib.suppress(PermissionError):  # another user's, which that user made writable for all
+    with contextlib.suppress(
+        PermissionError
+    ):  # another user's, which that user made writable for all
         path.chmod(mode)

@@ -1,4 +1,5 @@
-"""Roles of a microscope's devices, as protocols; `CoreMicroscope` fulfils them on a Micro-Manager core.
+"""Roles of a microscope's devices, as protocols; `CoreMicroscope` fulfils them on a Micro-Manager
+core.
 
 Every call has a deadline and raises a typed error, never a driver's own.
 """
@@ -17,7 +18,17 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.events import CaptureEvent
 
-__all__ = ["Camera", "Core", "Exposure", "Focus", "Illumination", "LabelCamera", "Microscope", "Sequencing", "XYStage"]
+__all__ = [
+    "Camera",
+    "Core",
+    "Exposure",
+    "Focus",
+    "Illumination",
+    "LabelCamera",
+    "Microscope",
+    "Sequencing",
+    "XYStage",
+]
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,8 @@ class Exposure:
     Attributes:
         exposure_ms: read back from the camera.
         z_um: read back from the focus drive.
-        started_s: start of the exposure, of `time.monotonic`; ``None`` after a single command, whose caller knows it.
+        started_s: start of the exposure, of `time.monotonic`; ``None`` after a single command,
+            whose caller knows it.
     """
 
     exposure_ms: float
@@ -39,7 +51,8 @@ class XYStage(Protocol):
     """Moves the slide; positions are those of the image centre, in um."""
 
     def start_move_xy(self, x_um: float, y_um: float) -> None:
-        """Start a move and return at once, so that other devices move meanwhile; `move_xy` to that position ends it.
+        """Start a move and return at once, so that other devices move meanwhile; `move_xy` to that
+        position ends it.
 
         Raises as `move_xy` does.
         """
@@ -60,15 +73,21 @@ class Focus(Protocol):
     """Moves along Z, in um."""
 
     def move_z(self, z_um: float) -> float:
-        """Move the focus drive; return the Z that it reads back. Raises as `XYStage.move_xy` does."""
+        """Move the focus drive; return the Z that it reads back.
+
+        Raises as `XYStage.move_xy` does.
+        """
         ...
 
     def focus_by_device(self) -> float:
-        """Focus with the microscope's own focusing device, starting here; return the Z of the focus drive then.
+        """Focus with the microscope's own focusing device, starting here.
+
+        Return the Z of the focus drive then.
 
         Raises:
             DeviceTimeoutError: the device did not answer before its deadline.
-            HardwareError: it failed, or left the soft limits of Z; the focus drive was then driven back.
+            HardwareError: it failed, or left the soft limits of Z; the focus drive was then driven
+                back.
         """
         ...
 
@@ -77,8 +96,8 @@ class Illumination(Protocol):
     """Switches the light of a modality; the shutter is open during an exposure only.
 
     Attributes:
-        on_fluorescence: called with the exposure (ms) before fluorescence light falls on the slide, also if the
-            exposure fails then; if it raises, the slide stays dark.
+        on_fluorescence: called with the exposure (ms) before fluorescence light falls on the slide,
+            also if the exposure fails then; if it raises, the slide stays dark.
     """
 
     on_fluorescence: Callable[[float], None]
@@ -101,18 +120,23 @@ class Illumination(Protocol):
 class Camera(Protocol):
     """Exposes one frame at a time.
 
-    Frames are (y, x) uint16 in the orientation of the stage. They are copied by a thread while the next exposure runs.
+    Frames are (y, x) uint16 in the orientation of the stage. They are copied by a thread while the
+    next exposure runs.
     """
 
     def expose(
-        self, exposure_ms: float, out: NDArray[np.uint16], next_position_um: tuple[float, float] | None = None
+        self,
+        exposure_ms: float,
+        out: NDArray[np.uint16],
+        next_position_um: tuple[float, float] | None = None,
     ) -> Exposure:
         """Open the shutter, expose, close it, and read the frame.
 
         Args:
             exposure_ms: of the camera.
             out: (y, x) uint16, overwritten; complete only after `wait_for_frames`.
-            next_position_um: (x, y) to which the stage may move while the frame is read; `move_xy` there follows.
+            next_position_um: (x, y) to which the stage may move while the frame is read; `move_xy`
+                there follows.
 
         Raises:
             DeviceTimeoutError: the camera or the shutter did not answer before its deadline.
@@ -121,11 +145,15 @@ class Camera(Protocol):
         ...
 
     def expose_dark(self, exposure_ms: float, out: NDArray[np.uint16]) -> Exposure:
-        """Expose without light, and read the frame into ``out``, which is complete on return. Raises as `expose`."""
+        """Expose without light, and read the frame into ``out``, which is complete on return.
+
+        Raises as `expose`.
+        """
         ...
 
     def focus_region(self, side_px: int) -> AbstractContextManager[tuple[int, int]]:
-        """Read only the centre of the sensor inside a ``with`` block, which gets the frame's (height, width).
+        """Read only the centre of the sensor inside a ``with`` block, which gets the frame's
+        (height, width).
 
         Args:
             side_px: longest side of the region, in unbinned pixels.
@@ -136,11 +164,16 @@ class Camera(Protocol):
         ...
 
     def notify_when_complete(self, callback: Callable[[], None]) -> None:
-        """Call ``callback``, from another thread, once every frame exposed so far is complete in its buffer."""
+        """Call ``callback``, from another thread, once every frame exposed so far is complete in
+        its buffer.
+        """
         ...
 
     def wait_for_frames(self) -> None:
-        """Wait until every frame exposed so far is complete in its buffer; raise what a copy failed with."""
+        """Wait until every frame exposed so far is complete in its buffer.
+
+        Raise what a copy failed with.
+        """
         ...
 
 
@@ -148,14 +181,18 @@ class Sequencing(Protocol):
     """Takes the frames of a field in one hardware sequence: light and camera step by themselves."""
 
     def prepare(self, events: Sequence[CaptureEvent]) -> None:
-        """Set light and camera for the first frames of a field while the stage still moves; nothing is exposed.
+        """Set light and camera for the first frames of a field while the stage still moves.
+
+        Nothing is exposed.
 
         Raises as `Illumination.switch_light` and `expose_sequence` do.
         """
         ...
 
     def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
-        """Return whether hardware and scope file allow to take these frames of a field in one sequence."""
+        """Return whether hardware and scope file allow to take these frames of a field in one
+        sequence.
+        """
         ...
 
     def disable_sequencing(self) -> None:
@@ -171,17 +208,21 @@ class Sequencing(Protocol):
     ) -> list[Exposure]:
         """Take the frames of a field in one sequence that the hardware times, at the present Z.
 
-        The shutter is open from the first exposure to the last; afterwards the devices obey single commands again.
+        The shutter is open from the first exposure to the last; afterwards the devices obey single
+        commands again.
 
         Args:
             events: those that `can_sequence` allowed, in the order of taking.
-            out: (C, Y, X) uint16 with a frame for each event, overwritten; complete only after `wait_for_frames`.
-            next_position_um: (x, y) to which the stage may move after the last exposure; `move_xy` there follows.
-            on_frame_complete: called from another thread with the number of each frame, in order, once it is complete
-                in ``out``.
+            out: (C, Y, X) uint16 with a frame for each event, overwritten; complete only after
+                `wait_for_frames`.
+            next_position_um: (x, y) to which the stage may move after the last exposure; `move_xy`
+                there follows.
+            on_frame_complete: called from another thread with the number of each frame, in order,
+                once it is complete in ``out``.
 
         Raises:
-            DroppedFrameError: the camera gave fewer frames than asked for; it was stopped and its frames dropped.
+            DroppedFrameError: the camera gave fewer frames than asked for; it was stopped and its
+                frames dropped.
             HardwareError: a device failed.
         """
         ...
@@ -222,7 +263,9 @@ class Microscope(XYStage, Focus, Illumination, Camera, Protocol):
         ...
 
     def recover(self) -> None:
-        """Bring the devices to rest after a failure: shutter closed, stage stopped, focus at the last good Z."""
+        """Bring the devices to rest after a failure: shutter closed, stage stopped, focus at the
+        last good Z.
+        """
         ...
 
     def reinitialise(self) -> None:
@@ -246,20 +289,24 @@ class Core(Protocol):
         """Call a method of the core by its snake_case name.
 
         Raises:
-            HardwareError: the call failed, or the link is closed; the text names the call and its arguments.
+            HardwareError: the call failed, or the link is closed; the text names the call and its
+                arguments.
         """
         ...
 
     def call_with_deadline(
         self, call: Callable[[], None], timeout_s: float, doing: str, *, focusing: bool = False
     ) -> None:
-        """Run a call that blocks inside a driver; after the deadline it is left behind, and no other is started.
+        """Run a call that blocks inside a driver.
+
+        After the deadline it is left behind, and no other is started.
 
         Args:
             call: runs in a thread.
             timeout_s: of the call.
             doing: names it in the error.
-            focusing: it is the focusing device's; while it hangs, the other devices can still be called.
+            focusing: it is the focusing device's; while it hangs, the other devices can still be
+                called.
 
         Raises:
             DeviceTimeoutError: it did not end in time, or an earlier one still hangs.
@@ -282,7 +329,8 @@ class Core(Protocol):
         """Set a device property.
 
         Raises:
-            HardwareError: no such device or property, or not a value it takes; the text lists those it takes.
+            HardwareError: no such device or property, or not a value it takes; the text lists those
+                it takes.
         """
         ...
 

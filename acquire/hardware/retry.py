@@ -57,7 +57,8 @@ class Retries:
         """Raise `InterruptedRunError` if another thread asked to stop."""
         if self._stop.is_set():
             raise InterruptedRunError(
-                f"sample {self._sample.name!r}: stopped; the fields taken are kept, the same command goes on."
+                f"sample {self._sample.name!r}: stopped; the fields taken are kept, the same "
+                f"command goes on."
             )
 
     def retry(self, action: Callable[[], _Result], **where: int | str) -> _Result:

@@ -1,4 +1,6 @@
-"""Close the shutter from a process of its own, after the one that drove the microscope died or hung."""
+"""Close the shutter from a process of its own, after the one that drove the microscope died or
+hung.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ _CLOSE_S: Final = 60.0
 
 
 def close_shutter_in_subprocess(scope: Scope, *, park: bool = False) -> str:
-    """Close the shutter from a process that lives for this alone, so that a driver that crashes again ends only it.
+    """Close the shutter from a process that lives for this alone, so that a driver that crashes
+    again ends only it.
 
     Args:
         scope: which microscope.
@@ -43,7 +46,11 @@ def close_shutter_in_subprocess(scope: Scope, *, park: bool = False) -> str:
 def close_shutter_after_this_process(scope: Scope) -> None:
     """Start a process that closes the shutter once this one, whose driver hangs, is gone."""
     ChildProcess[None](
-        _close_shutter_after_parent, scope, name="wbcpipe-dark", end_s=_CLOSE_S, outlives_parent=True
+        _close_shutter_after_parent,
+        scope,
+        name="wbcpipe-dark",
+        end_s=_CLOSE_S,
+        outlives_parent=True,
     ).start()
 
 
@@ -51,14 +58,19 @@ def shutter_message(failure_reason: str) -> str:
     """Return the result of `close_shutter_in_subprocess` as a sentence for the operator."""
     if not failure_reason:
         return "The slide is in the dark."
-    return f"It is not certain that the slide is in the dark ({failure_reason.rstrip('.')}): check the lamp."
+    return (
+        f"It is not certain that the slide is in the dark ({failure_reason.rstrip('.')}): "
+        f"check the lamp."
+    )
 
 
 def _close_shutter(scope: Scope, park: bool, _parent: ParentLink) -> None:
     from wbcpipe.acquire.hardware.core_link import CoreLink
     from wbcpipe.acquire.hardware.stages import CoreXYStage
 
-    with contextlib.closing(CoreLink(scope, take_over=True)) as link:  # opening closes the shutter, and so does closing
+    with contextlib.closing(
+        CoreLink(scope, take_over=True)
+    ) as link:  # opening closes the shutter, and so does closing
         if park and scope.stage.park_um is not None:
             CoreXYStage(scope, link).move_xy(*scope.stage.park_um)
 

@@ -1,4 +1,7 @@
-"""Hardware sequences: the frames of a field in one sequence that the hardware times, where the devices can."""
+"""Hardware sequences.
+
+The frames of a field in one sequence that the hardware times, where the devices can.
+"""
 
 from __future__ import annotations
 
@@ -27,15 +30,21 @@ __all__ = ["CoreSequencing"]
 
 
 class CoreSequencing:
-    """Fulfils `protocols.Sequencing`: checks what the devices can, uploads the values to step through, and exposes.
+    """Fulfils `protocols.Sequencing`: checks what the devices can, uploads the values to step
+    through, and exposes.
 
     Raises:
-        HardwareError: ``light.sequencing`` is ``on`` and the devices cannot; the text names those that cannot.
+        HardwareError: ``light.sequencing`` is ``on`` and the devices cannot; the text names those
+            that cannot.
     """
 
     def __init__(self, scope: Scope, sequences: DeviceSequences, camera: CoreCamera) -> None:
         self._scope, self._sequences, self._camera = scope, sequences, camera
-        self._illumination, self._stage, self._focus = camera.illumination, camera.stage, camera.focus
+        self._illumination, self._stage, self._focus = (
+            camera.illumination,
+            camera.stage,
+            camera.focus,
+        )
         self._obstacles: dict[tuple[tuple[str, float], ...], list[str]] = {}
         self._loaded: tuple[tuple[str, float], ...] = ()
         self._actual_ms: tuple[float, ...] = ()
@@ -44,7 +53,9 @@ class CoreSequencing:
             wanted = {name: scope.modalities.named(name).exposure_ms for name in MODALITIES}
             if found := self.obstacles(wanted):
                 raise HardwareError(
-                    f"{scope.path}: 'light.sequencing' is \"on\", but " + "; ".join(found) + ". Correct this, or set "
+                    f"{scope.path}: 'light.sequencing' is \"on\", but "
+                    + "; ".join(found)
+                    + ". Correct this, or set "
                     'it to "auto" or "off": then the light is switched by command.'
                 )
 
@@ -58,16 +69,28 @@ class CoreSequencing:
         found = []
         for (device, name), values in self._values(tuple(wanted)).items():
             if None in values:
-                without = ", ".join(light for light, value in zip(wanted, values, strict=True) if value is None)
-                found.append(f"{device}-{name} is not set by {without}, so that its value there is open")
+                without = ", ".join(
+                    light for light, value in zip(wanted, values, strict=True) if value is None
+                )
+                found.append(
+                    f"{device}-{name} is not set by {without}, so that its value there is open"
+                )
             elif len(set(values)) > 1:
                 steps = self._sequences.max_property_steps(device, name)
                 if steps < len(values):
-                    what = f"holds {steps} steps of the {len(values)} needed" if steps else "cannot be sequenced"
+                    what = (
+                        f"holds {steps} steps of the {len(values)} needed"
+                        if steps
+                        else "cannot be sequenced"
+                    )
                     found.append(f"{device}-{name} {what}")
-        if len(set(wanted.values())) > 1 and (steps := self._sequences.max_exposure_steps()) < len(wanted):
+        if len(set(wanted.values())) > 1 and (steps := self._sequences.max_exposure_steps()) < len(
+            wanted
+        ):
             what = (
-                f"holds {steps} of the {len(wanted)} exposures" if steps else "cannot step through different exposures"
+                f"holds {steps} of the {len(wanted)} exposures"
+                if steps
+                else "cannot step through different exposures"
             )
             found.append(f"the camera {self._scope.camera.device!r} {what}")
         if len(offsets_um := {modality.z_offset_um for modality in modalities.values()}) > 1:
@@ -77,7 +100,10 @@ class CoreSequencing:
             found.append(f"the modalities' shutters differ ({', '.join(sorted(shutters))})")
         for light, modality in modalities.items():
             if modality.settle_ms:
-                found.append(f"'modalities.{light}.settle_ms' is {modality.settle_ms:g} and a sequence does not wait")
+                found.append(
+                    f"'modalities.{light}.settle_ms' is {modality.settle_ms:g} and a sequence "
+                    f"does not wait"
+                )
         return found
 
     def can_sequence(self, events: Sequence[CaptureEvent]) -> bool:
@@ -120,19 +146,31 @@ class CoreSequencing:
         camera, timeout_s = self._camera, self._scope.reliability.camera_timeout_s
         actual_ms = self._load(events)
         camera.set_exposure(events[0].exposure_ms)
-        if lit_ms := sum(ms for event, ms in zip(events, actual_ms, strict=True) if event.modality == "fluorescence"):
+        if lit_ms := sum(
+            ms
+            for event, ms in zip(events, actual_ms, strict=True)
+            if event.modality == "fluorescence"
+        ):
             waits_lit = events[0].modality == "fluorescence"
-            self._illumination.on_fluorescence(lit_ms + (self._illumination.settle_ms if waits_lit else 0.0))
+            self._illumination.on_fluorescence(
+                lit_ms + (self._illumination.settle_ms if waits_lit else 0.0)
+            )
         try:
             with self._running(events[0].modality):
                 with self._illumination.lit_sequence():
                     camera.start_sequence(len(events), timeout_s)
-                    exposures, observed = self._collect(actual_ms, out, timeout_s, on_frame_complete)
-                if self._scope.light.shutter_device:  # the slide is dark: the stage moves while the devices stop
+                    exposures, observed = self._collect(
+                        actual_ms, out, timeout_s, on_frame_complete
+                    )
+                if (
+                    self._scope.light.shutter_device
+                ):  # the slide is dark: the stage moves while the devices stop
                     self._stage.start_next_move(next_position_um)
             self._stage.start_next_move(next_position_um)
             last = len(events) - 1
-            exposures[-1] = self._take(exposures[-1], out[last], observed, partial(on_frame_complete, last))
+            exposures[-1] = self._take(
+                exposures[-1], out[last], observed, partial(on_frame_complete, last)
+            )
             camera.copier.release()
             camera.stop_sequence(timeout_s)
         except BaseException:
@@ -146,7 +184,9 @@ class CoreSequencing:
         return exposures
 
     def _load(self, events: Sequence[CaptureEvent]) -> tuple[float, ...]:
-        """Upload the values to step through, if they are not there yet; return the camera's own exposures (ms).
+        """Upload the values to step through, if they are not there yet.
+
+        Return the camera's own exposures (ms).
 
         Raises:
             HardwareError: a device refused.
@@ -161,7 +201,8 @@ class CoreSequencing:
             known = tuple(value for value in values if value is not None)
             if len(set(known)) > 1:
                 self._sequences.load_property(device, name, known)
-        # Also where all exposures are equal: DemoCamera steps through what was uploaded last, started or not.
+        # Also where all exposures are equal: DemoCamera steps through what was uploaded last,
+        # started or not.
         if self._sequences.max_exposure_steps() >= len(key):
             self._sequences.load_exposures(tuple(exposure_ms for _, exposure_ms in key))
         self._camera.prepare_buffer(len(key))
@@ -173,8 +214,8 @@ class CoreSequencing:
         """Have the devices step at each exposure; on every way out they obey single commands again.
 
         Args:
-            first: modality of the first frame. It is set by command, so that it does not matter whether a device takes
-                its first step at the start or at the first exposure.
+            first: modality of the first frame. It is set by command, so that it does not matter
+                whether a device takes its first step at the start or at the first exposure.
         """
         with self._illumination.stepping(first):
             try:
@@ -187,7 +228,9 @@ class CoreSequencing:
             self._sequences.stop()
 
     def _values(self, lights: tuple[str, ...]) -> dict[tuple[str, str], list[str | None]]:
-        """Return (device, property) to its value in each of ``lights``, ``None`` where one does not set it."""
+        """Return (device, property) to its value in each of ``lights``, ``None`` where one does not
+        set it.
+        """
         table: dict[tuple[str, str], list[str | None]] = {}
         for index, light in enumerate(lights):
             for device, name, value in self._illumination.settings[light]:
@@ -201,7 +244,10 @@ class CoreSequencing:
         timeout_s: float,
         on_frame_complete: Callable[[int], None],
     ) -> tuple[list[Exposure], object]:
-        """Wait for each exposure and take all frames but the last; return what the source observed at that one."""
+        """Wait for each exposure and take all frames but the last.
+
+        Return what the source observed at that one.
+        """
         exposures: list[Exposure] = []
         observed: object = None
         started_s = time.monotonic()
@@ -209,23 +255,34 @@ class CoreSequencing:
         for channel, exposure_ms in enumerate(actual_ms):
             if not self._camera.wait_frame(deadline_s):
                 raise DroppedFrameError(
-                    f"the camera gave {channel} of the {len(actual_ms)} frames of a sequence; check its trigger and "
-                    "its link, or set 'light.sequencing' to \"off\"."
+                    f"the camera gave {channel} of the {len(actual_ms)} frames of a sequence; "
+                    f"check its trigger and its link, or set 'light.sequencing' to \"off\"."
                 )
             observed = self._camera.frames.observe(channel)
             started_s = max(started_s, time.monotonic() - exposure_ms / 1000)
             exposures.append(Exposure(exposure_ms, self._focus.z_um(), started_s))
-            started_s += exposure_ms / 1000  # the next exposure starts after this one, however late it is seen
+            started_s += (
+                exposure_ms / 1000
+            )  # the next exposure starts after this one, however late it is seen
             if channel < len(actual_ms) - 1:
-                exposures[-1] = self._take(exposures[-1], out[channel], observed, partial(on_frame_complete, channel))
+                exposures[-1] = self._take(
+                    exposures[-1], out[channel], observed, partial(on_frame_complete, channel)
+                )
         return exposures, observed
 
     def _take(
-        self, exposure: Exposure, out: NDArray[np.uint16], observed: object, on_complete: Callable[[], None]
+        self,
+        exposure: Exposure,
+        out: NDArray[np.uint16],
+        observed: object,
+        on_complete: Callable[[], None],
     ) -> Exposure:
-        """Take the oldest frame of a sequence into ``out``; return its exposure as the camera notes it, if it does.
+        """Take the oldest frame of a sequence into ``out``.
 
-        A thread copies it while the sequence goes on: that costs no time, and the core's memory is used again.
+        Return its exposure as the camera notes it, if it does.
+
+        A thread copies it while the sequence goes on: that costs no time, and the core's memory is
+        used again.
         """
         camera = self._camera
         pixels, noted_ms = camera.next_frame()
@@ -236,7 +293,8 @@ class CoreSequencing:
             camera.frames.fill(pixels, exposure.exposure_ms, out, observed)
             on_complete()
 
-        # A slow source would take the processor from the sequence, and the shutter would stay open longer.
+        # A slow source would take the processor from the sequence, and the shutter would stay open
+        # longer.
         (camera.copier.hold if camera.frames.slow else camera.copier.run)(copy)
         return exposure
 

@@ -1,4 +1,6 @@
-"""The XY stage and the focus drive of a Micro-Manager core, and the device that focuses by itself."""
+"""The XY stage and the focus drive of a Micro-Manager core, and the device that focuses by
+itself.
+"""
 
 from __future__ import annotations
 
@@ -31,11 +33,13 @@ class Arrival(NamedTuple):
     timeout_s: float
 
 
-def _arrival(position: Callable[[], _Position], off_um: Callable[[_Position], float], limits: Arrival) -> _Position:
+def _arrival(
+    position: Callable[[], _Position], off_um: Callable[[_Position], float], limits: Arrival
+) -> _Position:
     """Return the position once it is within its tolerance, or where it is at the deadline.
 
-    Many stages say that they are not busy before they have arrived. Where the first answer is within the tolerance, no
-    time is lost.
+    Many stages say that they are not busy before they have arrived. Where the first answer is
+    within the tolerance, no time is lost.
     """
     deadline_s = time.monotonic() + limits.timeout_s
     while off_um(here := position()) > limits.tolerance_um and time.monotonic() < deadline_s:
@@ -52,7 +56,8 @@ def _finite(value: object, axis: str, device: str) -> float:
     position_um = float(value)  # type: ignore[arg-type]
     if not math.isfinite(position_um):
         raise HardwareError(
-            f"{device!r} gives {position_um} as its {axis} position: its controller has lost it; home or restart it."
+            f"{device!r} gives {position_um} as its {axis} position: its controller has lost it; "
+            f"home or restart it."
         )
     return position_um
 
@@ -72,7 +77,9 @@ class CoreXYStage:
             HardwareError: it does not know its position.
         """
         device = self._scope.stage.xy_device
-        x_um, y_um = (_finite(self._core.call(f"get_{axis}_position"), axis.upper(), device) for axis in "xy")
+        x_um, y_um = (
+            _finite(self._core.call(f"get_{axis}_position"), axis.upper(), device) for axis in "xy"
+        )
         return x_um, y_um
 
     def start_move_xy(self, x_um: float, y_um: float) -> None:
@@ -83,17 +90,21 @@ class CoreXYStage:
         if target_um == self._target_um:
             return
         self._target_um = None
-        for axis, asked_um, limits_um in zip("xy", target_um, (stage.x_um, stage.y_um), strict=True):
+        for axis, asked_um, limits_um in zip(
+            "xy", target_um, (stage.x_um, stage.y_um), strict=True
+        ):
             if not limits_um[0] <= asked_um <= limits_um[1]:
                 raise StageLimitError(
-                    f"{axis} = {asked_um:g} um is beyond the stage's limits, {limits_um[0]:g} to {limits_um[1]:g}; "
-                    "nothing moved."
+                    f"{axis} = {asked_um:g} um is beyond the stage's limits, {limits_um[0]:g} to "
+                    f"{limits_um[1]:g}; nothing moved."
                 )
         self._core.call("set_xy_position", float(target_um[0]), float(target_um[1]))
         self._target_um = target_um
 
     def start_next_move(self, position_um: tuple[float, float] | None) -> None:
-        """Start the move to the next field, if there is one; `move_xy` to that field raises what fails here."""
+        """Start the move to the next field, if there is one; `move_xy` to that field raises what
+        fails here.
+        """
         if position_um is not None:
             with contextlib.suppress(HardwareError, StageLimitError):
                 self.start_move_xy(*position_um)
@@ -113,8 +124,9 @@ class CoreXYStage:
         error_um = math.dist(here_um, target_um)
         if error_um > stage.tolerance_um:
             raise HardwareError(
-                f"the stage is at ({here_um[0]:.2f}, {here_um[1]:.2f}) um, {error_um:.2f} um from its target; "
-                f"'stage.tolerance_um' allows {stage.tolerance_um:g} um. Check that nothing blocks it."
+                f"the stage is at ({here_um[0]:.2f}, {here_um[1]:.2f}) um, {error_um:.2f} um from "
+                f"its target; 'stage.tolerance_um' allows {stage.tolerance_um:g} um. Check that "
+                f"nothing blocks it."
             )
         offset_um = self._scope.camera.centre_offset_um()
         return here_um[0] + offset_um[0], here_um[1] + offset_um[1]
@@ -144,7 +156,8 @@ class CoreFocusDrive:
         stage = self._scope.stage
         if not stage.z_um[0] <= z_um <= stage.z_um[1]:
             raise StageLimitError(
-                f"Z = {z_um:g} um is outside the soft limits {stage.z_um[0]:g} to {stage.z_um[1]:g} um; nothing moved."
+                f"Z = {z_um:g} um is outside the soft limits {stage.z_um[0]:g} to "
+                f"{stage.z_um[1]:g} um; nothing moved."
             )
         self._start(z_um)
         self._wait("moving the focus")
@@ -152,8 +165,9 @@ class CoreFocusDrive:
         here_um = _arrival(self.z_um, lambda at_um: abs(at_um - z_um), limits)
         if abs(here_um - z_um) > stage.tolerance_um:
             raise HardwareError(
-                f"the focus drive is at {here_um:g} um, its target was {z_um:g} um; 'stage.tolerance_um' allows "
-                f"{stage.tolerance_um:g} um. Check that nothing blocks it."
+                f"the focus drive is at {here_um:g} um, its target was {z_um:g} um; "
+                f"'stage.tolerance_um' allows {stage.tolerance_um:g} um. Check that nothing blocks "
+                f"it."
             )
         self._last_good_um = here_um
         return here_um
@@ -162,7 +176,10 @@ class CoreFocusDrive:
         """See `protocols.Focus.focus_by_device`."""
         policy, stage, before_um = self._scope.focus, self._scope.stage, self.z_um()
         self._core.call_with_deadline(
-            self._focus, policy.hardware_timeout_s, f"focusing by {policy.hardware_device!r}", focusing=True
+            self._focus,
+            policy.hardware_timeout_s,
+            f"focusing by {policy.hardware_device!r}",
+            focusing=True,
         )
         self._wait("focusing by the device")
         here_um = self.z_um()
@@ -187,7 +204,9 @@ class CoreFocusDrive:
         self._core.call("set_position", float(z_um))
 
     def _wait(self, doing: str) -> None:
-        self._core.wait_for((self._scope.stage.z_device,), self._scope.reliability.move_timeout_s, doing)
+        self._core.wait_for(
+            (self._scope.stage.z_device,), self._scope.reliability.move_timeout_s, doing
+        )
 
     def _focus(self) -> None:
         """Focus as the scope file says.

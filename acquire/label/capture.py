@@ -1,4 +1,7 @@
-"""Take the image of a slide's label: by the label camera, or by the scan camera with frames beside one another."""
+"""Take the image of a slide's label.
+
+By the label camera, or by the scan camera with frames beside one another.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +18,18 @@ if TYPE_CHECKING:
 
 __all__ = ["crop", "take_label_image"]
 
-#: A label of many frames is kept at this many pixels along its longer side: the modules of a barcode are large.
+#: A label of many frames is kept at this many pixels along its longer side: the modules of a
+#: barcode are large.
 _MAX_SIDE_PX: Final = 2048
 
 
 def take_label_image(
     microscope: Microscope, scope: Scope, slot: str, exposure_ms: float
 ) -> NDArray[np.unsignedinteger]:
-    """Take an image (y, x) of the label of the slide in a slot. Raises as the roles of `protocols.Microscope` do."""
+    """Take an image (y, x) of the label of the slide in a slot.
+
+    Raises as the roles of `protocols.Microscope` do.
+    """
     label = scope.label
     position_um = label.positions_um.get(slot)
     if position_um is not None:
@@ -63,7 +70,9 @@ def _mosaic(
 def _shrunk(frame: NDArray[np.uint16], step: int) -> NDArray[np.uint16]:
     """Return the means of squares of ``step`` pixels."""
     rows, columns = frame.shape[0] // step, frame.shape[1] // step
-    squares = frame[: rows * step, : columns * step].reshape(rows, step, columns, step)  # (Y/s, s, X/s, s)
+    squares = frame[: rows * step, : columns * step].reshape(
+        rows, step, columns, step
+    )  # (Y/s, s, X/s, s)
     means: NDArray[np.uint16] = squares.mean(axis=(1, 3)).astype(np.uint16)
     return means
 
@@ -71,7 +80,9 @@ def _shrunk(frame: NDArray[np.uint16], step: int) -> NDArray[np.uint16]:
 def crop(
     image: NDArray[np.unsignedinteger], fractions: tuple[float, float, float, float]
 ) -> NDArray[np.unsignedinteger]:
-    """Return the part of an image (y, x) between left, top, right and bottom, given as fractions of its sides."""
+    """Return the part of an image (y, x) between left, top, right and bottom, given as fractions of
+    its sides.
+    """
     height_px, width_px = image.shape
     left, top, right, bottom = fractions
     rows = slice(round(top * height_px), max(round(bottom * height_px), 1))

@@ -39,7 +39,10 @@ def reader_problem() -> str:
     """Return why no barcode can be read; empty if the decoder is installed."""
     if importlib.util.find_spec("zxingcpp") is not None:
         return ""
-    return "labels are read by the package zxing-cpp, which is not installed: pip install 'wbcpipe[barcode]'"
+    return (
+        "labels are read by the package zxing-cpp, which is not installed: pip install "
+        "'wbcpipe[barcode]'"
+    )
 
 
 def eight_bit(image: NDArray[np.number[Any]]) -> NDArray[np.uint8]:
@@ -51,7 +54,8 @@ def eight_bit(image: NDArray[np.number[Any]]) -> NDArray[np.uint8]:
 
 
 def read_codes(image: NDArray[np.number[Any]], formats: Sequence[str]) -> tuple[Code, ...]:
-    """Return the codes in an image (y, x), from the first of several variants of it in which there is one.
+    """Return the codes in an image (y, x), from the first of several variants of it in which there
+    is one.
 
     Args:
         image: in any orientation; noisy, or with little contrast.
@@ -67,7 +71,11 @@ def read_codes(image: NDArray[np.number[Any]], formats: Sequence[str]) -> tuple[
     wanted = zxingcpp.barcode_formats_from_str("|".join(formats))
     for variant in _variants(Image.fromarray(eight_bit(image))):
         found = zxingcpp.read_barcodes(np.asarray(variant), formats=wanted)
-        codes = {Code(str(code.text), code.format.name): None for code in found if code.valid and code.text}
+        codes = {
+            Code(str(code.text), code.format.name): None
+            for code in found
+            if code.valid and code.text
+        }
         if codes:
             return tuple(codes)
     return ()

@@ -19,14 +19,14 @@ __all__ = ["loader"]
 def loader() -> None:
     """Bring slides to the stage by the [loader] of a scope file, and say what lies there.
 
-    `run`, `acquire` and `batch run` load each slide themselves. These commands try the loader out, and put its record
-    right after it was interrupted: <data>/loader/<scope>.json.
+    `run`, `acquire` and `batch run` load each slide themselves. These commands try the loader out,
+    and put its record right after it was interrupted: <data>/loader/<scope>.json.
 
     \b
     Examples:
       wbcpipe loader status --scope mylab
       wbcpipe loader load --scope mylab --slide S42 --place 7
-      wbcpipe loader state --scope mylab --empty       after a fault: you look, and say what lies on the stage
+      wbcpipe loader state --scope mylab --empty    after a fault: say what lies on the stage
     """
 
 
@@ -43,9 +43,15 @@ def status(scope_name: str, data: Path | None, as_json: bool) -> None:
     scope = load_scope(scope_name)
     record = read_loader(scope, data_root(data))
     if as_json:
-        click.echo(json.dumps({"scope": scope.name, "method": scope.loader.method, **record.content()}, indent=2))
+        click.echo(
+            json.dumps(
+                {"scope": scope.name, "method": scope.loader.method, **record.content()}, indent=2
+            )
+        )
         return
-    slide = "" if record.place is None else f": slide {record.place.slide} in slot {record.place.slot}"
+    slide = (
+        "" if record.place is None else f": slide {record.place.slide} in slot {record.place.slot}"
+    )
     more = "".join(f"; {text}" for text in (record.step, record.reason) if text)
     click.echo(f"{record.state}{slide}, since {record.since:%Y-%m-%d %H:%M:%S} UTC{more}")
 
@@ -94,7 +100,9 @@ def unload(scope_name: str, data: Path | None) -> None:
 @place_option
 @click.option("--empty", is_flag=True, help="No slide lies on the stage.")
 @data_option
-def state(scope_name: str, slide: str | None, place: int | None, empty: bool, data: Path | None) -> None:
+def state(
+    scope_name: str, slide: str | None, place: int | None, empty: bool, data: Path | None
+) -> None:
     """Record what you see on the stage, after the loader was interrupted; nothing moves."""
     from wbcpipe.acquire.config.scope import load_scope
     from wbcpipe.acquire.loader.checks import check_loader
@@ -106,4 +114,6 @@ def state(scope_name: str, slide: str | None, place: int | None, empty: bool, da
     scope = load_scope(scope_name)
     check_loader(scope, operator=False)
     root = data_root(data)
-    state_slide(scope, root, None if slide is None else LoadRequest(scope, root, slide, place or 0).place())
+    state_slide(
+        scope, root, None if slide is None else LoadRequest(scope, root, slide, place or 0).place()
+    )

@@ -1,4 +1,7 @@
-"""``<data>/loader/<scope>.json``: which slide the loader has put on a microscope's stage, and what it was doing."""
+"""``<data>/loader/<scope>.json``.
+
+Which slide the loader has put on a microscope's stage, and what it was doing.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ class LoaderRecord(Record):
     """What the loader last did.
 
     Attributes:
-        state: ``loading`` and ``unloading`` are written before anything moves; a process that was killed leaves them.
+        state: ``loading`` and ``unloading`` are written before anything moves; a process that was
+            killed leaves them.
         place: the slide, its slot and its place in the loader; ``None`` with an empty stage.
         method: of the scope file, or ``operator`` where the operator said what lies on the stage.
         since: of the state.
@@ -31,7 +35,9 @@ class LoaderRecord(Record):
         reason: why it failed.
     """
 
-    remedy: ClassVar[str] = "look at the stage and state what lies there with `wbcpipe loader state`"
+    remedy: ClassVar[str] = (
+        "look at the stage and state what lies there with `wbcpipe loader state`"
+    )
 
     state: Literal["empty", "loading", "loaded", "unloading"]
     place: SlidePlace | None = None

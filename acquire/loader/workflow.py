@@ -33,7 +33,10 @@ __all__ = ["LoadRequest", "load_slide", "state_slide", "unload_slide"]
 
 _MAX_ID: Final = 128
 Action = Literal["load", "unload"]
-_DURING: Final[dict[Action, Literal["loading", "unloading"]]] = {"load": "loading", "unload": "unloading"}
+_DURING: Final[dict[Action, Literal["loading", "unloading"]]] = {
+    "load": "loading",
+    "unload": "unloading",
+}
 
 
 @dataclass(frozen=True)
@@ -56,42 +59,54 @@ class LoadRequest:
         """Return what the loader's placeholders stand for.
 
         Raises:
-            ConfigError: the id is not safe to give to a program, or the place is missing or not in the loader.
+            ConfigError: the id is not safe to give to a program, or the place is missing or not in
+                the loader.
         """
         scope, policy = self.scope, self.scope.loader
-        if not self.slide or len(self.slide) > _MAX_ID or not self.slide.isprintable() or self.slide.startswith("-"):
+        if (
+            not self.slide
+            or len(self.slide) > _MAX_ID
+            or not self.slide.isprintable()
+            or self.slide.startswith("-")
+        ):
             raise ConfigError(
-                f"the slide's id {self.slide!r} is refused: give 1 to {_MAX_ID} printable characters that do not begin "
-                "with '-', which a program would take for an option."
+                f"the slide's id {self.slide!r} is refused: give 1 to {_MAX_ID} printable "
+                f"characters that do not begin with '-', which a program would take for an option."
             )
         if policy.needs_number and not self.number:
             raise ConfigError(
-                f"scope {scope.name!r}: the loader needs the place of slide {self.slide!r}, from 1 to "
-                f"{policy.capacity or 'its last'}; give it as --place, or as the slot in a worklist."
+                f"scope {scope.name!r}: the loader needs the place of slide {self.slide!r}, from "
+                f"1 to {policy.capacity or 'its last'}; give it as --place, or as the slot in a "
+                f"worklist."
             )
         if self.number < 0 or (policy.capacity is not None and self.number > policy.capacity):
             raise ConfigError(
-                f"scope {scope.name!r}: slide {self.slide!r} is said to be at place {self.number} of the loader, which "
-                f"has places 1 to {policy.capacity or '...'}."
+                f"scope {scope.name!r}: slide {self.slide!r} is said to be at place {self.number} "
+                f"of the loader, which has places 1 to {policy.capacity or '...'}."
             )
         return SlidePlace(slide=self.slide, slot=scope.loader_slot, number=self.number)
 
 
-def load_slide(request: LoadRequest, *, ask: Callable[[str], None], say: Callable[[str], None]) -> None:
+def load_slide(
+    request: LoadRequest, *, ask: Callable[[str], None], say: Callable[[str], None]
+) -> None:
     """Bring a slide to the stage, unless it is there already; another slide is taken away first.
 
     Args:
         request: which slide.
-        ask: shows the operator what to do and returns when it is done; raises if there is no operator.
+        ask: shows the operator what to do and returns when it is done; raises if there is no
+            operator.
         say: called with a line about the current action.
 
     Raises:
-        ConfigError: the request or the scope file is not valid, or the program could not be started; nothing moved.
+        ConfigError: the request or the scope file is not valid, or the program could not be
+            started; nothing moved.
         LoaderStateError: loading failed, now or earlier: a slide may be half loaded.
         AcquisitionError: the program says that the slide is not in the loader; nothing moved.
         HardwareError: the devices could not be opened; nothing moved.
         HardwareBusyError: another process loads a slide.
-        InterruptedRunError: a stop signal arrived after a movement had started; a slide may be half loaded.
+        InterruptedRunError: a stop signal arrived after a movement had started; a slide may be half
+            loaded.
     """
     scope, data = request.scope, request.data
     if scope.loader.method == "none":
@@ -107,8 +122,13 @@ def load_slide(request: LoadRequest, *, ask: Callable[[str], None], say: Callabl
     time.sleep(scope.loader.settle_s)
 
 
-def unload_slide(scope: Scope, data: Path, *, ask: Callable[[str], None], say: Callable[[str], None]) -> None:
-    """Take the slide on the stage away, if the loader put one there and can take it away. Raises as `load_slide`."""
+def unload_slide(
+    scope: Scope, data: Path, *, ask: Callable[[str], None], say: Callable[[str], None]
+) -> None:
+    """Take the slide on the stage away, if the loader put one there and can take it away.
+
+    Raises as `load_slide`.
+    """
     if scope.loader.method == "none":
         return
     with _loader_lock(scope, data):
@@ -131,7 +151,8 @@ def _loader_lock(scope: Scope, data: Path) -> Iterator[None]:
 
     def busy(holder: str) -> HardwareBusyError:
         return HardwareBusyError(
-            f"scope {scope.name!r}: another process moves slides ({holder}). Wait for it to end, or stop it."
+            f"scope {scope.name!r}: another process moves slides ({holder}). Wait for it to end, "
+            f"or stop it."
         )
 
     with exclusive_lock(path, path.with_suffix(".holder"), "moving a slide", busy):
@@ -142,7 +163,8 @@ def _settled(scope: Scope, data: Path) -> LoaderRecord:
     """Return the record of a loader at rest.
 
     Raises:
-        LoaderStateError: a movement was started and did not end: only a person can see where the slide is.
+        LoaderStateError: a movement was started and did not end: only a person can see where the
+            slide is.
     """
     record = read_loader(scope, data)
     if record.state in ("empty", "loaded"):
@@ -151,7 +173,8 @@ def _settled(scope: Scope, data: Path) -> LoaderRecord:
     at = f" at {record.step}" if record.step else ""
     reason = (record.reason or f"the process was stopped{at}").rstrip(".")
     raise LoaderStateError(
-        f"scope {scope.name!r}: {record.state}{slide} was started at {record.since:%Y-%m-%d %H:%M:%S} UTC and did not "
+        f"scope {scope.name!r}: {record.state}{slide} was started at "
+        f"{record.since:%Y-%m-%d %H:%M:%S} UTC and did not "
         f"end: {reason}. {_advice(scope, record.place)}"
     )
 
@@ -159,8 +182,9 @@ def _settled(scope: Scope, data: Path) -> LoaderRecord:
 def _advice(scope: Scope, place: SlidePlace | None) -> str:
     slide = "ID" if place is None else place.slide
     return (
-        "A slide may be half loaded: look at the stage and the loader, put it right, and state what lies on the stage: "
-        f"`wbcpipe loader state --scope {scope.name} --slide {slide}`, or `--empty`."
+        "A slide may be half loaded: look at the stage and the loader, put it right, and state "
+        f"what lies on the stage: `wbcpipe loader state --scope {scope.name} --slide {slide}`, or "
+        f"`--empty`."
     )
 
 
@@ -176,10 +200,13 @@ class _Movement:
     def carry_out(self, ask: Callable[[str], None], say: Callable[[str], None]) -> None:
         """Move the slide and record the result."""
         policy = self.scope.loader
-        if self.action == "unload" and policy.method in ("devices", "command"):
-            if not (policy.unload or policy.unload_command):
-                say(f"slide {self.place.slide} stays on the stage until the loader brings the next")
-                return
+        if (
+            self.action == "unload"
+            and policy.method in ("devices", "command")
+            and not (policy.unload or policy.unload_command)
+        ):
+            say(f"slide {self.place.slide} stays on the stage until the loader brings the next")
+            return
         say(f"{_DURING[self.action]} slide {self.place.slide} by {policy.method}")
         before = read_loader(self.scope, self.data)
         try:
@@ -189,14 +216,20 @@ class _Movement:
             if record.state != _DURING[self.action]:
                 raise
             self._write(record.model_copy(update={"reason": str(error)}))
-            failure = InterruptedRunError if isinstance(error, InterruptedRunError) else LoaderStateError
-            raise failure(f"slide {self.place.slide!r}: {error} {_advice(self.scope, self.place)}") from error
+            failure = (
+                InterruptedRunError if isinstance(error, InterruptedRunError) else LoaderStateError
+            )
+            raise failure(
+                f"slide {self.place.slide!r}: {error} {_advice(self.scope, self.place)}"
+            ) from error
         if self.action == "load":
             self._write(LoaderRecord(state="loaded", place=self.place, method=policy.method))
         else:
             self._write(LoaderRecord(state="empty", method=policy.method))
 
-    def _move(self, before: LoaderRecord, ask: Callable[[str], None], say: Callable[[str], None]) -> None:
+    def _move(
+        self, before: LoaderRecord, ask: Callable[[str], None], say: Callable[[str], None]
+    ) -> None:
         policy = self.scope.loader
         running = LoaderRecord(state=_DURING[self.action], place=self.place, method=policy.method)
 
@@ -218,27 +251,41 @@ class _Movement:
             text = policy.message if self.action == "load" else policy.unload_message
             ask(text.format(**self.place.model_dump()))
             return
-        result = run_program(self._program(), lambda: self._write(running), lambda: self._write(before))
+        result = run_program(
+            self._program(), lambda: self._write(running), lambda: self._write(before)
+        )
         if result.code:
             self._write(before)
             raise AcquisitionError(
-                f"slide {self.place.slide!r} is not in the loader: the program {self._program().command[0]!r} ended "
+                f"slide {self.place.slide!r} is not in the loader: the program "
+                f"{self._program().command[0]!r} ended "
                 f"with code {result.code}: {result.last_line}. Nothing was moved."
             )
 
     @property
     def _handover(self) -> StagePosition | None:
         policy = self.scope.loader
-        return None if policy.handover_um is None else StagePosition(*policy.handover_um, policy.handover_z_um)
+        return (
+            None
+            if policy.handover_um is None
+            else StagePosition(*policy.handover_um, policy.handover_z_um)
+        )
 
     def _procedure(self) -> DeviceProcedure:
         policy = self.scope.loader
         steps, safe_state = policy.steps(self.action, self.place), policy.safe_steps(self.place)
-        return DeviceProcedure(_DURING[self.action], steps, safe_state, policy.timeout_s, self._handover)
+        return DeviceProcedure(
+            _DURING[self.action], steps, safe_state, policy.timeout_s, self._handover
+        )
 
     def _program(self) -> Program:
         policy, place = self.scope.loader, self.place
-        variables = {"ACTION": self.action, "SLIDE": place.slide, "SLOT": place.slot, "NUMBER": str(place.number)}
+        variables = {
+            "ACTION": self.action,
+            "SLIDE": place.slide,
+            "SLOT": place.slot,
+            "NUMBER": str(place.number),
+        }
         return Program(
             _DURING[self.action],
             policy.command(self.action, place),

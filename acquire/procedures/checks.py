@@ -1,4 +1,7 @@
-"""Check a procedure before it starts: that its program can be started, and that the devices accept its steps."""
+"""Check a procedure before it starts.
+
+That its program can be started, and that the devices accept its steps.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,20 @@ def program_problem(key: str, command: Sequence[str]) -> str:
 
 
 def step_problems(link: CoreLink, steps: Iterable[tuple[str, DeviceSetting]]) -> list[str]:
-    """Return what the loaded devices lack or do not accept of steps, each with its key; nothing is set."""
-    found = ((key, property_problem(link, step.device, step.property, step.value)) for key, step in steps)
+    """Return what the loaded devices lack or do not accept of steps, each with its key.
+
+    Nothing is set.
+    """
+    found = (
+        (key, property_problem(link, step.device, step.property, step.value)) for key, step in steps
+    )
     return [f"{key}: {problem}" for key, problem in found if problem]
 
 
 def property_problem(link: CoreLink, device: str, name: str, value: str | None) -> str:
-    """Return why a loaded device does not accept a value for its property ``name``; empty if it does.
+    """Return why a loaded device does not accept a value for its property ``name``.
+
+    Empty if it does.
 
     Args:
         link: the core.

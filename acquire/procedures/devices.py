@@ -1,7 +1,10 @@
-"""A procedure by devices: its steps run in a child process, and the devices are set to a safe state if it is cut short.
+"""A procedure by devices.
 
-A driver that crashes takes nothing else down. A stop signal reaches the parent alone, which has the child set the safe
-state; a child whose parent is gone does that by itself, and another child does it for one that died.
+Its steps run in a child process, and the devices are set to a safe state if it is cut short.
+
+A driver that crashes takes nothing else down. A stop signal reaches the parent alone, which has the
+child set the safe state; a child whose parent is gone does that by itself, and another child does
+it for one that died.
 """
 
 from __future__ import annotations
@@ -24,7 +27,14 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.hardware.core_link import CoreLink
     from wbcpipe.system.child_process import ParentLink
 
-__all__ = ["DeviceProcedure", "StagePosition", "carry_out", "run_by_devices", "set_safe_state", "shutdown_steps"]
+__all__ = [
+    "DeviceProcedure",
+    "StagePosition",
+    "carry_out",
+    "run_by_devices",
+    "set_safe_state",
+    "shutdown_steps",
+]
 
 #: Loading the core and its devices, and what may come on top of a step's own times.
 _START_S: Final = 120.0
@@ -35,7 +45,10 @@ _POLL_S: Final = 0.5
 
 @dataclass(frozen=True)
 class StagePosition:
-    """A position to which the stage goes before the first step; the focus drive moves first, away from the slide."""
+    """A position to which the stage goes before the first step.
+
+    The focus drive moves first, away from the slide.
+    """
 
     x_um: float
     y_um: float
@@ -49,7 +62,8 @@ class DeviceProcedure:
     Attributes:
         name: what they do, as messages name it: ``staining``.
         steps: each with its key in the scope file.
-        safe_state: steps for when it is cut short; ``None`` for the last step of each property that was set.
+        safe_state: steps for when it is cut short; ``None`` for the last step of each property that
+            was set.
         timeout_s: time limit of each step's device.
         position: where the stage goes first; ``None`` if it stays.
     """
@@ -75,7 +89,10 @@ class _StepStarted:
 
 @dataclass(frozen=True)
 class _Finished:
-    """The procedure ended; if it was cut short, ``devices`` says in a sentence how the devices were left."""
+    """The procedure ended.
+
+    If it was cut short, ``devices`` says in a sentence how the devices were left.
+    """
 
     devices: str
 
@@ -83,12 +100,15 @@ class _Finished:
 _Message = _Ready | _StepStarted | _Finished
 
 
-def shutdown_steps(procedure: DeviceProcedure, n_started: int, n_sent: int) -> tuple[DeviceStep, ...]:
+def shutdown_steps(
+    procedure: DeviceProcedure, n_started: int, n_sent: int
+) -> tuple[DeviceStep, ...]:
     """Return the steps that set the devices to a safe state when a procedure is cut short.
 
     Args:
-        procedure: its ``safe_state`` steps; without them, the last step of each property that was set, unless that
-            step was carried out: the state in which the procedure would have left the property.
+        procedure: its ``safe_state`` steps; without them, the last step of each property that was
+            set, unless that step was carried out: the state in which the procedure would have left
+            the property.
         n_started: number of steps that had started.
         n_sent: number of steps whose value the device has accepted.
     """
@@ -100,23 +120,34 @@ def shutdown_steps(procedure: DeviceProcedure, n_started: int, n_sent: int) -> t
         steps[number]
         for (device, name), number in sorted(last.items(), key=lambda item: item[1])
         if number >= n_sent
-        and any((step.device, step.property) == (device, name) for step in steps[: min(n_started, number)])
+        and any(
+            (step.device, step.property) == (device, name)
+            for step in steps[: min(n_started, number)]
+        )
     )
 
 
 def set_safe_state(link: CoreLink, procedure: DeviceProcedure, steps: Sequence[DeviceStep]) -> str:
-    """Carry out steps, each one even if another fails; return the devices' final state as a sentence."""
+    """Carry out steps, each one even if another fails.
+
+    Return the devices' final state as a sentence.
+    """
     state, failed = [], []
     for step in steps:
         try:
             link.set_property(step.device, step.property, step.value)
             link.wait_for((step.device,), procedure.timeout_s, "setting the safe state")
             time.sleep(step.wait_s)
-            state.append(f"{step.device}-{step.property} = {link.get_property(step.device, step.property)}")
+            state.append(
+                f"{step.device}-{step.property} = {link.get_property(step.device, step.property)}"
+            )
         except HardwareError as error:
             failed.append(str(error).rstrip("."))
     if failed:
-        return f"The {procedure.name} devices are NOT in a safe state ({'; '.join(failed)}): check them."
+        return (
+            f"The {procedure.name} devices are NOT in a safe state ({'; '.join(failed)}): "
+            f"check them."
+        )
     if state:
         return f"The {procedure.name} devices were set to a safe state: {', '.join(state)}."
     return f"The {procedure.name} devices were left as they are."
@@ -135,7 +166,8 @@ def run_by_devices(
 
     Raises:
         ConfigError: a step names what no device has or accepts; nothing was set.
-        HardwareError: a device failed, or the process that drives them; they were set to a safe state if possible.
+        HardwareError: a device failed, or the process that drives them; they were set to a safe
+            state if possible.
         InterruptedRunError: a stop signal arrived, and the devices were set to a safe state.
         KeyboardInterrupt: a stop signal arrived before anything was set.
     """
@@ -146,9 +178,14 @@ def run_by_devices(
             if not process.n_started:
                 raise
             say(f"stopping: setting the {procedure.name} devices to a safe state")
-            raise InterruptedRunError(f"{stop_reason()} at {process.position}. {process.cut_short()}") from None
+            raise InterruptedRunError(
+                f"{stop_reason()} at {process.position}. {process.cut_short()}"
+            ) from None
         except ChildLostError as lost:
-            reason = f"the process that drives the {procedure.name} devices {lost.reason}, at {process.position}."
+            reason = (
+                f"the process that drives the {procedure.name} devices {lost.reason}, at "
+                f"{process.position}."
+            )
             raise HardwareError(f"{reason} {process.set_safe_state_elsewhere()}".strip()) from None
 
 
@@ -165,7 +202,11 @@ class _ProcedureProcess:
         self._process_name = f"wbcpipe-{procedure.name}"
         steps = shutdown_steps(procedure, len(procedure.steps), 0)
         self._child: ChildProcess[_Message] = ChildProcess(
-            _carry_out_steps, scope, procedure, name=self._process_name, end_s=_shutdown_s(procedure, steps)
+            _carry_out_steps,
+            scope,
+            procedure,
+            name=self._process_name,
+            end_s=_shutdown_s(procedure, steps),
         )
 
     def __enter__(self) -> Self:
@@ -195,7 +236,11 @@ class _ProcedureProcess:
                 limit_s = _START_S + 2 * self._scope.reliability.move_timeout_s
                 continue
             self.n_started = message.number + 1
-            limit_s = self._procedure.steps[message.number][1].wait_s + self._procedure.timeout_s + _MARGIN_S
+            limit_s = (
+                self._procedure.steps[message.number][1].wait_s
+                + self._procedure.timeout_s
+                + _MARGIN_S
+            )
             say(self.position)
 
     def cut_short(self) -> str:
@@ -212,7 +257,10 @@ class _ProcedureProcess:
         return message.devices or "All its steps were carried out."
 
     def set_safe_state_elsewhere(self) -> str:
-        """Have another process set the safe state after this one died; return the devices' state as a sentence."""
+        """Have another process set the safe state after this one died.
+
+        Return the devices' state as a sentence.
+        """
         if not self.n_started:
             return ""
         self._child.close()
@@ -228,7 +276,9 @@ class _ProcedureProcess:
             reason = f"the process that checked {lost.reason}"
         except WbcpipeError as error:
             reason = str(error).rstrip(".")
-        return f"The state of the {self._procedure.name} devices is not known ({reason}): check them."
+        return (
+            f"The state of the {self._procedure.name} devices is not known ({reason}): check them."
+        )
 
     @property
     def _shutdown(self) -> tuple[DeviceStep, ...]:
@@ -241,7 +291,10 @@ def _shutdown_s(procedure: DeviceProcedure, steps: Sequence[DeviceStep]) -> floa
 
 
 def _carry_out_steps(scope: Scope, procedure: DeviceProcedure, parent: ParentLink) -> None:
-    """Load the devices, check every step, wait for the start, carry them out; the target of the child process."""
+    """Load the devices, check every step, wait for the start, carry them out.
+
+    The target of the child process.
+    """
     from wbcpipe.acquire.hardware.core_link import CoreLink
 
     link = CoreLink(scope)
@@ -287,8 +340,13 @@ def carry_out(link: CoreLink, procedure: DeviceProcedure, parent: ParentLink) ->
     return ""
 
 
-def _wait_for_step(link: CoreLink, step: DeviceStep, procedure: DeviceProcedure, parent: ParentLink) -> bool:
-    """Wait for a step's device, and then as long as the step says; return whether the parent cuts it short."""
+def _wait_for_step(
+    link: CoreLink, step: DeviceStep, procedure: DeviceProcedure, parent: ParentLink
+) -> bool:
+    """Wait for a step's device, and then as long as the step says.
+
+    Return whether the parent cuts it short.
+    """
     deadline_s = time.monotonic() + procedure.timeout_s
     action = f"{procedure.name}, {step.device}-{step.property} = {step.value}"
     while True:
@@ -308,7 +366,10 @@ def _wait_for_step(link: CoreLink, step: DeviceStep, procedure: DeviceProcedure,
 def _set_safe_state(
     scope: Scope, procedure: DeviceProcedure, steps: tuple[DeviceStep, ...], parent: ParentLink
 ) -> None:
-    """Set the safe state that a child that died could not set; the target of another child process."""
+    """Set the safe state that a child that died could not set.
+
+    The target of another child process.
+    """
     from wbcpipe.acquire.hardware.core_link import CoreLink
 
     link = CoreLink(scope, take_over=True)

@@ -83,7 +83,8 @@ def run_program(
     """
     begin()
     try:
-        # In a session of its own, the program gets SIGTERM from here, and not the terminal's Ctrl-C as well.
+        # In a session of its own, the program gets SIGTERM from here, and not the terminal's Ctrl-C
+        # as well.
         process = subprocess.Popen(
             program.command,
             stdin=subprocess.DEVNULL,
@@ -92,7 +93,8 @@ def run_program(
             text=True,
             errors="replace",
             start_new_session=True,
-            # If this process is killed, Linux sends the program SIGTERM. Windows does so by the job of this process.
+            # If this process is killed, Linux sends the program SIGTERM. Windows does so by the job
+            # of this process.
             preexec_fn=None if sys.platform == "win32" else end_program_with_parent,
             env={**os.environ, **program.environment},
         )

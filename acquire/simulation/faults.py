@@ -1,7 +1,7 @@
 """A virtual scope whose devices fail on purpose, on a real core, to show that a run survives it.
 
-Used by the tests and by ``benchmarks/soak.py``. A fault is injected into a call of the core, or into the light, where a
-real one would occur; everything else is the code that runs on a microscope.
+Used by the tests and by ``benchmarks/soak.py``. A fault is injected into a call of the core, or
+into the light, where a real one would occur; everything else is the code that runs on a microscope.
 """
 
 from __future__ import annotations
@@ -29,7 +29,15 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.optics.light_path import OpticalState
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
-__all__ = ["KINDS", "LABEL_KINDS", "Fault", "FaultKind", "FaultyOpener", "FaultyScope", "read_strikes"]
+__all__ = [
+    "KINDS",
+    "LABEL_KINDS",
+    "Fault",
+    "FaultKind",
+    "FaultyOpener",
+    "FaultyScope",
+    "read_strikes",
+]
 
 FaultKind = Literal[
     "camera time-out",
@@ -49,7 +57,9 @@ FaultKind = Literal[
 #: Faults of the slide rather than of a field: they strike when its label is read.
 LABEL_KINDS: Final[tuple[FaultKind, ...]] = ("wrong label", "label unreadable")
 #: Faults that strike at a field.
-KINDS: Final[tuple[FaultKind, ...]] = tuple(kind for kind in get_args(FaultKind) if kind not in LABEL_KINDS)
+KINDS: Final[tuple[FaultKind, ...]] = tuple(
+    kind for kind in get_args(FaultKind) if kind not in LABEL_KINDS
+)
 #: What a wrong label reads: the slide of another sample.
 WRONG_LABEL: Final = "ANOTHER-SLIDE"
 #: Calls of the core that start an exposure, and those that fetch a frame.
@@ -68,9 +78,10 @@ class Fault:
 
     Attributes:
         kind: what fails.
-        field: planned field at which it strikes; ``autofocus hangs`` strikes near this or one of the 199 after it.
-            Of no meaning for `LABEL_KINDS`.
-        attempts: number of attempts that fail; for `LABEL_KINDS`, of times that the microscope is opened.
+        field: planned field at which it strikes; ``autofocus hangs`` strikes near this or one of
+            the 199 after it. Of no meaning for `LABEL_KINDS`.
+        attempts: number of attempts that fail; for `LABEL_KINDS`, of times that the microscope is
+            opened.
         modality: the frame that a fault of the light, or a frozen camera, affects.
     """
 
@@ -82,14 +93,17 @@ class Fault:
 
 @dataclass(frozen=True)
 class FaultyOpener:
-    """Opens a `FaultyScope`; give it to `AcquisitionRequest` or `AcquisitionSession` as ``microscope``.
+    """Opens a `FaultyScope`.
+
+    Give it to `AcquisitionRequest` or `AcquisitionSession` as ``microscope``.
 
     Attributes:
         plan: of the run; it gives the positions of the fields.
         faults: to inject.
-        journal: file to which each fault is appended before it strikes, so that one that kills the process does not
-            strike again in the next.
-        bleaching: of the specimen; without it a field that is taken twice gives the same frames twice.
+        journal: file to which each fault is appended before it strikes, so that one that kills the
+            process does not strike again in the next.
+        bleaching: of the specimen; without it a field that is taken twice gives the same frames
+            twice.
     """
 
     plan: AcquisitionPlan
@@ -98,7 +112,11 @@ class FaultyOpener:
     bleaching: bool = True
 
     def __call__(
-        self, scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+        self,
+        scope: Scope,
+        specimen: SpecimenPlan | None = None,
+        planned: PlannedPass | None = None,
+        /,
     ) -> FaultyScope:
         """See `open_microscope`."""
         assert specimen is not None
@@ -106,7 +124,10 @@ class FaultyOpener:
 
 
 def read_strikes(journal: Path) -> list[Fault]:
-    """Return the faults that struck, in order; a fault is listed once for each attempt that failed."""
+    """Return the faults that struck, in order.
+
+    A fault is listed once for each attempt that failed.
+    """
     if not journal.is_file():
         return []
     return [Fault(**json.loads(line)) for line in journal.read_text(encoding="utf-8").splitlines()]
@@ -137,17 +158,27 @@ class _FaultyLink(CoreLink):
             if name == "stop":
                 self.fault = None
         if name == "load_system_configuration" and self._lost:
-            raise HardwareError(f"{name}({arguments[0]!r}) failed: the devices are in use by another process.")
+            raise HardwareError(
+                f"{name}({arguments[0]!r}) failed: the devices are in use by another process."
+            )
         return super().call(name, *arguments)
 
     def _fail_exposing(self, fault: FaultKind) -> None:
         if fault in ("camera time-out", "autofocus hangs", "driver hangs"):
             assert self._ended is not None
-            # Longer than the deadline, so that it is missed; only a driver that hangs never returns.
-            self._ended.wait(None if fault == "driver hangs" else 1.6 * self._scope.reliability.camera_timeout_s)
+            # Longer than the deadline, so that it is missed; only a driver that hangs never
+            # returns.
+            self._ended.wait(
+                None if fault == "driver hangs" else 1.6 * self._scope.reliability.camera_timeout_s
+            )
             raise HardwareError("snap_image() failed: the camera was restarted.")
-        elif fault == "driver crash":
-            super().call("set_property", self._scope.camera.device, "SimulateCrash", "Dereference Null Pointer")
+        if fault == "driver crash":
+            super().call(
+                "set_property",
+                self._scope.camera.device,
+                "SimulateCrash",
+                "Dereference Null Pointer",
+            )
         elif fault == "core lost":
             self._lost = True
             super().call("unload_all_devices")
@@ -157,7 +188,11 @@ class FaultyScope(VirtualScope):
     """The virtual scope with faults; see `FaultyOpener`."""
 
     def __init__(
-        self, scope: Scope, plan: SpecimenPlan, opener: FaultyOpener, planned: PlannedPass | None = None
+        self,
+        scope: Scope,
+        plan: SpecimenPlan,
+        opener: FaultyOpener,
+        planned: PlannedPass | None = None,
     ) -> None:
         link = _FaultyLink(scope)
         super().__init__(scope, plan, planned, link=link, bleaches=opener.bleaching)
@@ -168,11 +203,16 @@ class FaultyScope(VirtualScope):
         self._faulty_link = link
         self._opener = opener
         self._fields = opener.plan.fields()
-        self._positions_um = np.array([(field.x_um, field.y_um) for field in self._fields])  # (F, 2)
+        self._positions_um = np.array(
+            [(field.x_um, field.y_um) for field in self._fields]
+        )  # (F, 2)
         self._strikes: Counter[Fault] = Counter(read_strikes(opener.journal))
 
     def move_xy(self, x_um: float, y_um: float) -> tuple[float, float]:
-        """See `protocols.Microscope.move_xy`; each attempt at a field or a focus point starts here."""
+        """See `protocols.Microscope.move_xy`.
+
+        Each attempt at a field or a focus point starts here.
+        """
         fault = self._due(x_um, y_um)
         self._faulty_link.arm(None if fault is None else fault.kind)
         if fault is not None:
@@ -182,7 +222,9 @@ class FaultyScope(VirtualScope):
         return super().move_xy(x_um, y_um)
 
     def label_text(self) -> str:
-        """Return the id on the label, or that of another slide, or nothing, if such a fault is due."""
+        """Return the id on the label, or that of another slide, or nothing, if such a fault is
+        due.
+        """
         for fault in self._opener.faults:
             if fault.kind in LABEL_KINDS and self._strikes[fault] < fault.attempts:
                 self._strikes[fault] += 1
@@ -216,9 +258,13 @@ class FaultyScope(VirtualScope):
         for fault in self._opener.faults:
             if fault.kind in LABEL_KINDS:
                 continue
-            if self._strikes[fault] >= fault.attempts or focusing != (fault.kind == "autofocus hangs"):
+            if self._strikes[fault] >= fault.attempts or focusing != (
+                fault.kind == "autofocus hangs"
+            ):
                 continue
-            if fault.field == nearest.index or (focusing and 0 <= nearest.index - fault.field < _FOCUS_FIELDS):
+            if fault.field == nearest.index or (
+                focusing and 0 <= nearest.index - fault.field < _FOCUS_FIELDS
+            ):
                 return fault
         return None
 

@@ -48,13 +48,19 @@ def label_image(text: str, shape: tuple[int, int], seed: int) -> NDArray[np.uint
 
 
 def seen_through_the_objective(
-    draw: Callable[[], NDArray[np.uint8]], scope: Scope, state: OpticalState, out: NDArray[np.uint16]
+    draw: Callable[[], NDArray[np.uint8]],
+    scope: Scope,
+    state: OpticalState,
+    out: NDArray[np.uint16],
 ) -> bool:
-    """Write what the scan camera sees of a label into ``out`` (y, x); return False where there is no label.
+    """Write what the scan camera sees of a label into ``out`` (y, x).
 
-    The label lies at the slot's position of the scope file and is three quarters as large as the area that is looked
-    at: real labels are larger, but so is the field of the objective that reads them. It does not move with a slide that
-    is put back a little askew, since it is large against that.
+    Return False where there is no label.
+
+    The label lies at the slot's position of the scope file and is three quarters as large as the
+    area that is looked
+    at: real labels are larger, but so is the field of the objective that reads them. It does not
+    move with a slide that is put back a little askew, since it is large against that.
 
     Args:
         draw: returns the label (y, x), square; called where it is seen.
@@ -74,7 +80,9 @@ def seen_through_the_objective(
         label = draw()
         rows = _label_pixels(from_y_um, height_px, pixel_um, side_um, label.shape[0])
         columns = _label_pixels(from_x_um, width_px, pixel_um, side_um, label.shape[1])
-        on_label = ((rows >= 0) & (rows < label.shape[0]))[:, None] & ((columns >= 0) & (columns < label.shape[1]))
+        on_label = ((rows >= 0) & (rows < label.shape[0]))[:, None] & (
+            (columns >= 0) & (columns < label.shape[1])
+        )
         seen = label[rows.clip(0, label.shape[0] - 1)][:, columns.clip(0, label.shape[1] - 1)]
         grey = np.where(on_label, seen, _PAPER).astype(np.float32)  # (Y, X); paper around the code
         level = scope.camera.saturation / 512 * state.exposure_ms / scope.label.exposure_ms
@@ -83,7 +91,9 @@ def seen_through_the_objective(
     return False
 
 
-def _label_pixels(from_um: float, n_px: int, pixel_um: float, side_um: float, label_px: int) -> NDArray[np.int64]:
+def _label_pixels(
+    from_um: float, n_px: int, pixel_um: float, side_um: float, label_px: int
+) -> NDArray[np.int64]:
     """Return the label's pixel under each of ``n_px`` pixels of the camera, along one axis."""
     at_um = from_um + (np.arange(n_px) - (n_px - 1) / 2) * pixel_um
     pixels: NDArray[np.int64] = np.floor((at_um / side_um + 0.5) * label_px).astype(np.int64)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from wbcpipe.acquire.hardware.microscope import CoreMicroscope
 from wbcpipe.acquire.simulation.field_truth import write_field_truth
 from wbcpipe.acquire.simulation.label import label_image, seen_through_the_objective
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState
-from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.optics.microscope import SlideState, VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.random_streams import Purpose, stream
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
@@ -32,10 +33,17 @@ if TYPE_CHECKING:
 
 __all__ = ["VirtualScope", "earlier_exposures", "slide_placement"]
 
-#: A field that lies farther from where it was taken than the relocation may err: the slide was moved since.
+#: A field that lies farther from where it was taken than the relocation may err: the slide was
+#: moved since.
 _MOVED_UM: Final = 5.0
 #: Side of the label's image that the scan camera looks at.
 _LABEL_PX: Final = 400
+
+
+@lru_cache(maxsize=2)
+def _specimen(plan: SpecimenPlan) -> Specimen:
+    """Return the specimen of a plan, with the tiles that were generated before."""
+    return Specimen(plan)
 
 
 class VirtualScope(CoreMicroscope):
@@ -44,8 +52,8 @@ class VirtualScope(CoreMicroscope):
     Args:
         scope: a scope file with ``virtual = true``.
         plan: which specimen lies on the stage.
-        planned: the pass of a sample to take: the specimen then has the light of its fields on disk, and their truth
-            is written when the scope is closed.
+        planned: the pass of a sample to take: the specimen then has the light of its fields on
+            disk, and their truth is written when the scope is closed.
         link: a core that is open already.
         placement: how the slide lies; by default as in ``planned``.
         bleaches: whether fluorescence bleaches the specimen.
@@ -66,7 +74,7 @@ class VirtualScope(CoreMicroscope):
         super().__init__(scope, link)
         camera = scope.camera
         width_px, height_px = camera.sensor_px
-        self.specimen = Specimen(plan)
+        self.specimen = _specimen(plan)
         self._planned = planned
         self._placement = placement or slide_placement(plan, planned)
         self._labels: dict[tuple[int, int], NDArray[np.uint8]] = {}
@@ -76,15 +84,17 @@ class VirtualScope(CoreMicroscope):
             sensor_px=(height_px, width_px),
             pixel_um=camera.pixel_um,
             bit_depth=camera.bits,
-            placement=self._placement,
-            bleaches=bleaches,
+            slide=SlideState(self._placement, bleaches=bleaches),
             condition=scope.virtual_condition,
         )
         self.camera.frames = self
         self.label_camera.render = self._label
 
     def observe(self, frame: int | None = None) -> OpticalState:
-        """See `FrameSource.observe`; the exposure is 0 unless a hardware sequence stepped the camera."""
+        """See `FrameSource.observe`.
+
+        The exposure is 0 unless a hardware sequence stepped the camera.
+        """
         return OpticalState(
             *self.stage.xy_um(),
             self.focus.z_um(),
@@ -95,18 +105,25 @@ class VirtualScope(CoreMicroscope):
         )
 
     def fill(
-        self, pixels: NDArray[np.unsignedinteger], exposure_ms: float, out: NDArray[np.uint16], observed: object
+        self,
+        pixels: NDArray[np.unsignedinteger],
+        exposure_ms: float,
+        out: NDArray[np.uint16],
+        observed: object,
     ) -> None:
         """See `FrameSource.fill`."""
         del pixels  # a test pattern; its arrival and shape were checked
         assert isinstance(observed, OpticalState)
-        self._render(observed if observed.exposure_ms else replace(observed, exposure_ms=exposure_ms), out)
+        self._render(
+            observed if observed.exposure_ms else replace(observed, exposure_ms=exposure_ms), out
+        )
 
     def close(self) -> None:
         """See `protocols.Microscope.close`; write the truth of the fields on disk."""
         super().close()
         if self._planned is not None:
-            # A full disk has ended the run already; the same command, run again, writes the truth too.
+            # A full disk has ended the run already; the same command, run again, writes the truth
+            # too.
             with contextlib.suppress(DiskFullError):
                 write_field_truth(self._planned, self.specimen, self.scope)
             self._planned = None
@@ -115,9 +132,14 @@ class VirtualScope(CoreMicroscope):
         """Write the specimen's frame in a state of the devices into ``out``."""
         if state.light == "fluorescence" and not self._is_aged:
             self._age()
-        if self.scope.label.method == "scan" and state.light:
-            if seen_through_the_objective(lambda: self._label((_LABEL_PX, _LABEL_PX)), self.scope, state, out):
-                return
+        if (
+            self.scope.label.method == "scan"
+            and state.light
+            and seen_through_the_objective(
+                lambda: self._label((_LABEL_PX, _LABEL_PX)), self.scope, state, out
+            )
+        ):
+            return
         self._renderer.expose(state, out=out)
 
     def label_text(self) -> str:
@@ -133,8 +155,8 @@ class VirtualScope(CoreMicroscope):
     def _age(self) -> None:
         """Bleach the specimen by the exposures of earlier runs.
 
-        Done before the first fluorescence exposure: until then no field of this run is on disk, and the damaged ones of
-        earlier runs have been set aside.
+        Done before the first fluorescence exposure: until then no field of this run is on disk, and
+        the damaged ones of earlier runs have been set aside.
         """
         self._is_aged = True
         assert self._planned is not None
@@ -147,7 +169,8 @@ class VirtualScope(CoreMicroscope):
 
 
 def slide_placement(specimen: SpecimenPlan, planned: PlannedPass | None) -> SlideTransform:
-    """Return how a virtual slide lies in a pass: for fluorescence it was taken off, stained and put back.
+    """Return how a virtual slide lies in a pass: for fluorescence it was taken off, stained and put
+    back.
 
     The insert holds it near the middle of its slot: within 300 um and 2 degrees.
     """
@@ -160,7 +183,9 @@ def slide_placement(specimen: SpecimenPlan, planned: PlannedPass | None) -> Slid
     return SlideTransform.about(pivot_um, float(rng.uniform(-2.0, 2.0)), float(dx_um), float(dy_um))
 
 
-def earlier_exposures(fields: Iterable[FieldInfo], placement: SlideTransform) -> Iterator[tuple[float, float, float]]:
+def earlier_exposures(
+    fields: Iterable[FieldInfo], placement: SlideTransform
+) -> Iterator[tuple[float, float, float]]:
     """Yield the fluorescence exposures of the fields on disk as (x_um, y_um, exposure_ms).
 
     The position is that of the image centre on the stage, where the slide lies now.

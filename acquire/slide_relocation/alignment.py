@@ -26,12 +26,17 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.slide_relocation.search import RelocationResult
     from wbcpipe.samples.fields import FieldInfo
 
-__all__ = ["SlideFinder", "add_slide_transform", "first_fields", "save_transform", "stored_transforms"]
+__all__ = [
+    "SlideFinder",
+    "add_slide_transform",
+    "first_fields",
+    "save_transform",
+    "stored_transforms",
+]
 
 _FILE_NAME: Final = "slide_transforms.json"
 #: A slide at least this far from its stored position was moved.
 _MOVED_UM: Final = 5.0
-_MIN_AGREEMENT: Final = 0.3
 
 
 @dataclass(frozen=True)
@@ -74,11 +79,22 @@ class SlideFinder:
 
     def find(self, fields: dict[int, FieldInfo]) -> RelocationResult:
         """Find the slide by the fields of the first pass, by index; see `relocate_slide`."""
-        first = [PlannedField(index, info.x_um, info.y_um) for index, info in sorted(fields.items())]
-        return relocate_slide(first, self._reference, self._take_frame, self.scope.camera.image_pixel_um)
+        first = [
+            PlannedField(index, info.x_um, info.y_um) for index, info in sorted(fields.items())
+        ]
+        return relocate_slide(
+            first,
+            self._reference,
+            self._take_frame,
+            self.scope.camera.image_pixel_um,
+            self.scope.slide_relocation,
+        )
 
     def is_unmoved(self, now: SlideTransform, matches: Sequence[TransformMatch]) -> bool:
-        """Return whether the slide is where a stored transform with its matches says; takes one or two frames."""
+        """Return whether the slide is where a stored transform with its matches says.
+
+        Takes one or two frames.
+        """
         for match in matches[:2]:
             x_um, y_um = now.to_stage_um(match.x_um, match.y_um)
             dx_um, dy_um, agreement = displacement_um(
@@ -87,13 +103,16 @@ class SlideFinder:
                 self.scope.camera.image_pixel_um,
                 now.rotation_deg,
             )
-            if agreement >= _MIN_AGREEMENT and np.hypot(dx_um, dy_um) <= _MOVED_UM:
+            is_same = agreement >= self.scope.slide_relocation.min_agreement
+            if is_same and np.hypot(dx_um, dy_um) <= _MOVED_UM:
                 return True
         return False
 
 
 def stored_transforms(raw: Path) -> tuple[SlideTransformEntry, ...]:
-    """Read the positions at which the slide was found in the second pass, the latest last; empty before the first.
+    """Read the positions at which the slide was found in the second pass, the latest last.
+
+    Empty before the first.
 
     Raises:
         SampleStateError: ``slide_transforms.json`` is damaged.
@@ -103,7 +122,10 @@ def stored_transforms(raw: Path) -> tuple[SlideTransformEntry, ...]:
 
 
 def save_transform(raw: Path, found: RelocationResult) -> SlideTransform:
-    """Add a position of the slide to ``slide_transforms.json``; return it as it reads from there."""
+    """Add a position of the slide to ``slide_transforms.json``.
+
+    Return it as it reads from there.
+    """
     transform = SlideTransform(*(round(value, 5) for value in astuple(found.transform)))
     entry = SlideTransformEntry(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -139,8 +161,9 @@ def first_fields(first: Path) -> dict[int, FieldInfo]:
             readable[index] = read_info(path)
         except FrameFileError as error:
             raise SampleStateError(
-                f"{error} It belongs to the bright-field pass, which cannot be repeated on a stained slide: restore "
-                f"the file, or move it out of {first} to go on without this field."
+                f"{error} It belongs to the bright-field pass, which cannot be repeated on a "
+                f"stained slide: restore the file, or move it out of {first} to go on without this "
+                f"field."
             ) from error
     return readable
 
@@ -148,4 +171,6 @@ def first_fields(first: Path) -> dict[int, FieldInfo]:
 def add_slide_transform(info: FieldInfo, now: SlideTransform) -> FieldInfo:
     """Add to a field of the second pass its position in the first pass."""
     x_um, y_um = now.to_slide_um(info.x_um, info.y_um)
-    return replace(info, slide_transform=FieldTransform(round(x_um, 3), round(y_um, 3), now.rotation_deg))
+    return replace(
+        info, slide_transform=FieldTransform(round(x_um, 3), round(y_um, 3), now.rotation_deg)
+    )

@@ -11,7 +11,12 @@ from wbcpipe.acquire.procedures.devices import DeviceProcedure, run_by_devices
 from wbcpipe.acquire.procedures.program import Program, ProgramResult, run_program
 from wbcpipe.errors import HardwareError, InterruptedRunError, SampleStateError
 from wbcpipe.samples.records import StainingRecord
-from wbcpipe.samples.staining_record import read_staining, staining_path, staining_state, write_staining
+from wbcpipe.samples.staining_record import (
+    read_staining,
+    staining_path,
+    staining_state,
+    write_staining,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +25,15 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["apply_stain", "is_stained", "mark_applied", "mark_stained", "remaining_s", "stain", "staining_procedure"]
+__all__ = [
+    "apply_stain",
+    "is_stained",
+    "mark_applied",
+    "mark_stained",
+    "remaining_s",
+    "stain",
+    "staining_procedure",
+]
 
 
 def _now() -> str:
@@ -31,14 +44,15 @@ def is_stained(sample: Sample) -> bool:
     """Return whether the slide was stained, by `stain` or by the operator; it may still incubate.
 
     Raises:
-        SampleStateError: staining was started and did not end: only the operator can see whether the slide is stained.
+        SampleStateError: staining was started and did not end: only the operator can see whether
+            the slide is stained.
     """
     record, state = read_staining(sample), staining_state(sample)
     if state == "started" and record is not None:
         reason = (record.reason or "the process was stopped").rstrip(".")
         raise SampleStateError(
-            f"sample {sample.name!r}: staining was started at {record.started} and did not end: {reason}. "
-            f"{_advice(sample)}"
+            f"sample {sample.name!r}: staining was started at {record.started} and did not end: "
+            f"{reason}. {_advice(sample)}"
         )
     return state != ""
 
@@ -67,34 +81,52 @@ def mark_stained(sample: Sample) -> None:
         now, earlier = _now(), read_staining(sample)
         record = StainingRecord(method="operator", applied=now, done=now)
         if earlier is not None:
-            record = record.model_copy(update={"started": earlier.started, "reason": earlier.reason})
+            record = record.model_copy(
+                update={"started": earlier.started, "reason": earlier.reason}
+            )
         write_staining(sample, record)
         sample.log("stained", method="operator")
 
 
 def stain(
-    sample: Sample, scope: Scope, *, ask: Callable[[str], None], say: Callable[[str], None] = lambda _: None
+    sample: Sample,
+    scope: Scope,
+    *,
+    ask: Callable[[str], None],
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Stain the slide as the scope file says and let it incubate, unless that was done already; see `apply_stain`."""
+    """Stain the slide as the scope file says and let it incubate, unless that was done already.
+
+    See `apply_stain`.
+    """
     apply_stain(sample, scope, ask=ask, say=say)
     _incubate(sample, scope.staining, say)
 
 
 def apply_stain(
-    sample: Sample, scope: Scope, *, ask: Callable[[str], None], say: Callable[[str], None] = lambda _: None
+    sample: Sample,
+    scope: Scope,
+    *,
+    ask: Callable[[str], None],
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
-    """Stain the slide as the scope file says, unless that was done already; do not wait for the incubation.
+    """Stain the slide as the scope file says, unless that was done already.
+
+    Do not wait for the incubation.
 
     Args:
         sample: its bright-field pass is on disk.
         scope: how to stain.
-        ask: shows the operator what to do and returns when it is done; raises if there is no operator.
+        ask: shows the operator what to do and returns when it is done; raises if there is no
+            operator.
         say: called with a line about the current action.
 
     Raises:
         SampleStateError: an earlier staining did not end.
-        ConfigError: the program could not be started, or a device does not accept a step; nothing was done.
-        HardwareError: a device or the program failed; once staining was started, the sample records it.
+        ConfigError: the program could not be started, or a device does not accept a step; nothing
+            was done.
+        HardwareError: a device or the program failed; once staining was started, the sample records
+            it.
         InterruptedRunError: a stop signal arrived after it was started; the sample records it.
     """
     if not is_stained(sample):
@@ -115,7 +147,9 @@ def mark_applied(sample: Sample) -> None:
         sample.log("stained", method="prompt")
 
 
-def _by_machine(sample: Sample, scope: Scope, started: StainingRecord, say: Callable[[str], None]) -> None:
+def _by_machine(
+    sample: Sample, scope: Scope, started: StainingRecord, say: Callable[[str], None]
+) -> None:
     policy, start = scope.staining, functools.partial(write_staining, sample, started)
     say(f"staining by {policy.method}")
     try:
@@ -143,7 +177,12 @@ def _by_program(sample: Sample, policy: Staining, start: Callable[[], None]) -> 
     def log(result: ProgramResult) -> None:
         sample.log("staining_program", code=result.code, output=result.output)
 
-    run_program(Program("staining", policy.command, policy.timeout_s), start, staining_path(sample).unlink, log)
+    run_program(
+        Program("staining", policy.command, policy.timeout_s),
+        start,
+        staining_path(sample).unlink,
+        log,
+    )
 
 
 def _incubate(sample: Sample, policy: Staining, say: Callable[[str], None]) -> None:

@@ -18,13 +18,16 @@ __all__ = [
     "WorkerEvent",
 ]
 
-#: Text of the `Progress` before the first field that a process takes: the microscope is open and focused.
+#: Text of the `Progress` before the first field that a process takes: the microscope is open and
+#: focused.
 TAKING_FIELDS: Final = "taking fields"
 
 
 @dataclass(frozen=True)
 class FieldRequest:
-    """From the parent: take the first ``n_fields`` planned fields, none of them after ``deadline_s`` (`time.time`)."""
+    """From the parent: take the first ``n_fields`` planned fields, none of them after
+    ``deadline_s`` (`time.time`).
+    """
 
     n_fields: int
     deadline_s: float | None
@@ -77,7 +80,10 @@ class RequestDone:
 
 @dataclass(frozen=True)
 class FieldStarted:
-    """The child starts a field: if the child dies now, this field is the cause. For the parent's own account."""
+    """The child starts a field: if the child dies now, this field is the cause.
+
+    For the parent's own account.
+    """
 
     index: int
 

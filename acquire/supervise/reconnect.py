@@ -1,4 +1,7 @@
-"""Wait for a running Micro-Manager that is gone: its user starts it again, this program does not."""
+"""Wait for a running Micro-Manager that is gone.
+
+Its user starts it again, this program does not.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,8 @@ _ANSWER_S: Final = 2.0
 
 
 class MicroManagerReconnect:
-    """Tries to reach the Micro-Manager of a ``bridge`` scope again, with its devices, and closes the shutter.
+    """Tries to reach the Micro-Manager of a ``bridge`` scope again, with its devices, and closes
+    the shutter.
 
     Args:
         scope: gives the port and `reconnect_timeout_s`.
@@ -42,7 +46,10 @@ class MicroManagerReconnect:
         return max(self._until_s - time.monotonic(), 0.0)
 
     def try_connect(self) -> bool:
-        """Return whether Micro-Manager answers; if so, end a running hardware sequence and close the shutter."""
+        """Return whether Micro-Manager answers.
+
+        If so, end a running hardware sequence and close the shutter.
+        """
         from wbcpipe.acquire.hardware.java_bridge import failure_reason
 
         self.failure_reason = failure_reason(self._scope.micromanager.port, _ANSWER_S)
@@ -51,7 +58,9 @@ class MicroManagerReconnect:
         return not self.failure_reason
 
     def wait(self, timeout_s: float) -> bool:
-        """Try until Micro-Manager answers, for ``timeout_s`` at most and no longer than the scope allows."""
+        """Try until Micro-Manager answers, for ``timeout_s`` at most and no longer than the scope
+        allows.
+        """
         until_s = min(self._until_s, time.monotonic() + timeout_s)
         while not self.try_connect():
             if time.monotonic() >= until_s:
@@ -63,8 +72,9 @@ class MicroManagerReconnect:
     def operator_message(self) -> str:
         """What the operator must do, as a sentence."""
         return (
-            f"Micro-Manager on port {self._scope.micromanager.port} does not answer ({self.failure_reason}). Check "
-            "that the lamp is dark, then start Micro-Manager again with its configuration and its server: the run goes "
+            f"Micro-Manager on port {self._scope.micromanager.port} does not answer "
+            f"({self.failure_reason}). Check that the lamp is dark, then start Micro-Manager again "
+            "with its configuration and its server: the run goes "
             f"on by itself when it answers, and waits {_duration(self.remaining_s)} for that"
         )
 

@@ -1,4 +1,7 @@
-"""Decide what to do when the process that drives the devices dies: try the field again, give it up, or end the run."""
+"""Decide what to do when the process that drives the devices dies.
+
+Try the field again, give it up, or end the run.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ __all__ = ["Death", "RestartDecision", "RestartPolicy", "describe_death", "max_s
 
 @dataclass(frozen=True)
 class Death:
-    """How a process ended: in a few words, and as the error that ends the run if it cannot go on."""
+    """How a process ended: in a few words, and as the error that ends the run if it cannot go
+    on.
+    """
 
     text: str
     error: HardwareError
@@ -38,25 +43,31 @@ def describe_death(lost: ChildLostError, exit_text: str, scope: Scope, stall_s: 
         DeviceCrashError: the process could not start, so starting it again has no use.
     """
     if lost.exit_code == 1:
-        raise DeviceCrashError("the acquisition process could not start or was cut off; see its messages above.")
+        raise DeviceCrashError(
+            "the acquisition process could not start or was cut off; see its messages above."
+        )
     if lost.exit_code is None:
         text = f"no sign of life for {stall_s:g} s"
         advice = (
-            "so its process was ended; the fields taken are kept. Check the devices and run the same command again."
+            "so its process was ended; the fields taken are kept. Check the devices and run "
+            "the same command again."
         )
         return Death(text, DeviceTimeoutError(f"scope {scope.name!r}: {text}, {advice}"))
     return Death(
         f"a device driver crashed ({exit_text})",
         DeviceCrashError(
-            f"scope {scope.name!r}: the process that drives it died ({exit_text}): a device driver crashed. The fields "
-            "taken are kept; run the same command again, and if it happens again run `wbcpipe doctor`."
+            f"scope {scope.name!r}: the process that drives it died ({exit_text}): a device "
+            f"driver crashed. The fields taken are kept; run the same command again, and if it "
+            "happens again run `wbcpipe doctor`."
             f"{log_hint(scope.core_log) or ' --core-log FILE writes down what the driver did.'}"
         ),
     )
 
 
 def max_silence_s(scope: Scope) -> float:
-    """Return the longest silence of a working process: its start, a wide focus search, or a field with all retries."""
+    """Return the longest silence of a working process: its start, a wide focus search, or a field
+    with all retries.
+    """
     policy = scope.reliability
     frame_s = policy.camera_timeout_s + policy.switch_timeout_s + policy.move_timeout_s
     # Starting, and loading the devices again, may take a minute each.
@@ -94,7 +105,9 @@ class RestartPolicy:
         self._field = index
 
     def end_field(self, index: int, *, taken: bool) -> None:
-        """Note that a field is on disk, empty or missing; ``taken`` if the process lived to take it."""
+        """Note that a field is on disk, empty or missing; ``taken`` if the process lived to take
+        it.
+        """
         if self._field == index:
             self._field = None
         if taken:

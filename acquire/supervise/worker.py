@@ -1,7 +1,7 @@
 """Acquisition in a child process: a driver that crashes ends the child, never the run.
 
-The parent requests fields and receives events. The child opens the microscope at the first request. A child that dies,
-hangs or loses the core is started again, and goes on from what is on disk.
+The parent requests fields and receives events. The child opens the microscope at the first request.
+A child that dies, hangs or loses the core is started again, and goes on from what is on disk.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
+from wbcpipe.acquire.hardware.device_adapters import require_core
 from wbcpipe.acquire.hardware.safe_dark import close_shutter_in_subprocess, shutter_message
 from wbcpipe.acquire.supervise.messages import (
     DeadlinePassed,
@@ -22,7 +23,12 @@ from wbcpipe.acquire.supervise.messages import (
     RequestDone,
 )
 from wbcpipe.acquire.supervise.reconnect import MicroManagerReconnect
-from wbcpipe.acquire.supervise.restart_policy import Death, RestartPolicy, describe_death, max_silence_s
+from wbcpipe.acquire.supervise.restart_policy import (
+    Death,
+    RestartPolicy,
+    describe_death,
+    max_silence_s,
+)
 from wbcpipe.acquire.supervise.worker_child import take_requested_fields
 from wbcpipe.errors import CoreLostError, HardwareError
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
@@ -42,12 +48,13 @@ _REMIND_S: Final = 60.0
 class AcquisitionWorker:
     """A child process that takes fields.
 
-    Use it as a context manager; call `request_fields` and `events` as often as needed while it is open.
+    Use it as a context manager; call `request_fields` and `events` as often as needed while it is
+    open.
 
     Args:
         request: what to take.
-        stall_s: a child that sends nothing for this long counts as hung and is killed; by default it follows from the
-            scope's time limits.
+        stall_s: a child that sends nothing for this long counts as hung and is killed; by default
+            it follows from the scope's time limits.
     """
 
     def __init__(self, request: AcquisitionRequest, *, stall_s: float | None = None) -> None:
@@ -67,6 +74,8 @@ class AcquisitionWorker:
         self._reconnect: tuple[MicroManagerReconnect, Death] | None = None
 
     def __enter__(self) -> Self:
+        if self.request.microscope is None:
+            require_core(self.request.scope)
         self._start()
         return self
 
@@ -100,7 +109,8 @@ class AcquisitionWorker:
         available = self.request.plan.n_fields
         if not 1 <= n_fields <= available:
             raise ValueError(
-                f"{n_fields} fields are requested; slot {self.request.plan.slot!r} has room for 1 to {available}."
+                f"{n_fields} fields are requested; slot {self.request.plan.slot!r} has room for 1 "
+                f"to {available}."
             )
         self._requested = max(self._requested, n_fields)
         self._child.send(FieldRequest(n_fields, self.request.deadline_s))
@@ -110,13 +120,15 @@ class AcquisitionWorker:
         self.request = replace(self.request, deadline_s=deadline_s)
 
     def events(self) -> Iterator[WorkerEvent]:
-        """Yield events until every requested field is done; the last event is `RequestDone` or `DeadlinePassed`.
+        """Yield events until every requested field is done.
+
+        The last event is `RequestDone` or `DeadlinePassed`.
 
         Each requested field is reported once, in order, however often the child was started again.
 
         Raises:
-            DeviceCrashError: the child died too often: a driver crashed. The fields taken are complete; the same
-                command goes on.
+            DeviceCrashError: the child died too often: a driver crashed. The fields taken are
+                complete; the same command goes on.
             DeviceTimeoutError: the child sent nothing for ``stall_s`` too often, and was killed.
             CoreLostError: the core was lost too often.
             WbcpipeError: the error that ended the child, by its class and text.
@@ -133,7 +145,9 @@ class AcquisitionWorker:
             except ChildLostError as lost:
                 if lost.exit_code == 1:
                     self._is_dark = True  # no device was reached
-                return self._restart(describe_death(lost, self._child.exit_text, self.request.scope, self.stall_s))
+                return self._restart(
+                    describe_death(lost, self._child.exit_text, self.request.scope, self.stall_s)
+                )
             except HardwareError as error:
                 if isinstance(error, CoreLostError):
                     self._lost = Death(f"the core was lost: {str(error).rstrip('.')}", error)
@@ -145,7 +159,10 @@ class AcquisitionWorker:
                 return event
 
     def _account(self, message: WorkerEvent | FieldStarted) -> WorkerEvent | None:
-        """Keep account of a message; return it unless the caller knows it already or does not need it."""
+        """Keep account of a message.
+
+        Return it unless the caller knows it already or does not need it.
+        """
         match message:
             case FieldStarted(index):
                 self._lost = None
@@ -171,7 +188,10 @@ class AcquisitionWorker:
         return message
 
     def _restart(self, death: Death) -> Progress:
-        """Start the child again, without the field that crashed it too often; raise if it died too often."""
+        """Start the child again, without the field that crashed it too often.
+
+        Raise if it died too often.
+        """
         self._child.close()
         decision = self._policy.died()
         field = decision.field
@@ -203,7 +223,10 @@ class AcquisitionWorker:
             self.request_fields(self._requested)
 
     def _wait_for_micromanager(self, reconnect: MicroManagerReconnect, death: Death) -> Progress:
-        """Wait for Micro-Manager to answer again, and go on; raise when the time for that is over."""
+        """Wait for Micro-Manager to answer again, and go on.
+
+        Raise when the time for that is over.
+        """
         if reconnect.wait(_REMIND_S):
             self._reconnect = None
             self._log("micromanager_is_back")
@@ -224,14 +247,21 @@ class AcquisitionWorker:
             self._darken(child.exit_text)
 
     def _darken(self, reason: str) -> str:
-        """Close the shutter that a dead child may have left open; return the result as a sentence."""
+        """Close the shutter that a dead child may have left open.
+
+        Return the result as a sentence.
+        """
         self._is_dark = True
         failure = close_shutter_in_subprocess(self.request.scope)
         self._log(
-            "process_ended", reason=reason, shutter="closed" if not failure else f"not known to be closed: {failure}"
+            "process_ended",
+            reason=reason,
+            shutter="closed" if not failure else f"not known to be closed: {failure}",
         )
         return shutter_message(failure)
 
     def _log(self, event: str, **details: Any) -> None:
-        with contextlib.suppress(FileNotFoundError):  # a child that died before it made the sample's folder
+        with contextlib.suppress(
+            FileNotFoundError
+        ):  # a child that died before it made the sample's folder
             self.request.sample.log(event, **details)

@@ -32,12 +32,15 @@ if TYPE_CHECKING:
 
 __all__ = ["CommandListener", "EventReporter", "take_requested_fields"]
 
-#: How long to wait for the process of an earlier run to end: it outlives a parent that was killed by one frame.
+#: How long to wait for the process of an earlier run to end: it outlives a parent that was killed
+#: by one frame.
 _LOCK_WAIT_S: Final = 15.0
 
 
 class CommandListener:
-    """Receives the parent's requests in a thread, and stops the session when the parent closes the pipe or ends."""
+    """Receives the parent's requests in a thread, and stops the session when the parent closes the
+    pipe or ends.
+    """
 
     def __init__(self, parent: ParentLink) -> None:
         self._parent = parent
@@ -55,7 +58,9 @@ class CommandListener:
                 session.stop()
 
     def next_request(self, done: int) -> FieldRequest | None:
-        """Wait until more than ``done`` fields are requested and return the request; ``None`` at the end."""
+        """Wait until more than ``done`` fields are requested and return the request; ``None`` at
+        the end.
+        """
         with self._changed:
             self._changed.wait_for(lambda: self._ended or self._request.n_fields > done)
             return None if self._ended else self._request
@@ -66,7 +71,9 @@ class CommandListener:
                 request = self._parent.receive()
                 assert isinstance(request, FieldRequest)
                 with self._changed:
-                    self._request = replace(request, n_fields=max(self._request.n_fields, request.n_fields))
+                    self._request = replace(
+                        request, n_fields=max(self._request.n_fields, request.n_fields)
+                    )
                     self._changed.notify_all()
         except InterruptedRunError:
             with self._changed:
@@ -77,7 +84,9 @@ class CommandListener:
 
 
 class EventReporter(SessionObserver):
-    """Reports fields to the parent in the plan's order, those that were on disk before among those just taken."""
+    """Reports fields to the parent in the plan's order, those that were on disk before among those
+    just taken.
+    """
 
     def __init__(self, parent: ParentLink) -> None:
         self._parent = parent
@@ -85,14 +94,18 @@ class EventReporter(SessionObserver):
         self._began = False
 
     def resume(self, known: Mapping[int, float | None]) -> None:
-        """Add fields that need not be taken: on disk already or, with their foreground area, known as empty."""
+        """Add fields that need not be taken: on disk already or, with their foreground area, known
+        as empty.
+        """
         self._resumed += sorted(known.items(), key=lambda item: item[0])
 
     def flush(self, below: int) -> None:
         """Report the resumed fields before index ``below``."""
         while self._resumed and self._resumed[0][0] < below:
             index, area_um2 = self._resumed.pop(0)
-            self._parent.send(FieldTaken(index, resumed=True) if area_um2 is None else FieldEmpty(index, area_um2))
+            self._parent.send(
+                FieldTaken(index, resumed=True) if area_um2 is None else FieldEmpty(index, area_um2)
+            )
 
     def progress(self, text: str) -> None:
         """Report the current work."""
@@ -121,11 +134,13 @@ class EventReporter(SessionObserver):
         self._parent.send(FieldEmpty(index, foreground_um2))
 
 
-def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str], parent: ParentLink) -> None:
+def take_requested_fields(
+    request: AcquisitionRequest, given_up: dict[int, str], parent: ParentLink
+) -> None:
     """Take fields until the parent requests no more; the target of the child process.
 
-    The microscope opens at the first request, after everything slow is loaded: the parent may start this process while
-    another one still uses the microscope.
+    The microscope opens at the first request, after everything slow is loaded: the parent may start
+    this process while another one still uses the microscope.
     """
     from wbcpipe.acquire.capture.session import AcquisitionSession
     from wbcpipe.acquire.open_microscope import load_driver
@@ -144,10 +159,16 @@ def take_requested_fields(request: AcquisitionRequest, given_up: dict[int, str],
         while (asked := commands.next_request(done)) is not None:
             requested = asked.n_fields
             session.request = replace(session.request, deadline_s=asked.deadline_s)
-            # A field given up stays so for this process: the fields a run takes must not depend on when it is asked.
-            known: dict[int, float | None] = {**dict.fromkeys(session.inventory.taken), **session.inventory.empty}
+            # A field given up stays so for this process: the fields a run takes must not depend on
+            # when it is asked.
+            known: dict[int, float | None] = {
+                **dict.fromkeys(session.inventory.taken),
+                **session.inventory.empty,
+            }
             todo = [index for index in range(done, requested) if index not in known]
-            events.resume({index: known[index] for index in range(done, requested) if index in known})
+            events.resume(
+                {index: known[index] for index in range(done, requested) if index in known}
+            )
             events.flush(todo[0] if todo else requested)
             in_time = session.take(todo)
             events.flush(requested)

@@ -1,7 +1,9 @@
-"""Alerts of a batch: by apprise or a command, at most one of a kind until its cause has ended, and a sign of life.
+"""Alerts of a batch.
 
-A thread sends; the batch never waits for it. What failed is tried again. URLs and the answers of services may hold
-secrets, so no text of either reaches a log, the journal or an error.
+By apprise or a command, at most one of a kind until its cause has ended, and a sign of life.
+
+A thread sends; the batch never waits for it. What failed is tried again. URLs and the answers of
+services may hold secrets, so no text of either reaches a log, the journal or an error.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from wbcpipe.batch.alerts.config import ALERT_KINDS, AlertSettings, load_alert_settings
 from wbcpipe.batch.records import JournalEntry
-from wbcpipe.errors import ConfigError, WbcpipeError
+from wbcpipe.errors import ConfigError, MissingPackageError, WbcpipeError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +41,7 @@ __all__ = ["ALERTS_VARIABLE", "Alerter"]
 #: Environment variable that names the alerts file.
 ALERTS_VARIABLE: Final = "WBCPIPE_ALERTS"
 #: Pauses before an alert that failed is sent again; the last one is repeated.
-_RETRY_S: Final = (60.0, 300.0, 900.0)
+RETRY_S: Final = (60.0, 300.0, 900.0)
 _CLOSE_S: Final = 10.0
 
 
@@ -66,8 +68,8 @@ class Alerter:
 
     Args:
         settings: see `AlertSettings`.
-        folder: whose journal keeps which alerts were sent, so that a batch that resumes does not send them again;
-            ``None`` keeps no record.
+        folder: whose journal keeps which alerts were sent, so that a batch that resumes does not
+            send them again; ``None`` keeps no record.
 
     Raises:
         ConfigError: apprise is missing, or does not know a URL.
@@ -90,13 +92,17 @@ class Alerter:
 
     @classmethod
     def from_file(cls, path: Path | None, folder: BatchFolder | None = None) -> Self:
-        """Return the alerter of an alerts file, by default that of ``WBCPIPE_ALERTS``; without one it sends nothing.
+        """Return the alerter of an alerts file, by default that of ``WBCPIPE_ALERTS``.
+
+        Without one it sends nothing.
 
         Raises:
             ConfigError: see `load_alert_settings`.
         """
         chosen = path or (Path(named) if (named := os.environ.get(ALERTS_VARIABLE)) else None)
-        return cls(AlertSettings(kinds=()) if chosen is None else load_alert_settings(chosen), folder)
+        return cls(
+            AlertSettings(kinds=()) if chosen is None else load_alert_settings(chosen), folder
+        )
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -104,7 +110,9 @@ class Alerter:
         return tuple(channel.name for channel in self._channels)
 
     def send(self, kind: AlertKind, title: str, body: str) -> None:
-        """Send an alert, unless one of its kind was sent and its cause has not ended; return at once.
+        """Send an alert, unless one of its kind was sent and its cause has not ended.
+
+        Return at once.
 
         Raises:
             ValueError: no such kind.
@@ -127,7 +135,10 @@ class Alerter:
             self._journal("alert_cleared", kind)
 
     def alive(self) -> None:
-        """Give a sign of life if one is due; call it from the loop whose hang must raise the alarm."""
+        """Give a sign of life if one is due.
+
+        Call it from the loop whose hang must raise the alarm.
+        """
         self._record()
         alive = self._settings.alive
         if time.monotonic() < self._next_ping_s or not (alive.url or alive.file):
@@ -140,7 +151,8 @@ class Alerter:
 
         Args:
             in_order: the batch has ended, so that no sign of life is expected any more.
-            wait_s: longest time to wait for the thread; by default the time limit of an attempt and ten seconds.
+            wait_s: longest time to wait for the thread; by default the time limit of an attempt and
+                ten seconds.
         """
         if self._thread.is_alive():
             if in_order:
@@ -151,11 +163,18 @@ class Alerter:
         self._record()
 
     def test(self) -> list[tuple[str, str]]:
-        """Send a test to each channel, now; return each one's name and why it failed, ``""`` if it did not."""
+        """Send a test to each channel, now.
+
+        Return each one's name and why it failed, ``""`` if it did not.
+        """
         text = "This is a test of wbcpipe's alerts. You need not do anything."
-        found = []
-        for channel in self._channels:
-            found.append((channel.name, _failure(channel, ("test", "wbcpipe: test alert", text), self._settings)))
+        found = [
+            (
+                channel.name,
+                _failure(channel, ("test", "wbcpipe: test alert", text), self._settings),
+            )
+            for channel in self._channels
+        ]
         alive = self._settings.alive
         if alive.url or alive.file:
             found.append(("alive", _give_sign(alive.url, alive.file, self._settings.timeout_s)))
@@ -165,7 +184,11 @@ class Alerter:
 
     def _work(self) -> None:
         while True:
-            due_s = max(min((at for at, _, _ in self._waiting), default=time.monotonic() + 3600) - time.monotonic(), 0)
+            due_s = max(
+                min((at for at, _, _ in self._waiting), default=time.monotonic() + 3600)
+                - time.monotonic(),
+                0,
+            )
             try:
                 task = self._tasks.get(timeout=due_s)
             except queue.Empty:
@@ -187,7 +210,7 @@ class Alerter:
         reason = _failure(channel, (alert.kind, alert.title, alert.body), self._settings)
         self._outcomes.put(_Outcome(alert.kind, f"{channel.name}: {reason}" if reason else ""))
         if reason:
-            pause_s = _RETRY_S[min(attempts, len(_RETRY_S) - 1)]
+            pause_s = RETRY_S[min(attempts, len(RETRY_S) - 1)]
             self._waiting.append((time.monotonic() + pause_s, attempts + 1, alert))
 
     def _ping(self, url: str, *, touch: bool) -> None:
@@ -217,8 +240,12 @@ class Alerter:
 
     def _journal(self, event: BatchEvent, reason: str) -> None:
         if self._folder is not None:
-            with contextlib.suppress(WbcpipeError, OSError):  # on a full disk the alert matters more than its record
-                self._folder.append(JournalEntry(time=datetime.now(UTC), event=event, reason=reason))
+            with contextlib.suppress(
+                WbcpipeError, OSError
+            ):  # on a full disk the alert matters more than its record
+                self._folder.append(
+                    JournalEntry(time=datetime.now(UTC), event=event, reason=reason)
+                )
 
 
 def _alerts_in_force(journal: list[JournalEntry]) -> set[str]:
@@ -254,8 +281,9 @@ def _apprise_channel(number: int, url: str) -> _Channel:
     try:
         apprise = importlib.import_module("apprise")
     except ImportError as error:
-        raise ConfigError(
-            "alerts to URLs need the package apprise; run `pip install 'wbcpipe[notify]'`, or give a command instead."
+        raise MissingPackageError(
+            "alerts to URLs need the package apprise; run `pip install 'wbcpipe[notify]'`, or "
+            "give a command instead."
         ) from error
     for name in ("apprise", "urllib3", "requests"):
         # They write addresses, with the secrets in them, to the log.
@@ -263,24 +291,28 @@ def _apprise_channel(number: int, url: str) -> _Channel:
     service = apprise.Apprise()
     if not service.add(url):
         raise ConfigError(
-            f"key 'alerts.urls[{number}]' is no URL that apprise knows (it is not shown: it may hold a secret); see "
-            "https://github.com/caronc/apprise/wiki."
+            f"key 'alerts.urls[{number}]' is no URL that apprise knows (it is not shown: it may "
+            f"hold a secret); see https://github.com/caronc/apprise/wiki."
         )
     names = {f"{server.service_name}" for server in service}
     return _Channel(
         f"urls[{number}] ({', '.join(sorted(names))})",
-        lambda _kind, title, body: bool(service.notify(title=title, body=body or title)),  # an empty body is refused
+        lambda _kind, title, body: bool(
+            service.notify(title=title, body=body or title)
+        ),  # an empty body is refused
     )
 
 
 def _run_command(settings: AlertSettings, alert: tuple[str, ...]) -> bool:
     kind, title, body = alert
-    # Windows takes no NUL in an environment, and at most 32,767 characters of a variable; standard input has it all.
+    # Windows takes no NUL in an environment, and at most 32,767 characters of a variable; standard
+    # input has it all.
     words = {"KIND": kind, "TITLE": title[:1000], "BODY": body[:8000]}
     done = subprocess.run(
         settings.command,
         input=f"{title}\n\n{body}\n".encode(),
-        env=os.environ | {f"WBCPIPE_ALERT_{name}": text.replace("\0", " ") for name, text in words.items()},
+        env=os.environ
+        | {f"WBCPIPE_ALERT_{name}": text.replace("\0", " ") for name, text in words.items()},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         timeout=settings.timeout_s,

@@ -1,4 +1,7 @@
-"""The alerts file: whom to tell what, and where the secrets are. None of them enters an error, a log or an argument."""
+"""The alerts file: whom to tell what, and where the secrets are.
+
+None of them enters an error, a log or an argument.
+"""
 
 from __future__ import annotations
 
@@ -60,8 +63,9 @@ class AlertSettings(Part):
 
     Attributes:
         urls: of services, as apprise writes them, such as ``mailto://`` or ``ntfys://``.
-        command: program and arguments, started without a shell. It finds the alert in the environment
-            (``WBCPIPE_ALERT_KIND``, ``_TITLE``, ``_BODY``) and the text on its standard input.
+        command: program and arguments, started without a shell. It finds the alert in the
+            environment (``WBCPIPE_ALERT_KIND``, ``_TITLE``, ``_BODY``) and the text on its standard
+            input.
         kinds: which alerts to send; all by default.
         timeout_s: of one attempt to send.
         alive: see `AliveSettings`.
@@ -84,20 +88,24 @@ def load_alert_settings(path: Path, environment: Mapping[str, str] = os.environ)
     """Read an alerts file; ``${NAME}`` in a URL becomes the environment's variable NAME.
 
     Raises:
-        ConfigError: the file is not there or not valid, a variable is not set, or a URL is written out in a file that
-            other users can read. The text shows no URL.
+        ConfigError: the file is not there or not valid, a variable is not set, or a URL is written
+            out in a file that other users can read. The text shows no URL.
     """
     try:
         raw = tomllib.loads(UserFile(path, "an alerts file (--alerts)", ConfigError).read_text())
     except ConfigError:
         raise
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path}: not TOML ({type(error).__name__}); see docs/morning.md for an example.") from None
+        raise ConfigError(
+            f"{path}: not TOML ({type(error).__name__}); see docs/how-to/morning.md for an example."
+        ) from None
     try:
         settings = _AlertsFile.model_validate(raw).alerts
     except ValidationError as error:
         # `from None`: pydantic's own text shows the values that it refused.
-        findings = "; ".join(explain(item, _AlertsFile, show_values=False) for item in error.errors())
+        findings = "; ".join(
+            explain(item, _AlertsFile, show_values=False) for item in error.errors()
+        )
         raise ConfigError(f"{path}: {findings}.") from None
     _check_command(path, settings)
     alive = settings.alive
@@ -105,33 +113,41 @@ def load_alert_settings(path: Path, environment: Mapping[str, str] = os.environ)
     if any(not _PLACEHOLDER.search(url) for url in urls):
         _check_private(path)
     alive = alive.model_copy(
-        update={name: _fill(path, f"alive.{name}", getattr(alive, name), environment) for name in ("url", "end_url")}
+        update={
+            name: _fill(path, f"alive.{name}", getattr(alive, name), environment)
+            for name in ("url", "end_url")
+        }
     )
     for name in ("url", "end_url"):
         _check_ping_url(path, f"alive.{name}", getattr(alive, name))
-    filled = tuple(_fill(path, f"urls[{number}]", url, environment) for number, url in enumerate(settings.urls))
+    filled = tuple(
+        _fill(path, f"urls[{number}]", url, environment) for number, url in enumerate(settings.urls)
+    )
     return settings.model_copy(update={"urls": filled, "alive": alive})
 
 
 def _check_command(path: Path, settings: AlertSettings) -> None:
     if any(_PLACEHOLDER.search(word) for word in settings.command):
         raise ConfigError(
-            f"{path}: key 'alerts.command' has a ${{NAME}}: other users can read the arguments of a process. The "
-            "command inherits the environment: let it read the variable there."
+            f"{path}: key 'alerts.command' has a ${{NAME}}: other users can read the arguments of "
+            f"a process. The command inherits the environment: let it read the variable there."
         )
 
 
 def _check_private(path: Path) -> None:
     if sys.platform == "win32":
-        # Mode bits say nothing on Windows: `os.stat` derives them from the read-only flag. Access is decided by the
-        # file's ACL, and a file below the user's profile inherits one that only the user, SYSTEM and administrators
-        # pass; to read an ACL takes pywin32, which this project does without. docs/morning.md shows the `icacls` line.
+        # Mode bits say nothing on Windows: `os.stat` derives them from the read-only flag. Access
+        # is decided by the file's ACL, and a file below the user's profile inherits one that only
+        # the user, SYSTEM and administrators pass; to read an ACL takes pywin32, which this project
+        # does without. docs/how-to/morning.md shows the `icacls` line.
         return
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(
-            f"{path}: it holds a URL without ${{NAME}}, which may be secret, and other users can read the file (mode "
-            f"{mode:o}); run `chmod 600 {path}`, or take the secret from the environment with ${{NAME}}."
+            f"{path}: it holds a URL without ${{NAME}}, which may be secret, and other users can "
+            f"read the file (mode {mode:o}); run `chmod 600 {path}`, or take the secret from the "
+            f"environment with "
+            f"${{NAME}}."
         )
 
 
@@ -139,8 +155,8 @@ def _fill(path: Path, key: str, text: str, environment: Mapping[str, str]) -> st
     missing = [name for name in _PLACEHOLDER.findall(text) if not environment.get(name)]
     if missing:
         raise ConfigError(
-            f"{path}: key 'alerts.{key}' needs the environment variable {missing[0]}, which is not set; set it for the "
-            "user who runs the batch."
+            f"{path}: key 'alerts.{key}' needs the environment variable {missing[0]}, which is "
+            f"not set; set it for the user who runs the batch."
         )
     return _PLACEHOLDER.sub(lambda match: environment[match[1]], text)
 
@@ -156,4 +172,6 @@ def _check_ping_url(path: Path, key: str, url: str) -> None:
     except ValueError:
         allowed = False
     if not allowed:
-        raise ConfigError(f"{path}: key 'alerts.{key}': only https:// is allowed, or http:// on this computer.")
+        raise ConfigError(
+            f"{path}: key 'alerts.{key}': only https:// is allowed, or http:// on this computer."
+        )

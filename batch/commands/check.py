@@ -51,8 +51,10 @@ class _Findings:
         estimate = self.estimate
         if estimate is not None and estimate.disk_bytes > estimate.disk_free_bytes:
             return DiskFullError(
-                f"the worklist needs {format_bytes(estimate.disk_bytes)} and {format_bytes(estimate.disk_free_bytes)} "
-                "are free; free space, ask for fewer fields or cells, or give another disk with --data."
+                f"the worklist needs {format_bytes(estimate.disk_bytes)} and "
+                f"{format_bytes(estimate.disk_free_bytes)} "
+                "are free; free space, ask for fewer fields or cells, or give another disk with "
+                "--data."
             )
         return None
 
@@ -71,21 +73,24 @@ def _all(worklist: Worklist) -> str:
 def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool) -> None:
     """Check a worklist and estimate its time and disk space; nothing moves and nothing is written.
 
-    All mistakes are listed at once, each with its line number. A worklist without mistakes is shown as a plan: the
-    slides in their order, the time of each, when the last report is written, the disk space needed and free, the slots
-    used, and what the samples on disk have already. The scope files are checked as `wbcpipe doctor --offline` does.
+    All mistakes are listed at once, each with its line number. A worklist without mistakes is shown
+    as a plan: the slides in their order, the time of each, when the last report is written, the
+    disk space needed and free, the slots used, and what the samples on disk have already. The scope
+    files are checked as `wbcpipe doctor --offline` does.
 
     Exit code 0; 50 for mistakes, 13 if the disk is too small, 21 if a scope file is not in order.
 
+    NIGHT.csv, as a spreadsheet program saves it (comma, semicolon or tab; UTF-8, UTF-16 or
+    Windows-1252):
+
     \b
-    NIGHT.csv, as a spreadsheet program saves it (comma, semicolon or tab; UTF-8, UTF-16 or Windows-1252):
       sample,slot,cells,precision,deadline,notes
       S001,A,400,,,thin film
       S002,B,,"NEU:2,5%",06:30,
 
-    \b
-    Columns: sample; slot, slide, scope, protocol (one-pass, two-pass, two-pass-list), cells, precision, fields,
-    bundle, priority, deadline, control, notes, specimen_seed, specimen_preparation.
+    Columns: sample; slot, slide, scope, protocol (one-pass, two-pass, two-pass-list), cells,
+    precision, fields, bundle, priority, deadline, control, notes, specimen_seed,
+    specimen_preparation.
 
     \b
     Examples:
@@ -98,7 +103,9 @@ def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool
 
     root = data_root(data)
     started = _started_rows(root, worklist_path)
-    findings = _find(inspect_worklist(worklist_path, data=root, scope=scope_name, started=started), root)
+    findings = _find(
+        inspect_worklist(worklist_path, data=root, scope=scope_name, started=started), root
+    )
     error = findings.error()
     if as_json:
         click.echo(json.dumps(_content(findings, error), indent=2, ensure_ascii=False))
@@ -130,10 +137,16 @@ def _find(worklist: Worklist, root: Path) -> _Findings:
     for name, scope in worklist.scopes.items():
         rows = [row for row in estimate.rows if row.row.scope == name]
         slots = {row.slot: row.fields for row in rows}
-        checks = [one for slot, fields in slots.items() for one in check_offline(scope, slot, fields, root)]
+        checks = [
+            one
+            for slot, fields in slots.items()
+            for one in check_offline(scope, slot, fields, root)
+        ]
         # Time, area and disk are those of the whole list here.
         others = ("time", "scan area", "fields", "disk")
-        doctor[name] = list(dict.fromkeys(one for one in checks if one.status != "ok" and one.name not in others))
+        doctor[name] = list(
+            dict.fromkeys(one for one in checks if one.status != "ok" and one.name not in others)
+        )
     return _Findings(worklist, estimate, doctor)
 
 
@@ -146,7 +159,9 @@ def _content(findings: _Findings, error: WbcpipeError | None) -> dict[str, objec
         "mistakes": [asdict(mistake) for mistake in worklist.mistakes],
         "warnings": [asdict(warning) for warning in worklist.warnings],
         "virtual_scopes": [scope.name for scope in worklist.scopes.values() if scope.virtual],
-        "doctor": {name: [asdict(one) for one in checks] for name, checks in findings.doctor.items()},
+        "doctor": {
+            name: [asdict(one) for one in checks] for name, checks in findings.doctor.items()
+        },
     }
     if estimate is not None:
         ends = estimate.row_ends()
@@ -196,9 +211,13 @@ def _print(findings: _Findings, console: Console) -> None:
     if any(row.row.protocol != "one-pass" for row in rows):
         columns["protocol"] = [row.row.protocol for row in rows]
     columns["target"] = [_target(row) for row in rows]
-    columns["fields"] = [f"{row.fields_done} of {row.fields}" if row.fields_done else f"{row.fields}" for row in rows]
+    columns["fields"] = [
+        f"{row.fields_done} of {row.fields}" if row.fields_done else f"{row.fields}" for row in rows
+    ]
     columns["time"] = [format_seconds(row.seconds) for row in rows]
-    columns["until"] = ["finished" if r.state == "finished" else f"{ends[r.row.sample]:%H:%M}" for r in rows]
+    columns["until"] = [
+        "finished" if r.state == "finished" else f"{ends[r.row.sample]:%H:%M}" for r in rows
+    ]
     columns["disk"] = [format_bytes(row.disk_bytes) for row in rows]
     table = Table(box=None, pad_edge=False)
     for column in columns:
@@ -206,7 +225,9 @@ def _print(findings: _Findings, console: Console) -> None:
     for cells in zip(*columns.values(), strict=True):
         table.add_row(*map(Text, cells))
     console.print(table)
-    done, begun = (sum(row.state == state for row in estimate.rows) for state in ("finished", "started"))
+    done, begun = (
+        sum(row.state == state for row in estimate.rows) for state in ("finished", "started")
+    )
     for line in microscope_lines(row.row for row in rows):
         console.print(line, markup=False)
     for name, scope in findings.worklist.scopes.items():
@@ -215,10 +236,14 @@ def _print(findings: _Findings, console: Console) -> None:
             free = ", ".join(slot for slot in scope.slots if slot not in used) or "none"
             console.print(f"slots of {scope.name}: {len(used)} used, free: {free}", markup=False)
     console.print(
-        f"{len(rows)} slides ({done} finished, {begun} partly done): about {format_seconds(estimate.seconds)}, until "
+        f"{len(rows)} slides ({done} finished, {begun} partly done): about "
+        f"{format_seconds(estimate.seconds)}, until "
         f"{estimate.ends:%Y-%m-%d %H:%M} if started now (estimated, not measured)"
     )
-    console.print(f"disk: {format_bytes(estimate.disk_bytes)} needed, {format_bytes(estimate.disk_free_bytes)} free")
+    console.print(
+        f"disk: {format_bytes(estimate.disk_bytes)} needed, "
+        f"{format_bytes(estimate.disk_free_bytes)} free"
+    )
     _print_warnings(findings, console)
 
 
@@ -229,8 +254,10 @@ def _print_warnings(findings: _Findings, console: Console) -> None:
     ends = findings.estimate.row_ends()
     for row in findings.estimate.late():
         console.print(
-            f"warning: line {row.row.line}: the deadline of {row.row.sample}, {row.row.deadline:%Y-%m-%d %H:%M}, is "
-            f"before its estimated end, {ends[row.row.sample]:%Y-%m-%d %H:%M}; give it a higher priority.",
+            f"warning: line {row.row.line}: the deadline of {row.row.sample}, "
+            f"{row.row.deadline:%Y-%m-%d %H:%M}, is "
+            f"before its estimated end, {ends[row.row.sample]:%Y-%m-%d %H:%M}; give it a higher "
+            f"priority.",
             markup=False,
         )
     for name, checks in findings.doctor.items():

@@ -16,4 +16,8 @@ _WIDTH: Final = 132
 def plan_console() -> Console:
     """Return a console on standard output that does not break the lines of a table without need."""
     console = Console(highlight=False)
-    return console if console.is_terminal or "COLUMNS" in os.environ else Console(highlight=False, width=_WIDTH)
+    return (
+        console
+        if console.is_terminal or "COLUMNS" in os.environ
+        else Console(highlight=False, width=_WIDTH)
+    )

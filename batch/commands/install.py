@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from wbcpipe.cli.click_types import ParamType
 from wbcpipe.cli.options import OutputFolder, data_option, deadline_time, options_into
 from wbcpipe.errors import ConfigError
 
@@ -27,19 +28,24 @@ _HINTS = {
         "Stop:  wbcpipe batch stop, or systemctl --user stop {unit}.service"
     ),
     "windows": (
-        'Install: schtasks /Create /TN "{unit}" /XML "{unit}.xml"   (as --out writes it, in UTF-16)\n'
-        "The user must stay logged on (a locked screen is fine): drivers of cameras and stages need a session.\n"
-        'Watch: wbcpipe batch status --watch.   Stop: wbcpipe batch stop.   Remove: schtasks /Delete /TN "{unit}"'
+        'Install: schtasks /Create /TN "{unit}" /XML "{unit}.xml"   (as --out writes it, in '
+        "UTF-16)\n"
+        "The user must stay logged on (a locked screen is fine): drivers of cameras and stages "
+        "need a session.\n"
+        "Watch: wbcpipe batch status --watch.   Stop: wbcpipe batch stop.   Remove: schtasks "
+        '/Delete /TN "{unit}"'
     ),
 }
 
 
-class _TimeOfDay(click.ParamType[datetime]):
+class _TimeOfDay(ParamType[datetime]):
     """A time of day, as its next occurrence."""
 
     name = "time"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
         if isinstance(value, datetime):
             return value
         text = str(value).strip()
@@ -67,7 +73,14 @@ class InstallOptions:
 @click.command("install")
 @click.argument("worklist", type=click.Path(path_type=Path, dir_okay=False), default="NIGHT.csv")
 @click.argument("run_options", nargs=-1, type=click.UNPROCESSED)
-@click.option("--at", type=_TimeOfDay(), default="19:00", show_default=True, metavar="HH:MM", help="When it starts.")
+@click.option(
+    "--at",
+    type=_TimeOfDay(),
+    default="19:00",
+    show_default=True,
+    metavar="HH:MM",
+    help="When it starts.",
+)
 @click.option(
     "--for",
     "system",
@@ -76,7 +89,13 @@ class InstallOptions:
     show_default=True,
     help="The operating system that will start it.",
 )
-@click.option("--unit", default="wbcpipe-night", show_default=True, metavar="NAME", help="Name of the unit or task.")
+@click.option(
+    "--unit",
+    default="wbcpipe-night",
+    show_default=True,
+    metavar="NAME",
+    help="Name of the unit or task.",
+)
 @click.option(
     "--out",
     type=OutputFolder(),
@@ -88,14 +107,15 @@ class InstallOptions:
 def install(options: InstallOptions) -> None:
     """Print the files with which the operating system runs WORKLIST every night; install nothing.
 
-    For Linux a systemd service and its timer, for Windows a task for the Task Scheduler. They start `batch run` at the
-    given time and start it again after a failure: the same command resumes. The worklist may be written later. What
-    follows -- goes to `batch run`. docs/unattended.md says what else the computer needs.
+    For Linux a systemd service and its timer, for Windows a task for the Task Scheduler. They start
+    `batch run` at the given time and start it again after a failure: the same command resumes. The
+    worklist may be written later. What follows -- goes to `batch run`.
+    docs/how-to/unattended.md says what else the computer needs.
 
     \b
     Examples:
       wbcpipe batch install NIGHT.csv --at 19:00
-      wbcpipe batch install NIGHT.csv --for windows --out task -- --scope my-scope.toml --memory-limit 6GB
+      wbcpipe batch install NIGHT.csv --for windows --out task -- --scope my-scope.toml
     """
     from wbcpipe.batch.install.units import start_files
     from wbcpipe.system.files import make_folder, write_atomic
@@ -118,7 +138,9 @@ def _start(options: InstallOptions) -> NightStart:
     from wbcpipe.samples.sample import data_root
 
     if not options.unit.replace("-", "").replace("_", "").isalnum() or not options.unit.isascii():
-        raise ConfigError(f"--unit {options.unit!r}: only letters, digits, '-' and '_' are allowed.")
+        raise ConfigError(
+            f"--unit {options.unit!r}: only letters, digits, '-' and '_' are allowed."
+        )
     worklist = options.worklist.absolute()
     words = [str(worklist), "--data", str(data_root(options.data).absolute()), *options.run_options]
     run.make_context("wbcpipe batch run", list(words))  # a mistake is told now, not at night

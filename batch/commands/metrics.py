@@ -31,10 +31,11 @@ metrics_textfile_option = click.option(
 @batch_option
 @data_option
 def metrics(batch_name: str | None, data: Path | None) -> None:
-    """Print the figures of a batch as Prometheus text: fields, cells, faults, states, time by phase, memory, disk.
+    """Print the figures of a batch as Prometheus text: fields, cells, faults, states, time by
+    phase, memory, disk.
 
-    It reads files alone, so a finished batch has figures too. While a batch runs, `batch run --metrics-port` serves
-    them, and `batch run --metrics-textfile` writes them.
+    It reads files alone, so a finished batch has figures too. While a batch runs, `batch run
+    --metrics-port` serves them, and `batch run --metrics-textfile` writes them.
 
     \b
     Examples:

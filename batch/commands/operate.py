@@ -1,4 +1,7 @@
-"""``batch add``, ``hold``, ``release``, ``skip``, ``retry``, ``stop``, ``confirm``: they post files into the inbox."""
+"""``batch add``, ``hold``, ``release``, ``skip``, ``retry``, ``stop``, ``confirm``.
+
+They post files into the inbox.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
 __all__ = ["add", "confirm", "hold", "release", "retry", "skip", "stop"]
 
 _samples_argument: Final = click.argument("samples", metavar="SAMPLE...", nargs=-1)
-_all_option: Final = click.option("--all", "all_samples", is_flag=True, help="All samples that this can apply to.")
+_all_option: Final = click.option(
+    "--all", "all_samples", is_flag=True, help="All samples that this can apply to."
+)
 
 
 @dataclass(frozen=True)
@@ -38,9 +43,13 @@ class _Target:
     all_samples: bool = False
 
 
-def _sample_command(*, with_all: bool) -> Callable[[Callable[[_Target], None]], Callable[..., None]]:
+def _sample_command(
+    *, with_all: bool
+) -> Callable[[Callable[[_Target], None]], Callable[..., None]]:
     def decorate(command: Callable[[_Target], None]) -> Callable[..., None]:
-        wrapped = json_option(data_option(batch_option(_samples_argument(options_into(_Target)(command)))))
+        wrapped = json_option(
+            data_option(batch_option(_samples_argument(options_into(_Target)(command))))
+        )
         return _all_option(wrapped) if with_all else wrapped
 
     return decorate
@@ -49,7 +58,9 @@ def _sample_command(*, with_all: bool) -> Callable[[Callable[[_Target], None]], 
 @click.command()
 @_sample_command(with_all=True)
 def hold(options: _Target) -> None:
-    """Do not start samples until they are released; a sample that is being scanned is not interrupted.
+    """Do not start samples until they are released.
+
+    A sample that is being scanned is not interrupted.
 
     \b
     Examples:
@@ -76,7 +87,9 @@ def release(options: _Target) -> None:
 @click.command()
 @_sample_command(with_all=False)
 def skip(options: _Target) -> None:
-    """Leave samples out of the batch; one that is being scanned is stopped, and its fields are kept.
+    """Leave samples out of the batch.
+
+    One that is being scanned is stopped, and its fields are kept.
 
     `batch retry` brings a skipped sample back.
 
@@ -103,15 +116,17 @@ def retry(options: _Target) -> None:
 
 
 @click.command()
-@click.option("--now", "at_once", is_flag=True, help="Do not finish the sample that is being scanned.")
+@click.option(
+    "--now", "at_once", is_flag=True, help="Do not finish the sample that is being scanned."
+)
 @batch_option
 @data_option
 @json_option
 def stop(at_once: bool, batch_name: str | None, data: Path | None, as_json: bool) -> None:
     """Stop a running batch after the sample that is being scanned, or at once.
 
-    Samples that are scanned already are still classified and reported, unless --now is given. Nothing is lost: start
-    the same `batch run` again, and it goes on.
+    Samples that are scanned already are still classified and reported, unless --now is given.
+    Nothing is lost: start the same `batch run` again, and it goes on.
 
     \b
     Examples:
@@ -131,10 +146,12 @@ def stop(at_once: bool, batch_name: str | None, data: Path | None, as_json: bool
 @data_option
 @json_option
 def confirm(batch_name: str | None, data: Path | None, as_json: bool) -> None:
-    """Say that what the batch waits for is done: slides are stained, a slide is loaded, or the microscope is mended.
+    """Say that what the batch waits for is done: slides are stained, a slide is loaded, or the
+    microscope is mended.
 
-    `batch status` shows what it waits for. Where a slide may be half loaded, put it right by hand and say what lies on
-    the stage before: `wbcpipe loader state --scope NAME --slide ID`, or `--empty`.
+    `batch status` shows what it waits for. Where a slide may be half loaded, put it right by hand
+    and say what lies on the stage before: `wbcpipe loader state --scope NAME --slide ID`, or
+    `--empty`.
 
     \b
     Examples:
@@ -148,7 +165,8 @@ def confirm(batch_name: str | None, data: Path | None, as_json: bool) -> None:
     heartbeat = folder.heartbeat()
     if heartbeat is not None and heartbeat.microscope.state not in ("waiting", "stopped"):
         raise WorklistError(
-            f"batch {folder.name!r} does not wait for an operator; the microscope: {heartbeat.microscope.state}."
+            f"batch {folder.name!r} does not wait for an operator; the microscope: "
+            f"{heartbeat.microscope.state}."
         )
     _show(folder, post_and_wait(folder, [new_command("confirm")]), as_json)
 
@@ -156,7 +174,9 @@ def confirm(batch_name: str | None, data: Path | None, as_json: bool) -> None:
 def _nobody_waits(folder: BatchFolder) -> str:
     """Return why nothing can be confirmed to a batch that no process runs, and what to do."""
     text = f"no process runs batch {folder.name!r}: there is nothing to confirm."
-    stops = [one for one in folder.journal() if one.event in ("scanning_stopped", "scanning_resumed")]
+    stops = [
+        one for one in folder.journal() if one.event in ("scanning_stopped", "scanning_resumed")
+    ]
     if stops and stops[-1].event == "scanning_stopped":
         text += f" Its scanning was stopped: {stops[-1].reason.rstrip('.')}. Mend that."
     return f"{text} To go on, start the same `wbcpipe batch run` again."
@@ -208,13 +228,22 @@ class _AddOptions:
 
 
 @click.command()
-@click.option("--sample", required=True, metavar="NAME", help="Name of the sample; one that the batch does not have.")
+@click.option(
+    "--sample",
+    required=True,
+    metavar="NAME",
+    help="Name of the sample; one that the batch does not have.",
+)
 @click.option("--slot", metavar="SLOT", help="Slot of the insert, or place in the loader.")
 @click.option("--slide", metavar="ID", help="Id on the slide's label [the sample's name].")
-@click.option("--scope", metavar="NAME", help="Name of a scope, or path of its .toml file [as in the batch].")
+@click.option(
+    "--scope", metavar="NAME", help="Name of a scope, or path of its .toml file [as in the batch]."
+)
 @click.option("--protocol", metavar="NAME", help="one-pass, two-pass or two-pass-list [one-pass].")
 @click.option("--cells", metavar="N", help="Number of cells to count [200].")
-@click.option("--precision", multiple=True, metavar="CLASS:H%", help="As for `wbcpipe run`; may be repeated.")
+@click.option(
+    "--precision", multiple=True, metavar="CLASS:H%", help="As for `wbcpipe run`; may be repeated."
+)
 @click.option("--fields", metavar="N", help="Take exactly this number of fields instead.")
 @click.option("--bundle", metavar="NAME", help="Name or folder of the model [auto].")
 @click.option("--priority", metavar="N", help="The highest first [0].")
@@ -222,7 +251,9 @@ class _AddOptions:
 @click.option("--control", is_flag=True, help="A control slide, for the control charts.")
 @click.option("--notes", metavar="TEXT", help="Shown on the morning page.")
 @click.option("--specimen-seed", metavar="N", help="Virtual scope only: which specimen.")
-@click.option("--specimen-preparation", metavar="NAME", help="Virtual scope only: blood-film or buffy-coat.")
+@click.option(
+    "--specimen-preparation", metavar="NAME", help="Virtual scope only: blood-film or buffy-coat."
+)
 @batch_option
 @data_option
 @json_option
@@ -230,8 +261,9 @@ class _AddOptions:
 def add(options: _AddOptions) -> None:
     """Add a slide to a batch, also while it runs.
 
-    The options are the columns of a worklist, and are checked in the same way: all mistakes are listed at once. The
-    worklist file is not changed. A slot can be given again when the sample before it is done.
+    The options are the columns of a worklist, and are checked in the same way: all mistakes are
+    listed at once. The worklist file is not changed. A slot can be given again when the sample
+    before it is done.
 
     \b
     Examples:
@@ -248,9 +280,12 @@ def add(options: _AddOptions) -> None:
     scopes = {status.row.scope for status in statuses.values()}
     if "scope" not in cells and len(scopes) != 1:
         raise WorklistError(
-            f"batch {folder.name!r} has the scopes {', '.join(sorted(scopes))}; say with --scope which one is meant."
+            f"batch {folder.name!r} has the scopes {', '.join(sorted(scopes))}; say with --scope "
+            f"which one is meant."
         )
-    others = [_without_place(status.row) if status.done else status.row for status in statuses.values()]
+    others = [
+        _without_place(status.row) if status.done else status.row for status in statuses.values()
+    ]
     others += pending_rows(folder)
     row = new_row(cells, data=data_root(options.data), scope=next(iter(scopes), ""), others=others)
     command = new_command("add", row.sample).model_copy(update={"row": row})
@@ -266,7 +301,8 @@ def _post_for_samples(kind: CommandKind, options: _Target) -> None:
     """Check that the command has an effect on each sample, then post one file for each.
 
     Raises:
-        WorklistError: it has none on one of them, or a sample is not in the batch; nothing was posted.
+        WorklistError: it has none on one of them, or a sample is not in the batch; nothing was
+            posted.
     """
     from wbcpipe.batch.state.posting import new_command, post_and_wait
 
@@ -280,16 +316,23 @@ def _post_for_samples(kind: CommandKind, options: _Target) -> None:
         if not names:
             raise WorklistError(f"batch {folder.name!r} has no sample to {kind}.")
     elif not names:
-        raise click.UsageError(f"give the samples to {kind}" + ("." if kind == "skip" else ", or --all."))
+        raise click.UsageError(
+            f"give the samples to {kind}" + ("." if kind == "skip" else ", or --all.")
+        )
     problems = []
     for name in names:
         if name not in statuses:
-            problems.append(f"batch {folder.name!r} has no sample {name!r}; it has {', '.join(statuses) or 'none'}.")
+            problems.append(
+                f"batch {folder.name!r} has no sample {name!r}; it has "
+                f"{', '.join(statuses) or 'none'}."
+            )
         elif problem := command_problem(kind, statuses[name]):
             problems.append(f"{kind} has no effect on sample {name!r}: {problem}.")
     if problems:
         raise WorklistError("\n  ".join(problems))
-    _show(folder, post_and_wait(folder, [new_command(kind, name) for name in names]), options.as_json)
+    _show(
+        folder, post_and_wait(folder, [new_command(kind, name) for name in names]), options.as_json
+    )
 
 
 def _show(folder: BatchFolder, posted: Posted, as_json: bool) -> None:
@@ -299,7 +342,9 @@ def _show(folder: BatchFolder, posted: Posted, as_json: bool) -> None:
         WorklistError: the supervisor refused one.
     """
     if as_json:
-        click.echo(json.dumps({"batch": folder.name, **posted.content()}, indent=2, ensure_ascii=False))
+        click.echo(
+            json.dumps({"batch": folder.name, **posted.content()}, indent=2, ensure_ascii=False)
+        )
     else:
         for command in posted.commands:
             click.echo(f"batch {folder.name}: {_words(command)}: {posted.state}")

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 __all__ = ["batch_option", "find_batch", "rows_scope_option"]
 
-batch_option: Final = click.option("--batch", "batch_name", metavar="NAME", help="The batch [the one started last].")
+batch_option: Final = click.option(
+    "--batch", "batch_name", metavar="NAME", help="The batch [the one started last]."
+)
 rows_scope_option: Final = click.option(
     "--scope",
     "scope_name",
@@ -44,5 +46,7 @@ def find_batch(data: Path | None, name: str | None) -> BatchFolder:
         return folder
     batches = list_batches(root)
     if not batches:
-        raise WorklistError(f"no batch in {root}; start one with `wbcpipe batch run NIGHT.csv`, or give --data.")
+        raise WorklistError(
+            f"no batch in {root}; start one with `wbcpipe batch run NIGHT.csv`, or give --data."
+        )
     return batches[0]

@@ -24,9 +24,9 @@ __all__ = ["report"]
 def report(batch_name: str | None, open_page: bool, data: Path | None, as_json: bool) -> None:
     """Write the morning page of a batch again, and print it as text.
 
-    It says what became of every sample, what went wrong and what to do about it. `batch run` writes it after each
-    sample, so this command is needed only after a report was made again by hand. It reads files alone, and works while
-    the batch runs and afterwards.
+    It says what became of every sample, what went wrong and what to do about it. `batch run` writes
+    it after each sample, so this command is needed only after a report was made again by hand. It
+    reads files alone, and works while the batch runs and afterwards.
 
     \b
     Examples:

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["status"]
 
-_EVERY_S: Final = 2.0
+EVERY_S: Final = 2.0
 #: A batch that was started in another terminal just now needs so long to load.
-_START_S: Final = 10.0
+START_S: Final = 10.0
 _STYLES: Final = {
     "finished": "green",
     "quarantined": "bold red",
@@ -41,16 +41,22 @@ _STYLES: Final = {
 
 
 @click.command()
-@click.option("--watch", is_flag=True, help="Show it again until the batch ends; Ctrl-C leaves the batch alone.")
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Show it again until the batch ends; Ctrl-C leaves the batch alone.",
+)
 @batch_option
 @data_option
 @json_option
 def status(watch: bool, batch_name: str | None, data: Path | None, as_json: bool) -> None:
-    """Show the state of every sample of a batch: field, cells, time left, attempts, and what went wrong.
+    """Show the state of every sample of a batch: field, cells, time left, attempts, and what went
+    wrong.
 
-    Also shown: what the microscope does, whether a process runs the batch and when it last gave a sign of life, and
-    commands that it has not taken yet. Only the files of the batch are read, so a run is never disturbed, and it works
-    over SSH. Without a terminal --watch prints plain text each time a state changes; with --json one object a line.
+    Also shown: what the microscope does, whether a process runs the batch and when it last gave a
+    sign of life, and commands that it has not taken yet. Only the files of the batch are read, so a
+    run is never disturbed, and it works over SSH. Without a terminal --watch prints plain text each
+    time a state changes; with --json one object a line.
 
     \b
     Examples:
@@ -88,7 +94,7 @@ def _watch_terminal(folder: BatchFolder, console: Console) -> None:
 
 def _views(folder: BatchFolder) -> Iterator[BatchStatus]:
     """Yield the status again and again, until the batch has ended, or is not started in a while."""
-    give_up_s = time.monotonic() + _START_S
+    give_up_s = time.monotonic() + START_S
     lived = False
     while True:
         view = read_status(folder)
@@ -96,13 +102,16 @@ def _views(folder: BatchFolder) -> Iterator[BatchStatus]:
         lived = lived or view.lives
         if not view.lives and (lived or time.monotonic() > give_up_s):
             return
-        time.sleep(_EVERY_S)
+        time.sleep(EVERY_S)
 
 
 def _watch_plainly(folder: BatchFolder, console: Console, *, as_json: bool) -> None:
     shown: object = None
     for view in _views(folder):
-        states = [replace(row, done=0, total=0, cells=None, seconds_left=None, memory_bytes=0) for row in view.rows]
+        states = [
+            replace(row, done=0, total=0, cells=None, seconds_left=None, memory_bytes=0)
+            for row in view.rows
+        ]
         if as_json or (view.supervisor, states) != shown:
             shown = (view.supervisor, states)
             if as_json:
@@ -140,13 +149,21 @@ def _render(view: BatchStatus) -> Group:
 
 
 def _header(view: BatchStatus) -> list[tuple[str, str]]:
-    style = {"running": "green", "ended": "green", "starting": "yellow"}.get(view.supervisor, "bold red")
-    age = "" if view.heartbeat_age_s is None else f", last sign of life {format_seconds(view.heartbeat_age_s)} ago"
+    style = {"running": "green", "ended": "green", "starting": "yellow"}.get(
+        view.supervisor, "bold red"
+    )
+    age = (
+        ""
+        if view.heartbeat_age_s is None
+        else f", last sign of life {format_seconds(view.heartbeat_age_s)} ago"
+    )
     what = {
         "running": f"running, process {view.pid}{age}",
         "starting": "starting",
-        "not answering": f"NOT ANSWERING, process {view.pid}{age}; it may hang, or the computer slept",
-        "interrupted": f"not running: it was interrupted{age}; run `wbcpipe batch run` again to go on",
+        "not answering": f"NOT ANSWERING, process {view.pid}{age}; it may hang, or the computer "
+        f"slept",
+        "interrupted": f"not running: it was interrupted{age}; run `wbcpipe batch run` again to "
+        f"go on",
         "ended": "ended",
         "not started": "not started",
     }[view.supervisor]
@@ -159,7 +176,9 @@ def _header(view: BatchStatus) -> list[tuple[str, str]]:
         )
         if microscope.state == "waiting":
             text += "  (when it is done: `wbcpipe batch confirm`)"
-        lines.append((text, {"waiting": "bold yellow", "stopped": "bold red"}.get(microscope.state, "")))
+        lines.append(
+            (text, {"waiting": "bold yellow", "stopped": "bold red"}.get(microscope.state, ""))
+        )
     if view.stopping:
         lines.append((f"stopping {view.stopping}", "yellow"))
     return lines
@@ -167,7 +186,11 @@ def _header(view: BatchStatus) -> list[tuple[str, str]]:
 
 def _footer(view: BatchStatus) -> list[tuple[str, str]]:
     counts = ", ".join(f"{number} {state}" for state, number in view.counts.items())
-    left = "" if view.seconds_left is None else f"; about {format_seconds(view.seconds_left)} of scanning left"
+    left = (
+        ""
+        if view.seconds_left is None
+        else f"; about {format_seconds(view.seconds_left)} of scanning left"
+    )
     lines = [(f"{len(view.rows)} samples: {counts}{left}", "")]
     if view.disk_free_bytes:
         lines.append((f"disk: {format_bytes(view.disk_free_bytes)} free", ""))
@@ -188,7 +211,13 @@ def _table(rows: tuple[RowProgress, ...]) -> Table:
         table.add_column(column, overflow="fold")
     for row in rows:
         state = row.phase if row.phase and row.phase != row.state else row.state
-        field = f"{row.done} of {row.total}" if row.total and row.phase else f"{row.done}" if row.done else ""
+        field = (
+            f"{row.done} of {row.total}"
+            if row.total and row.phase
+            else f"{row.done}"
+            if row.done
+            else ""
+        )
         cells = "" if row.cells is None else f"{row.cells}"
         left = "" if row.seconds_left is None else format_seconds(row.seconds_left)
         attempts = f"{row.attempts} failed" if row.attempts else ""

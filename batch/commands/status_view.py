@@ -14,7 +14,14 @@ from wbcpipe.system.process_limits import is_alive
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from wbcpipe.batch.records import Command, Heartbeat, JournalEntry, MicroscopeState, Phase, ProcessStatus
+    from wbcpipe.batch.records import (
+        Command,
+        Heartbeat,
+        JournalEntry,
+        MicroscopeState,
+        Phase,
+        ProcessStatus,
+    )
     from wbcpipe.batch.row_status import RowState, RowStatus
     from wbcpipe.batch.state.batch_folder import BatchFolder
 
@@ -23,10 +30,18 @@ __all__ = ["BatchStatus", "RowProgress", "read_status"]
 #: A supervisor that has written no heartbeat for so long does not answer.
 _SILENT_S: Final = 30.0
 #: Phases of a row that need the microscope.
-_MICROSCOPE: Final[tuple[Phase, ...]] = ("loading the slide", "opening", "focusing", "scanning", "staining")
+_MICROSCOPE: Final[tuple[Phase, ...]] = (
+    "loading the slide",
+    "opening",
+    "focusing",
+    "scanning",
+    "staining",
+)
 #: Phases whose pace tells the time left.
 _PACED: Final[tuple[Phase, ...]] = ("scanning", "segmenting", "classifying")
-SupervisorState = Literal["running", "starting", "not answering", "interrupted", "ended", "not started"]
+SupervisorState = Literal[
+    "running", "starting", "not answering", "interrupted", "ended", "not started"
+]
 
 
 @dataclass(frozen=True)
@@ -62,7 +77,8 @@ class BatchStatus:
 
     Attributes:
         name: of the batch.
-        supervisor: ``not answering`` if it lives and is silent; ``interrupted`` if it died before the end.
+        supervisor: ``not answering`` if it lives and is silent; ``interrupted`` if it died before
+            the end.
         heartbeat_age_s: time since its last heartbeat; ``None`` without one.
         pid: of the supervisor that wrote it; 0 without one.
         microscope: its state; ``None`` without a heartbeat of a process that lives.
@@ -118,7 +134,9 @@ def read_status(folder: BatchFolder, now: datetime | None = None) -> BatchStatus
     return BatchStatus(
         name=folder.name,
         supervisor=supervisor,
-        heartbeat_age_s=None if heartbeat is None else max(0.0, (now - heartbeat.time).total_seconds()),
+        heartbeat_age_s=None
+        if heartbeat is None
+        else max(0.0, (now - heartbeat.time).total_seconds()),
         pid=0 if heartbeat is None else heartbeat.pid,
         microscope=None if live is None else live.microscope,
         stopping="" if live is None else live.stopping,
@@ -134,20 +152,28 @@ def read_status(folder: BatchFolder, now: datetime | None = None) -> BatchStatus
 def _supervisor(
     folder: BatchFolder, heartbeat: Heartbeat | None, journal: Iterable[JournalEntry], now: datetime
 ) -> SupervisorState:
-    marks = [entry.event for entry in journal if entry.event in ("batch_started", "batch_resumed", "batch_ended")]
+    marks = [
+        entry.event
+        for entry in journal
+        if entry.event in ("batch_started", "batch_resumed", "batch_ended")
+    ]
     of_living = heartbeat is not None and is_alive(heartbeat.pid, heartbeat.created)
     try:
         running = folder.is_running()
     except OSError:  # no right to open the lock: another user's batch
         running = of_living and marks[-1:] != ["batch_ended"]
     if not running:
-        return "ended" if marks[-1:] == ["batch_ended"] else "interrupted" if marks else "not started"
+        return (
+            "ended" if marks[-1:] == ["batch_ended"] else "interrupted" if marks else "not started"
+        )
     if heartbeat is None or not of_living:
         return "starting"
     return "not answering" if (now - heartbeat.time).total_seconds() > _SILENT_S else "running"
 
 
-def _row(status: RowStatus, process: ProcessStatus | None, heartbeat: Heartbeat | None) -> RowProgress:
+def _row(
+    status: RowStatus, process: ProcessStatus | None, heartbeat: Heartbeat | None
+) -> RowProgress:
     figures = status.figures
     cells = int(figures["cells"]) if "cells" in figures else None
     done = int(figures.get("fields", 0))
@@ -162,7 +188,9 @@ def _row(status: RowStatus, process: ProcessStatus | None, heartbeat: Heartbeat 
         done=done if process is None else process.done,
         total=done if process is None else process.total,
         cells=cells,
-        seconds_left=None if process is None or heartbeat is None else _phase_seconds_left(process, heartbeat.time),
+        seconds_left=None
+        if process is None or heartbeat is None
+        else _phase_seconds_left(process, heartbeat.time),
         reason="" if status.state == "finished" else status.reason,
         memory_bytes=0 if process is None else process.memory_bytes,
     )
@@ -177,9 +205,13 @@ def _phase_seconds_left(process: ProcessStatus, now: datetime) -> float | None:
 
 
 def _seconds_left(
-    statuses: Iterable[RowStatus], rows: Iterable[RowProgress], processes: Mapping[str, ProcessStatus]
+    statuses: Iterable[RowStatus],
+    rows: Iterable[RowProgress],
+    processes: Mapping[str, ProcessStatus],
 ) -> float | None:
-    """Return the time until the last row is scanned: that of the rows scanned so far, or of the one being scanned."""
+    """Return the time until the last row is scanned: that of the rows scanned so far, or of the one
+    being scanned.
+    """
     rows = tuple(rows)
     known = [seconds for status in statuses if (seconds := _scan_seconds(status)) > 0]
     scanning = [row for row in rows if row.phase == "scanning" and row.seconds_left is not None]
@@ -187,10 +219,20 @@ def _seconds_left(
     waiting = sum(row.state == "waiting" and row.sample not in processes for row in rows)
     if not known:
         # At the pace of the slide on the microscope.
-        known = [row.seconds_left * row.total / (row.total - row.done) for row in scanning if row.seconds_left]
+        known = [
+            row.seconds_left * row.total / (row.total - row.done)
+            for row in scanning
+            if row.seconds_left
+        ]
     if waiting and not known:
         return None
-    return round(left_s + waiting * fmean(known), 1) if waiting else round(left_s, 1) if scanning else None
+    return (
+        round(left_s + waiting * fmean(known), 1)
+        if waiting
+        else round(left_s, 1)
+        if scanning
+        else None
+    )
 
 
 def _scan_seconds(status: RowStatus) -> float:
@@ -201,4 +243,6 @@ def _scan_seconds(status: RowStatus) -> float:
 
 def _event_text(entry: JournalEntry) -> str:
     words = entry.event.replace("_", " ")
-    return f"{entry.time.astimezone():%Y-%m-%d %H:%M} {words}" + (f": {entry.reason}" if entry.reason else "")
+    return f"{entry.time.astimezone():%Y-%m-%d %H:%M} {words}" + (
+        f": {entry.reason}" if entry.reason else ""
+    )

@@ -1,1 +1,4 @@
-"""Files with which the operating system starts a batch every night: systemd units, a task of Windows."""
+"""Files with which the operating system starts a batch every night.
+
+Systemd units, a task of Windows.
+"""

@@ -56,7 +56,9 @@ class StartFile:
     encoding: str = "utf-8"
 
     def content(self) -> bytes:
-        """Return the file's bytes: `schtasks` reads UTF-16 with a byte order mark, and Windows's line ends."""
+        """Return the file's bytes: `schtasks` reads UTF-16 with a byte order mark, and Windows's
+        line ends.
+        """
         text = self.text.replace("\n", "\r\n") if self.encoding == "utf-16" else self.text
         return text.encode(self.encoding)
 
@@ -69,7 +71,9 @@ def start_files(start: NightStart, system: System) -> list[StartFile]:
     """
     for word in (*start.words, str(start.folder), start.title):
         if not word.isprintable():
-            raise ConfigError(f"{word!r} has a character that cannot be printed: rename the file or folder.")
+            raise ConfigError(
+                f"{word!r} has a character that cannot be printed: rename the file or folder."
+            )
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("wbcpipe.batch.install"),
         autoescape=jinja2.select_autoescape(enabled_extensions=("xml.j2",)),
@@ -80,14 +84,19 @@ def start_files(start: NightStart, system: System) -> list[StartFile]:
     render = functools.partial(_render, environment, start)
     if system == "windows":
         return [StartFile(f"{start.unit}.xml", render("wbcpipe-night.xml.j2"), "utf-16")]
-    return [StartFile(f"{start.unit}.{kind}", render(f"wbcpipe-night.{kind}.j2")) for kind in ("service", "timer")]
+    return [
+        StartFile(f"{start.unit}.{kind}", render(f"wbcpipe-night.{kind}.j2"))
+        for kind in ("service", "timer")
+    ]
 
 
 def _render(environment: jinja2.Environment, start: NightStart, template: str) -> str:
     return environment.get_template(template).render(
         unit=start.unit,
         title=start.title if template.endswith("xml.j2") else start.title.replace("%", "%%"),
-        folder=str(start.folder) if template.endswith("xml.j2") else str(start.folder).replace("%", "%%"),
+        folder=str(start.folder)
+        if template.endswith("xml.j2")
+        else str(start.folder).replace("%", "%%"),
         command=" ".join(map(_systemd_word, start.words)),
         program=start.words[0],
         arguments=subprocess.list2cmdline(start.words[1:]),

@@ -43,7 +43,9 @@ _STATE_SIGNS: Final = {
 _STYLE: Final = re.compile(r"<style>(.*?)</style>", re.S)
 
 
-def write_morning_page(folder: BatchFolder, *, now: datetime | None = None, ended: bool = False) -> Path:
+def write_morning_page(
+    folder: BatchFolder, *, now: datetime | None = None, ended: bool = False
+) -> Path:
     """Write ``morning.html`` and ``morning.txt`` of a batch; return the path of the page.
 
     A sample whose files are damaged is shown as such.
@@ -66,9 +68,12 @@ def write_morning_page(folder: BatchFolder, *, now: datetime | None = None, ende
 
 
 def render_html(summary: NightSummary) -> str:
-    """Return the page: one file, without scripts, whose content security policy allows its own style alone."""
+    """Return the page: one file, without scripts, whose content security policy allows its own
+    style alone.
+    """
     page = _render("morning.html.j2", summary)
-    # A policy that names the style by its hash; no attribute of the page holds style, and nothing is fetched.
+    # A policy that names the style by its hash; no attribute of the page holds style, and nothing
+    # is fetched.
     style = _STYLE.search(page)
     digest = base64.b64encode(hashlib.sha256(style[1].encode() if style else b"").digest()).decode()
     return page.replace("{style-hash}", f"sha256-{digest}", 1)
@@ -97,7 +102,9 @@ def _render(template: str, summary: NightSummary) -> str:
         notice=NOTICE,
         version=VERSION,
         colours=class_colours(list(names)),
-        phases=[phase for phase in PHASES if any(phase in sample.phases_s for sample in summary.samples)],
+        phases=[
+            phase for phase in PHASES if any(phase in sample.phases_s for sample in summary.samples)
+        ],
         signs=_STATE_SIGNS,
         attention=[sample for sample in summary.samples if sample.needs_attention],
         unsafe=[quality for quality in summary.quality if quality.broken and not quality.passed],
@@ -107,7 +114,8 @@ def _render(template: str, summary: NightSummary) -> str:
 
 
 def one_line(text: object) -> str:
-    """Return text of a worklist or an error as one line without control characters and without marks of direction.
+    """Return text of a worklist or an error as one line without control characters and without
+    marks of direction.
 
     >>> one_line("two\\nlines \\x1b[31m\\u202egnp.exe")
     'two lines [31mgnp.exe'
@@ -117,11 +125,15 @@ def one_line(text: object) -> str:
 
 
 def _clock(time: datetime | None, *, started: datetime | None, date: bool = True) -> str:
-    """Return the local time of day, with the date (unless ``date`` is off) where it is not that of the start."""
+    """Return the local time of day, with the date (unless ``date`` is off) where it is not that of
+    the start.
+    """
     if time is None:
         return "–"
     local = time.astimezone()
-    same_day = started is not None and started.astimezone().date() == local.date() and time != started
+    same_day = (
+        started is not None and started.astimezone().date() == local.date() and time != started
+    )
     return f"{local:%H:%M}" if same_day or not date else f"{local:%Y-%m-%d %H:%M}"
 
 
@@ -164,5 +176,11 @@ def _si(number: float | None) -> str:
 def _wrap(text: object, indent: int = 2) -> str:
     """Return one line of text wrapped for a mail, each line indented."""
     space = " " * indent
-    lines = textwrap.wrap(one_line(text), _WIDTH, initial_indent=space, subsequent_indent=space, break_on_hyphens=False)
+    lines = textwrap.wrap(
+        one_line(text),
+        _WIDTH,
+        initial_indent=space,
+        subsequent_indent=space,
+        break_on_hyphens=False,
+    )
     return "\n".join(lines)

@@ -18,12 +18,15 @@ __all__ = ["scope_names", "scope_quality"]
 
 
 def scope_names(scopes: Iterable[str]) -> list[str]:
-    """Return the names of scopes that a worklist names, each by its name or by the path of its file.
+    """Return the names of scopes that a worklist names, each by its name or by the path of its
+    file.
 
     >>> scope_names(["demo", "scopes/left.toml", "demo"])
     ['demo', 'left']
     """
-    return list(dict.fromkeys(PurePath(text).stem if text.endswith(".toml") else text for text in scopes))
+    return list(
+        dict.fromkeys(PurePath(text).stem if text.endswith(".toml") else text for text in scopes)
+    )
 
 
 def scope_quality(data: Path, scopes: Iterable[str], batch: str) -> Iterator[ScopeQuality]:
@@ -42,7 +45,13 @@ def scope_quality(data: Path, scopes: Iterable[str], batch: str) -> Iterator[Sco
             continue
         if quality.charts:
             charts = tuple(
-                QcChart(title=line.info.title, description=chart_description(line), svg=qc_chart_svg(line))
+                QcChart(
+                    title=line.info.title,
+                    description=chart_description(line),
+                    svg=qc_chart_svg(line),
+                )
                 for line in quality.charts
             )
-            yield ScopeQuality(scope=name, passed=quality.passed, broken=quality.broken, charts=charts)
+            yield ScopeQuality(
+                scope=name, passed=quality.passed, broken=quality.broken, charts=charts
+            )

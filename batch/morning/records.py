@@ -56,8 +56,8 @@ class SampleSummary(Part):
         state, attempts, error, reason: see `RowStatus`.
         advice: what to do; empty if nothing is to be done.
         problem: why its files cannot be read; the figures below are then missing.
-        counted, unidentified_percent, classes: of the differential; ``None`` and empty before the report.
-        gates_passed, gates_failed: of the differential.
+        counted, unidentified_percent, classes: of the differential; ``None`` and empty before the
+        report. gates_passed, gates_failed: of the differential.
         warnings: of the differential that are no gates.
         verification: ``preliminary``, or ``verified by`` and who signed; empty before the report.
         fields_taken, fields_missing, fields_empty: ``None`` before the first field.
@@ -111,7 +111,9 @@ class SampleSummary(Part):
 
 
 class NightEvent(Part):
-    """An event of the batch, or of an operator: ``text`` in words, ``advice`` empty if nothing is to be done."""
+    """An event of the batch, or of an operator: ``text`` in words, ``advice`` empty if nothing is
+    to be done.
+    """
 
     time: AwareDatetime
     event: str

@@ -25,7 +25,7 @@ from wbcpipe.batch.state.microscopes import virtual_scopes
 from wbcpipe.batch.state.night_times import idle_seconds, microscope_use, used_seconds
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.report.document import count_fields, document_paths
-from wbcpipe.report.tables import flag_words, gate_figure
+from wbcpipe.report.words import flag_words, gate_figure
 from wbcpipe.samples.differential_record import DifferentialRecord
 from wbcpipe.samples.fields import PASSES
 from wbcpipe.samples.light_record import read_exposures
@@ -45,9 +45,11 @@ __all__ = ["PHASES", "summarise"]
 
 #: Phases in the order in which a sample goes through them.
 PHASES: Final[tuple[Phase, ...]] = Phase.__args__  # type: ignore[attr-defined]
-#: What a damaged or foreign file of a sample may raise; such a row says so, and the page is written.
+#: What a damaged or foreign file of a sample may raise; such a row says so, and the page is
+#: written.
 _DAMAGED: Final = (WbcpipeError, OSError, ValueError, KeyError, TypeError)
-#: Events of the batch that its reader should know, and what happened where the entry gives no reason.
+#: Events of the batch that its reader should know, and what happened where the entry gives no
+#: reason.
 _EVENTS: Final[Mapping[str, str]] = {
     "batch_resumed": "the batch was started again after an interruption",
     "check_failed": "the check of the microscope failed",
@@ -99,7 +101,11 @@ def summarise(
     samples = tuple(_sample(folder, status, uses) for status in statuses.values())
     states = Counter(sample.state for sample in samples)
     check, check_problem = _check(folder)
-    quality = tuple(scope_quality(folder.root, (row.scope for row in record.rows), folder.name)) if charts else ()
+    quality = (
+        tuple(scope_quality(folder.root, (row.scope for row in record.rows), folder.name))
+        if charts
+        else ()
+    )
     return NightSummary(
         name=folder.name,
         headline=_headline(states, samples, quality),
@@ -113,7 +119,9 @@ def summarise(
         light=_total_light(samples),
         samples=samples,
         events=tuple(_event(entry, _EVENTS) for entry in journal if entry.event in _EVENTS),
-        operator_events=tuple(_event(entry, _OPERATOR_EVENTS) for entry in journal if _by_operator(entry)),
+        operator_events=tuple(
+            _event(entry, _OPERATOR_EVENTS) for entry in journal if _by_operator(entry)
+        ),
         check=check,
         check_problem=check_problem,
         quality=quality,
@@ -121,7 +129,11 @@ def summarise(
     )
 
 
-def _headline(states: Mapping[RowState, int], samples: Sequence[SampleSummary], quality: Sequence[ScopeQuality]) -> str:
+def _headline(
+    states: Mapping[RowState, int],
+    samples: Sequence[SampleSummary],
+    quality: Sequence[ScopeQuality],
+) -> str:
     total = sum(states.values())
     if not total:
         return "no samples"
@@ -130,9 +142,17 @@ def _headline(states: Mapping[RowState, int], samples: Sequence[SampleSummary], 
     parts = [
         f"{states.get('finished', 0)} of {total} finished",
         f"{doubtful} of them to be checked" if doubtful else "",
-        *(f"{number} {state}" for state in ("quarantined", "skipped") if (number := states.get(state, 0))),
+        *(
+            f"{number} {state}"
+            for state in ("quarantined", "skipped")
+            if (number := states.get(state, 0))
+        ),
         f"{left} left" if left else "",
-        *(f"control rules broken on {scope.scope}" for scope in quality if scope.broken and not scope.passed),
+        *(
+            f"control rules broken on {scope.scope}"
+            for scope in quality
+            if scope.broken and not scope.passed
+        ),
     ]
     return ", ".join(part for part in parts if part)
 
@@ -181,7 +201,9 @@ def _sample(folder: BatchFolder, status: RowStatus, uses: Sequence[MicroscopeUse
         error=status.error,
         reason=status.reason,
         advice=_advice(status),
-        phases_s={phase: figures[name] for phase in PHASES if (name := phase_figure(phase)) in figures},
+        phases_s={
+            phase: figures[name] for phase in PHASES if (name := phase_figure(phase)) in figures
+        },
         scan_s=used_seconds([use for use in uses if use.sample == row.sample]),
         memory_bytes=int(figures["memory_bytes"]) if figures.get("memory_bytes", -1) >= 0 else None,
         started=status.started and _aware(status.started),
@@ -197,7 +219,9 @@ def _sample(folder: BatchFolder, status: RowStatus, uses: Sequence[MicroscopeUse
             found |= {"report": _report_link(folder, sample)}
             found |= _differential(sample)
             if status.state == "finished" and "counted" not in found:
-                found["problem"] = f"{document_paths(sample)[0]} is not there, although the sample was finished"
+                found["problem"] = (
+                    f"{document_paths(sample)[0]} is not there, although the sample was finished"
+                )
         elif status.state == "finished":
             found["problem"] = f"{sample.path} is not there, although the sample was finished"
     except _DAMAGED as error:
@@ -274,7 +298,9 @@ def _gate(gate: QualityGate) -> FailedGate:
     comparison = "at least" if gate.comparison == ">=" else "at most"
     figure = gate_figure(gate) if gate.figure is None else f"{gate_figure(gate)}{unit}"
     limit = f"{comparison} {gate.limit:g}{unit}"
-    return FailedGate(name=gate.name, title=gate.title, figure=figure, limit=limit, advice=GATE_ADVICE[gate.name])
+    return FailedGate(
+        name=gate.name, title=gate.title, figure=figure, limit=limit, advice=GATE_ADVICE[gate.name]
+    )
 
 
 def _warnings(document: DifferentialRecord) -> list[str]:

@@ -1,1 +1,4 @@
-"""What a night does beside its samples: checks, alerts, the morning page and figures for Prometheus."""
+"""What a night does beside its samples.
+
+Checks, alerts, the morning page and figures for Prometheus.
+"""

@@ -1,6 +1,9 @@
-"""Figures of a batch for Prometheus: on a port of this computer alone, or as a file for node_exporter.
+"""Figures of a batch for Prometheus.
 
-Everything is read from the files of the batch when it is asked for, so a finished batch has figures too.
+On a port of this computer alone, or as a file for node_exporter.
+
+Everything is read from the files of the batch when it is asked for, so a finished batch has figures
+too.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from wbcpipe.batch.morning.summary import summarise
 from wbcpipe.batch.records import MicroscopeState
 from wbcpipe.batch.row_status import RowState
 from wbcpipe.batch.state.night_times import idle_seconds
-from wbcpipe.errors import ConfigError, WbcpipeError
+from wbcpipe.errors import ConfigError, MissingPackageError, WbcpipeError
 from wbcpipe.system.files import write_atomic
 
 if TYPE_CHECKING:
@@ -31,8 +34,15 @@ __all__ = ["MetricsExporter", "metrics_text"]
 
 _HOST: Final = "127.0.0.1"
 #: Between two writings of the file; node_exporter is asked about as often.
-_FILE_S: Final = 15.0
-_FAULTS: Final = ("attempt_failed", "interrupted", "check_failed", "scanning_stopped", "computer_slept", "disk_low")
+FILE_EVERY_S: Final = 15.0
+_FAULTS: Final = (
+    "attempt_failed",
+    "interrupted",
+    "check_failed",
+    "scanning_stopped",
+    "computer_slept",
+    "disk_low",
+)
 _MICROSCOPE_STATES: Final = get_args(MicroscopeState.model_fields["state"].annotation)
 
 _log = logging.getLogger(__name__)
@@ -42,8 +52,9 @@ def _prometheus(module: str = "") -> Any:
     try:
         return importlib.import_module(f"prometheus_client{module}")
     except ImportError as error:
-        raise ConfigError(
-            "figures for Prometheus need the package prometheus-client; run `pip install 'wbcpipe[night]'`."
+        raise MissingPackageError(
+            "figures for Prometheus need the package prometheus-client; run `pip install "
+            "'wbcpipe[night]'`."
         ) from error
 
 
@@ -51,7 +62,7 @@ def metrics_text(folder: BatchFolder) -> bytes:
     """Return the figures of a batch in Prometheus' text format.
 
     Raises:
-        ConfigError: prometheus-client is missing.
+        MissingPackageError: prometheus-client is missing.
     """
     text: bytes = _prometheus().generate_latest(_registry(folder))
     return text
@@ -66,14 +77,17 @@ class MetricsExporter:
         textfile: of node_exporter's textfile collector; its name must end in ``.prom``.
 
     Raises:
-        ConfigError: prometheus-client is missing, the port is in use, or the file's name or folder is not valid.
+        ConfigError: the port is in use, or the file's name or folder is not valid.
+        MissingPackageError: prometheus-client is not installed.
     """
 
-    def __init__(self, folder: BatchFolder, *, port: int | None = None, textfile: Path | None = None) -> None:
+    def __init__(
+        self, folder: BatchFolder, *, port: int | None = None, textfile: Path | None = None
+    ) -> None:
         if textfile is not None and (textfile.suffix != ".prom" or not textfile.parent.is_dir()):
             raise ConfigError(
-                f"--metrics-textfile {textfile}: node_exporter reads only files named *.prom; give such a name, in a "
-                "folder that exists."
+                f"--metrics-textfile {textfile}: node_exporter reads only files named *.prom; "
+                f"give such a name, in a folder that exists."
             )
         self._folder, self._wanted_port, self._textfile = folder, port, textfile
         self._stopping = threading.Event()
@@ -101,10 +115,13 @@ class MetricsExporter:
 
     def _serve(self, port: int) -> None:
         try:
-            server, thread = _prometheus().start_http_server(port, addr=_HOST, registry=_registry(self._folder))
+            server, thread = _prometheus().start_http_server(
+                port, addr=_HOST, registry=_registry(self._folder)
+            )
         except (OSError, OverflowError) as error:
             raise ConfigError(
-                f"--metrics-port {port}: the port of {_HOST} cannot be opened ({error}); give a free one."
+                f"--metrics-port {port}: the port of {_HOST} cannot be opened ({error}); give a "
+                f"free one."
             ) from error
         self.port = server.server_port
         self._stack.callback(thread.join, 5.0)
@@ -112,7 +129,7 @@ class MetricsExporter:
         self._stack.callback(server.shutdown)
 
     def _keep_writing(self) -> None:
-        while not self._stopping.wait(_FILE_S):
+        while not self._stopping.wait(FILE_EVERY_S):
             self._write()
 
     def _write(self) -> None:
@@ -139,7 +156,10 @@ class _Collector:
         self._core = _prometheus(".core")
 
     def collect(self) -> Iterator[Any]:
-        """Yield each family of figures; of files that cannot be read, only that they cannot be read."""
+        """Yield each family of figures.
+
+        Of files that cannot be read, only that they cannot be read.
+        """
         try:
             families = [
                 *self._of_summary(summarise(self._folder, charts=False)),
@@ -148,7 +168,9 @@ class _Collector:
             families += self._of_heartbeat()
         except (WbcpipeError, OSError):
             families = []
-        yield self._gauge("readable", "1 if the files of the batch can be read.", [((), float(bool(families)))])
+        yield self._gauge(
+            "readable", "1 if the files of the batch can be read.", [((), float(bool(families)))]
+        )
         yield from families
 
     def _of_summary(self, summary: NightSummary) -> Iterator[Any]:
@@ -159,7 +181,12 @@ class _Collector:
             "missing": sum(sample.fields_missing for sample in summary.samples),
             "empty": sum(sample.fields_empty for sample in summary.samples),
         }
-        yield self._counter("fields", "Fields of view by result.", [((key,), n) for key, n in fields.items()], "result")
+        yield self._counter(
+            "fields",
+            "Fields of view by result.",
+            [((key,), n) for key, n in fields.items()],
+            "result",
+        )
         cells = sum(sample.counted or 0 for sample in summary.samples)
         yield self._counter("cells_counted", "Cells counted in finished reports.", [((), cells)])
         failed = sum(len(sample.gates_failed) for sample in summary.samples)
@@ -168,19 +195,37 @@ class _Collector:
         for sample in summary.samples:
             for phase, seconds in sample.phases_s.items():
                 phases[phase] += seconds  # type: ignore[assignment]
-        yield self._counter("phase_seconds", "Time by phase.", [((name,), s) for name, s in phases.items()], "phase")
-        yield self._counter("microscope_seconds", "Time with a sample.", [((), summary.microscope_s)])
+        yield self._counter(
+            "phase_seconds", "Time by phase.", [((name,), s) for name, s in phases.items()], "phase"
+        )
+        yield self._counter(
+            "microscope_seconds", "Time with a sample.", [((), summary.microscope_s)]
+        )
         light_s = summary.light.total_ms / 1000
-        yield self._counter("fluorescence_seconds", "Fluorescence exposure of all slides.", [((), light_s)])
+        yield self._counter(
+            "fluorescence_seconds", "Fluorescence exposure of all slides.", [((), light_s)]
+        )
         peak = max((sample.memory_bytes or 0 for sample in summary.samples), default=0)
-        yield self._gauge("peak_memory_bytes", "Highest memory of the process of a sample so far.", [((), peak)])
-        yield self._gauge("running", "1 while a process runs the batch.", [((), float(summary.running))])
+        yield self._gauge(
+            "peak_memory_bytes", "Highest memory of the process of a sample so far.", [((), peak)]
+        )
+        yield self._gauge(
+            "running", "1 while a process runs the batch.", [((), float(summary.running))]
+        )
 
     def _of_journal(self, journal: list[JournalEntry]) -> Iterator[Any]:
         faults = Counter((entry.event, entry.error) for entry in journal if entry.event in _FAULTS)
-        yield self._counter("faults", "Faults by kind, and by class of error.", list(faults.items()), "kind", "error")
+        yield self._counter(
+            "faults",
+            "Faults by kind, and by class of error.",
+            list(faults.items()),
+            "kind",
+            "error",
+        )
         pauses = idle_seconds(journal)
-        yield self._counter("idle_seconds", "Idle time of the microscope between samples.", [((), sum(pauses))])
+        yield self._counter(
+            "idle_seconds", "Idle time of the microscope between samples.", [((), sum(pauses))]
+        )
         last = pauses[-1] if pauses else 0.0
         yield self._gauge("last_idle_seconds", "The last such pause.", [((), last)])
 
@@ -188,14 +233,24 @@ class _Collector:
         beat = self._folder.heartbeat()
         if beat is None:
             return
-        yield self._gauge("heartbeat_timestamp_seconds", "Time of the last heartbeat.", [((), beat.time.timestamp())])
-        yield self._gauge("disk_free_bytes", "Free space at the data folder.", [((), beat.disk_free_bytes)])
+        yield self._gauge(
+            "heartbeat_timestamp_seconds",
+            "Time of the last heartbeat.",
+            [((), beat.time.timestamp())],
+        )
+        yield self._gauge(
+            "disk_free_bytes", "Free space at the data folder.", [((), beat.disk_free_bytes)]
+        )
         states = [((state,), float(state == beat.microscope.state)) for state in _MICROSCOPE_STATES]
         yield self._gauge("microscope_state", "1 for the microscope's state.", states, "state")
         memory = [((process.sample,), process.memory_bytes) for process in beat.processes]
-        yield self._gauge("memory_bytes", "Memory of the process of a sample and its children.", memory, "sample")
+        yield self._gauge(
+            "memory_bytes", "Memory of the process of a sample and its children.", memory, "sample"
+        )
         cells = sum(process.cells or 0 for process in beat.processes)
-        yield self._gauge("cells_in_progress", "Cells counted so far in samples in progress.", [((), cells)])
+        yield self._gauge(
+            "cells_in_progress", "Cells counted so far in samples in progress.", [((), cells)]
+        )
 
     def _gauge(self, name: str, text: str, values: Any, *labels: str) -> Any:
         return self._filled(self._core.GaugeMetricFamily, name, text, values, labels)

@@ -1,4 +1,7 @@
-"""What `batch run` does beside scanning and processing: checks, alerts, figures, the morning page, control charts."""
+"""What `batch run` does beside scanning and processing.
+
+Checks, alerts, figures, the morning page, control charts.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,12 @@ from wbcpipe.acquire.loader.workflow import load_slide
 from wbcpipe.acquire.open_microscope import specimen_for
 from wbcpipe.batch.morning.page import write_morning_page
 from wbcpipe.batch.qc.control import record_control
-from wbcpipe.batch.qc.night_checks import CHECK_FILE, NightCheckRequest, check_is_due, run_night_check
+from wbcpipe.batch.qc.night_checks import (
+    CHECK_FILE,
+    NightCheckRequest,
+    check_is_due,
+    run_night_check,
+)
 from wbcpipe.batch.row_request import load_request, stage_slot
 from wbcpipe.batch.supervise.night_hooks import CheckOutcome, NightHooks
 from wbcpipe.errors import BatchCheckError, WbcpipeError
@@ -63,7 +71,8 @@ class Night(NightHooks):
     Args:
         alerter: sends alerts.
         metrics: offers figures; ``None`` for none.
-        check: check the microscope before the first slide, and between slides as the scope file says.
+        check: check the microscope before the first slide, and between slides as the scope file
+            says.
     """
 
     def __init__(self, alerter: Alerter, metrics: MetricsExporter | None, *, check: bool) -> None:
@@ -74,14 +83,16 @@ class Night(NightHooks):
     @contextlib.contextmanager
     def running(self, folder: BatchFolder) -> Iterator[str]:
         """See `NightHooks.running`."""
-        writer = threading.Thread(target=self._keep_page, args=(folder,), name="wbcpipe-morning", daemon=True)
+        writer = threading.Thread(
+            target=self._keep_page, args=(folder,), name="wbcpipe-morning", daemon=True
+        )
         if self._metrics is not None:
             self._metrics.start()
         writer.start()
         in_order = False
         try:
             with keep_awake() as refused:
-                yield refused and f"{refused}; see docs/unattended.md"
+                yield refused and f"{refused}; see docs/how-to/unattended.md"
             in_order = True
         finally:
             self._ended = True
@@ -121,10 +132,18 @@ class Night(NightHooks):
         result = run_night_check(request, lambda *_: beat())
         if result.broken_rules:
             rules = "; ".join(str(rule.figure) + " " + rule.rule for rule in result.broken_rules)
-            self._alerter.send("qc_rule_broken", f"Batch {folder.name}: a control rule is broken", rules)
-        found = [f"{one.name}: {one.detail}" for one in result.findings if one.status in ("fail", "drift")]
+            self._alerter.send(
+                "qc_rule_broken", f"Batch {folder.name}: a control rule is broken", rules
+            )
+        found = [
+            f"{one.name}: {one.detail}"
+            for one in result.findings
+            if one.status in ("fail", "drift")
+        ]
         text = "; ".join(found) or f"{len(result.findings)} findings, none beyond its limit"
-        return CheckOutcome(result.passed, text, {"seconds": result.seconds, "frames": float(result.frames)})
+        return CheckOutcome(
+            result.passed, text, {"seconds": result.seconds, "frames": float(result.frames)}
+        )
 
     def told(self, folder: BatchFolder, entry: JournalEntry) -> None:
         """See `NightHooks.told`."""
@@ -156,7 +175,9 @@ class Night(NightHooks):
         self._alerter.alive()
 
     def _keep_page(self, folder: BatchFolder) -> None:
-        """Write the morning page whenever it has changed: in a thread, since the microscope does not wait for it."""
+        """Write the morning page whenever it has changed: in a thread, since the microscope does
+        not wait for it.
+        """
         ended = False
         while not ended:
             self._page_wanted.wait()

@@ -1,1 +1,4 @@
-"""Quality control of a microscope over the weeks: figures of checks and control slides, rules, charts."""
+"""Quality control of a microscope over the weeks.
+
+Figures of checks and control slides, rules, charts.
+"""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["chart_description", "qc_chart_svg"]
 
-#: What matplotlib draws with, and what takes its place: the CSS variable of the page's style, and the colour where the
-#: drawing stands alone.
+#: What matplotlib draws with, and what takes its place: the CSS variable of the page's style, and
+#: the colour where the drawing stands alone.
 _COLOURS: Final = {
     "#010101": "var(--ink, #1d2a35)",
     "#020202": "var(--soft, #5a6875)",
@@ -53,19 +53,21 @@ _ROOM_SD: Final = 3.6
 _DATES: Final = 9
 
 
-def qc_chart_svg(series: Series, *, width_in: float = 7.6, height_in: float = 2.5, last: int = 60) -> str:
+def qc_chart_svg(
+    series: Series, *, width_in: float = 7.6, height_in: float = 2.5, last: int = 60
+) -> str:
     """Draw the chart of a figure, to be put into a page with the style of `style.css.j2`.
 
-    The values stand side by side in their order, with some of their dates: nights without a run leave no gap. Hollow:
-    values of the baseline. Diamond: warning (1-2s). Cross: a broken rule.
+    The values stand side by side in their order, with some of their dates: nights without a run
+    leave no gap. Hollow: values of the baseline. Diamond: warning (1-2s). Cross: a broken rule.
 
     Args:
         series: of `build_series`.
         width_in, height_in: of the drawing, in inches; the page may scale it.
         last: number of values shown, the newest.
 
-    Returns:
-        An ``<svg>`` element with a description for screen readers, and without ids that could clash.
+    Returns: An ``<svg>`` element with a description for screen readers, and without ids that could
+        clash.
     """
     points = [(period, point) for period in series.periods for point in period.points][-last:]
     with rc_context({**_SETTINGS, "svg.hashsalt": series.figure + series.material}):
@@ -73,8 +75,16 @@ def qc_chart_svg(series: Series, *, width_in: float = 7.6, height_in: float = 2.
         axes = figure.subplots()
         _draw(axes, series, points)
         text = io.StringIO()
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    return _for_page(text.getvalue(), chart_description(series), f"{series.kind}-{series.material}-{series.figure}")
+        figure.savefig(
+            text,
+            format="svg",
+            metadata={"Date": None, "Creator": None, "Format": None, "Type": None},
+        )
+    return _for_page(
+        text.getvalue(),
+        chart_description(series),
+        f"{series.kind}-{series.material}-{series.figure}",
+    )
 
 
 def chart_description(series: Series) -> str:
@@ -83,19 +93,35 @@ def chart_description(series: Series) -> str:
     if not points:
         return f"{series.info.title}: no value yet."
     last, unit = points[-1], f" {series.info.unit}".rstrip()
-    text = f"{series.info.title}: {len(points)} values, the last {last.value:.{series.info.decimals}f}{unit}"
+    text = (
+        f"{series.info.title}: {len(points)} values, the last "
+        f"{last.value:.{series.info.decimals}f}{unit}"
+    )
     period = series.periods[-1]
     if last.z is not None and period.mean is not None:
-        text += f", {last.z:+.1f} standard deviations from the mean of {period.mean:.{series.info.decimals}f}{unit}"
+        text += (
+            f", {last.z:+.1f} standard deviations from the mean of "
+            f"{period.mean:.{series.info.decimals}f}{unit}"
+        )
     broken = sum(map(_is_broken, points))
     return f"{text}; {series.state}; {broken} values break a control rule."
 
 
 def _draw(axes: Axes, series: Series, points: Sequence[tuple[Period, Point]]) -> None:
-    starts = [number for number in range(len(points)) if number == 0 or points[number][0] is not points[number - 1][0]]
+    starts = [
+        number
+        for number in range(len(points))
+        if number == 0 or points[number][0] is not points[number - 1][0]
+    ]
     for start, end in pairwise([*starts, len(points)]):
         _draw_period(axes, points[start][0], start, end, is_last=end == len(points))
-        axes.plot(range(start, end), [point.value for _, point in points[start:end]], color=_ACCENT, lw=1, zorder=2)
+        axes.plot(
+            range(start, end),
+            [point.value for _, point in points[start:end]],
+            color=_ACCENT,
+            lw=1,
+            zorder=2,
+        )
     for number, (period, point) in enumerate(points):
         before = points[number - 1] if number else None
         follows = before is not None and before[0] is period and _is_broken(before[1])
@@ -118,7 +144,9 @@ def _draw(axes: Axes, series: Series, points: Sequence[tuple[Period, Point]]) ->
     axes.ticklabel_format(axis="y", style="plain", useOffset=False)
     axes.set_xlim(-0.7, max(len(points) - 0.3, 8))
     step = max(1, -(-len(points) // _DATES))
-    axes.set_xticks(range(0, len(points), step), [f"{point.time:%d %b}" for _, point in points[::step]])
+    axes.set_xticks(
+        range(0, len(points), step), [f"{point.time:%d %b}" for _, point in points[::step]]
+    )
     axes.tick_params(length=2)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -130,7 +158,13 @@ def _draw_period(axes: Axes, period: Period, start: int, end: int, *, is_last: b
         return
     left, right = start - 0.5, end - 0.5
     axes.fill_between(
-        [left, right], period.mean - 2 * period.sd, period.mean + 2 * period.sd, color=_BAND, alpha=0.45, lw=0, zorder=0
+        [left, right],
+        period.mean - 2 * period.sd,
+        period.mean + 2 * period.sd,
+        color=_BAND,
+        alpha=0.45,
+        lw=0,
+        zorder=0,
     )
     styles = {0: (_SOFT, "-"), 1: (_LINE, "-"), 2: (_WARN, (0, (4, 3))), 3: (_BAD, (0, (4, 3)))}
     for distance in range(-3, 4):
@@ -155,7 +189,9 @@ def _is_broken(point: Point) -> bool:
 
 
 def _draw_point(axes: Axes, number: int, point: Point, *, named: bool) -> None:
-    """Draw a value; ``named``: with the rules that it breaks, for they would cover one another in a row of values."""
+    """Draw a value; ``named``: with the rules that it breaks, for they would cover one another in a
+    row of values.
+    """
     if point.interval is not None:
         axes.plot([number, number], point.interval, color=_ACCENT, lw=0.8, alpha=0.45, zorder=1)
     marker, size, colour, face = "o", 4.0, _ACCENT, _PAPER if point.in_baseline else _ACCENT
@@ -193,7 +229,8 @@ def _limits(axes: Axes, points: Sequence[tuple[Period, Point]]) -> None:
 def _for_page(content: str, description: str, name: str) -> str:
     """Return the ``<svg>`` element with the page's colours, a description, and ids of its own."""
     body = content[content.index("<svg") :].strip()
-    # A style element would hold for the page too; ids are only needed where something refers to them.
+    # A style element would hold for the page too; ids are only needed where something refers to
+    # them.
     body = re.sub(r"<metadata>.*?</metadata>|<style .*?</style>", "", body, flags=re.DOTALL)
     body = re.sub(r'<g id="[^"]*"', "<g", body)
     mark = re.sub(r"[^A-Za-z0-9]+", "-", name)
@@ -207,7 +244,8 @@ def _for_page(content: str, description: str, name: str) -> str:
     view = re.search(r'viewBox="[^"]*"', body)
     assert view is not None
     head = (
-        f'<svg role="img" aria-label="{html.escape(description)}" {view[0]} xmlns="http://www.w3.org/2000/svg" '
+        f'<svg role="img" aria-label="{html.escape(description)}" {view[0]} '
+        f'xmlns="http://www.w3.org/2000/svg" '
         'xmlns:xlink="http://www.w3.org/1999/xlink" '
         'stroke-linejoin="round" stroke-linecap="butt" font-family="system-ui, sans-serif">'
         f"<title>{html.escape(description)}</title>"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from wbcpipe.cli.click_types import ParamType
 from wbcpipe.cli.options import (
     OutputFile,
     data_option,
@@ -38,12 +39,14 @@ __all__ = ["qc"]
 _SPAN: Final = re.compile(r"(\d{1,4})([dw])")
 
 
-class _Since(click.ParamType[datetime]):
+class _Since(ParamType[datetime]):
     """A span back from now, or a date."""
 
     name = "since"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> datetime:
         if isinstance(value, datetime):
             return value
         text = str(value).strip()
@@ -52,7 +55,11 @@ class _Since(click.ParamType[datetime]):
         try:
             return datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC)
         except ValueError:
-            self.fail(f"{text!r} is neither a span such as 30d or 8w nor a date such as 2026-11-01.", param, ctx)
+            self.fail(
+                f"{text!r} is neither a span such as 30d or 8w nor a date such as 2026-11-01.",
+                param,
+                ctx,
+            )
 
 
 @dataclass(frozen=True)
@@ -68,9 +75,23 @@ class QcOptions:
 
 
 @click.group("qc", invoke_without_command=True, context_settings={"max_content_width": 100})
-@click.option("--scope", "scope_name", metavar="NAME", help="Only this scope. Default: every scope that has figures.")
-@click.option("--figure", metavar="NAME", help="Only figures whose name begins so: light, light.color1, percent.NEU.")
-@click.option("--since", type=_Since(), metavar="SPAN|DATE", help="Show values from then on: 30d, 8w, 2026-11-01.")
+@click.option(
+    "--scope",
+    "scope_name",
+    metavar="NAME",
+    help="Only this scope. Default: every scope that has figures.",
+)
+@click.option(
+    "--figure",
+    metavar="NAME",
+    help="Only figures whose name begins so: light, light.color1, percent.NEU.",
+)
+@click.option(
+    "--since",
+    type=_Since(),
+    metavar="SPAN|DATE",
+    help="Show values from then on: 30d, 8w, 2026-11-01.",
+)
 @click.option("--html", type=OutputFile(), metavar="OUT", help="Write a page with the charts.")
 @data_option
 @json_option
@@ -78,11 +99,12 @@ class QcOptions:
 def qc(context: click.Context, /, **given: Any) -> None:
     """Show how the microscope and its control slides have behaved over the weeks.
 
-    The check of each night (light, flat-field, dark level, focus, stage) and the rows of a worklist with
-    `control = true` append their figures to <data>/qc/<scope>.jsonl. This command compares each figure with its
-    baseline, the first 20 values or a target of yours, by the control rules of Westgard: 1-2s (a warning), 1-3s, 2-2s,
-    R-4s, 4-1s and 10x. --html draws the Levey-Jennings charts. A new calibration, other devices or another model begin
-    a new baseline; `qc note --new-baseline` begins one by hand. See docs/quality-control.md.
+    The check of each night (light, flat-field, dark level, focus, stage) and the rows of a worklist
+    with `control = true` append their figures to <data>/qc/<scope>.jsonl. This command compares
+    each figure with its baseline, the first 20 values or a target of yours, by the control rules of
+    Westgard: 1-2s (a warning), 1-3s, 2-2s, R-4s, 4-1s and 10x. --html draws the Levey-Jennings
+    charts. A new calibration, other devices or another model begin a new baseline; `qc note
+    --new-baseline` begins one by hand. See docs/how-to/quality-control.md.
 
     \b
     Examples:
@@ -118,7 +140,9 @@ def _show(options: QcOptions) -> None:
     for scope in shown:
         _print_table(scope)
     if not shown:
-        click.echo(f"no figures in {data / 'qc'} yet: the check of a night and control slides record them.")
+        click.echo(
+            f"no figures in {data / 'qc'} yet: the check of a night and control slides record them."
+        )
     if options.html is not None:
         click.echo(f"charts: {options.html.absolute()}")
 
@@ -131,7 +155,10 @@ def _stores(data: Path, scope_name: str | None) -> Sequence[QcStore]:
     store = QcStore.of_scope(data, scope_name)
     if not store.path.is_file():
         known = ", ".join(item.scope_name for item in list_stores(data)) or "none"
-        raise ConfigError(f"scope {scope_name!r} has no figures in {store.path.parent}; scopes with figures: {known}.")
+        raise ConfigError(
+            f"scope {scope_name!r} has no figures in {store.path.parent}; scopes with figures: "
+            f"{known}."
+        )
     return [store]
 
 
@@ -175,8 +202,18 @@ def _print_table(scope: ScopeCharts) -> None:
     from wbcpipe.batch.qc.series import broken_rules
 
     console = Console(highlight=False)
-    table = Table(box=None, pad_edge=False, title=f"{scope.name}", title_justify="left", title_style="bold")
-    for column, right in (("figure", 0), ("last", 1), ("mean", 1), ("SD", 1), ("z", 1), ("rules", 0), ("baseline", 0)):
+    table = Table(
+        box=None, pad_edge=False, title=f"{scope.name}", title_justify="left", title_style="bold"
+    )
+    for column, right in (
+        ("figure", 0),
+        ("last", 1),
+        ("mean", 1),
+        ("SD", 1),
+        ("z", 1),
+        ("rules", 0),
+        ("baseline", 0),
+    ):
         table.add_column(column, justify="right" if right else "left", overflow="fold")
     style = {"bad": "bold red", "warn": "yellow", "good": "green", "soft": "dim"}
     for series in scope.series:
@@ -194,14 +231,20 @@ def _print_table(scope: ScopeCharts) -> None:
     console.print(table)
     last = max((point.time for series in scope.series for point in series.points), default=None)
     for rule in broken_rules(scope.series, since=last):
-        console.print(Text(f"{rule.rule}: {rule.text}", "yellow" if rule.rule == "1-2s" else "bold red"))
+        console.print(
+            Text(f"{rule.rule}: {rule.text}", "yellow" if rule.rule == "1-2s" else "bold red")
+        )
 
 
 @qc.command("note")
 @click.option("--scope", "scope_name", required=True, metavar="NAME", help="The scope.")
 @click.argument("comment")
-@click.option("--new-baseline", is_flag=True, help="Values from now on are compared with a new baseline.")
-@click.option("--figure", default="", metavar="NAME", help="Only this figure begins a new baseline.")
+@click.option(
+    "--new-baseline", is_flag=True, help="Values from now on are compared with a new baseline."
+)
+@click.option(
+    "--figure", default="", metavar="NAME", help="Only this figure begins a new baseline."
+)
 @data_option
 def note(scope_name: str, comment: str, new_baseline: bool, figure: str, data: Path | None) -> None:
     """Write what was done to a microscope beside its figures.
@@ -216,8 +259,29 @@ def note(scope_name: str, comment: str, new_baseline: bool, figure: str, data: P
     _append(
         scope_name,
         data,
-        QcEntry(time=_now(), kind="note", comment=comment, new_baseline=new_baseline, figure=figure, by=_operator()),
+        QcEntry(
+            time=_now(),
+            kind="note",
+            comment=comment,
+            new_baseline=new_baseline,
+            figure=figure,
+            by=_operator(),
+        ),
     )
+
+
+@dataclass(frozen=True)
+class SetTargetOptions:
+    """Options of `qc set-target`."""
+
+    scope_name: str
+    figure: str
+    mean: float | None
+    sd: float | None
+    material: str
+    remove: bool
+    comment: str
+    data: Path | None
 
 
 @qc.command("set-target")
@@ -225,52 +289,51 @@ def note(scope_name: str, comment: str, new_baseline: bool, figure: str, data: P
 @click.argument("figure")
 @click.option("--mean", type=float, help="Target mean, in the figure's unit.")
 @click.option("--sd", type=float, help="Standard deviation that is accepted, in the figure's unit.")
-@click.option("--material", default="", metavar="ID", help="The control slide's id, for its figures.")
+@click.option(
+    "--material", default="", metavar="ID", help="The control slide's id, for its figures."
+)
 @click.option("--remove", is_flag=True, help="Remove the target: a baseline is collected again.")
 @click.option("--comment", default="", help="Where the target comes from.")
 @data_option
-def set_target(
-    scope_name: str,
-    figure: str,
-    mean: float | None,
-    sd: float | None,
-    material: str,
-    remove: bool,
-    comment: str,
-    data: Path | None,
-) -> None:
-    """Compare a figure with a mean and standard deviation of yours, from now on, in place of its first 20 values.
+@options_into(SetTargetOptions)
+def set_target(options: SetTargetOptions) -> None:
+    """Compare a figure with a mean and standard deviation of yours, from now on, in place of its
+    first 20 values.
 
     \b
     Examples:
-      wbcpipe qc set-target --scope mylab percent.NEU --material LOT-7 --mean 62 --sd 2.5 --comment "data sheet"
+      wbcpipe qc set-target --scope mylab percent.NEU --material LOT-7 --mean 62 --sd 2.5
       wbcpipe qc set-target --scope mylab light.color1 --remove
     """
     from wbcpipe.batch.qc.figures import FIGURES
     from wbcpipe.batch.qc.records import QcEntry, QcTarget
 
-    if figure.partition(".")[0] not in FIGURES:
-        raise ConfigError(f"no figure {figure!r}; a figure begins with one of: {', '.join(FIGURES)}.")
+    if options.figure.partition(".")[0] not in FIGURES:
+        raise ConfigError(
+            f"no figure {options.figure!r}; a figure begins with one of: {', '.join(FIGURES)}."
+        )
     target = None
-    if not remove:
-        if mean is None or sd is None or not sd > 0:
+    if not options.remove:
+        if options.mean is None or options.sd is None or not options.sd > 0:
             raise ConfigError("a target needs --mean and --sd, the latter above 0; or --remove.")
-        target = QcTarget(mean=mean, sd=sd)
+        target = QcTarget(mean=options.mean, sd=options.sd)
     entry = QcEntry(
         time=_now(),
         kind="target",
-        figure=figure,
-        material=material,
+        figure=options.figure,
+        material=options.material,
         target=target,
-        comment=comment,
+        comment=options.comment,
         by=_operator(),
     )
-    _append(scope_name, data, entry)
+    _append(options.scope_name, options.data, entry)
 
 
 @qc.command("control")
 @click.option("--sample", "name", required=True, metavar="NAME", help="The sample, reported.")
-@click.option("--slide", default="", metavar="ID", help="Id of the control slide, the same every night.")
+@click.option(
+    "--slide", default="", metavar="ID", help="Id of the control slide, the same every night."
+)
 @data_option
 def control(name: str, slide: str, data: Path | None) -> None:
     """Record the figures of a control slide that was run by hand.
@@ -306,7 +369,9 @@ class CheckOptions:
 @qc.command("check")
 @scope_option
 @click.option("--slot", help="Where a slide lies. Default: the scope's first slot.")
-@click.option("--unstained", is_flag=True, help="The slide is not stained yet: take no fluorescence frame.")
+@click.option(
+    "--unstained", is_flag=True, help="The slide is not stained yet: take no fluorescence frame."
+)
 @specimen_options
 @data_option
 @json_option
@@ -314,9 +379,10 @@ class CheckOptions:
 def check(options: CheckOptions) -> None:
     """Check the microscope as before a night, and record the figures.
 
-    Runs doctor, looks at the disk, and measures light, flat-field, dark level, focus and stage with a few frames; one
-    fluorescence frame is taken beside the scan area. The limits are in the scope file, `[night_check]`. Exit code 54 if
-    the microscope must not be used: a check failed, or `on_drift = "stop"` and a limit is exceeded.
+    Runs doctor, looks at the disk, and measures light, flat-field, dark level, focus and stage with
+    a few frames; one fluorescence frame is taken beside the scan area. The limits are in the scope
+    file, `[night_check]`. Exit code 54 if the microscope must not be used: a check failed, or
+    `on_drift = "stop"` and a limit is exceeded.
 
     \b
     Examples:
@@ -361,7 +427,13 @@ def _print_check(result: CheckResult) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    style = {"ok": "green", "baseline": "cyan", "warn": "yellow", "drift": "bold red", "fail": "bold red"}
+    style = {
+        "ok": "green",
+        "baseline": "cyan",
+        "warn": "yellow",
+        "drift": "bold red",
+        "fail": "bold red",
+    }
     table = Table(box=None, pad_edge=False)
     for column in ("check", "", "found"):
         table.add_column(column, overflow="fold")
@@ -370,8 +442,13 @@ def _print_check(result: CheckResult) -> None:
     console = Console(highlight=False)
     console.print(table)
     for rule in result.broken_rules:
-        console.print(Text(f"{rule.rule}: {rule.text}", "yellow" if rule.rule == "1-2s" else "bold red"))
-    console.print(f"{result.frames} frames, {result.fluorescence_frames} of fluorescence, {result.seconds:.0f} s")
+        console.print(
+            Text(f"{rule.rule}: {rule.text}", "yellow" if rule.rule == "1-2s" else "bold red")
+        )
+    console.print(
+        f"{result.frames} frames, {result.fluorescence_frames} of fluorescence, "
+        f"{result.seconds:.0f} s"
+    )
 
 
 def _append(scope_name: str, data: Path | None, entry: QcEntry) -> None:

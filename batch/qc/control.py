@@ -38,15 +38,17 @@ _GATES: Final = (
 def control_figures(document: DifferentialRecord) -> dict[str, float]:
     """Return the figures of a control slide's differential.
 
-    The percentages with the ends of their intervals, the cells found per field, and the figures of the quality gates
-    that describe the images: a control slide is the same blood every night, so what changes is the microscope, the
-    stain or the model.
+    The percentages with the ends of their intervals, the cells found per field, and the figures of
+    the quality gates that describe the images: a control slide is the same blood every night, so
+    what changes is the microscope, the stain or the model.
     """
     figures: dict[str, float] = {"cells_counted": float(document.cells.counted)}
     for entry in document.classes:
         if entry.percent is not None:
             figures[f"percent.{entry.name}"] = entry.percent
-            figures[f"percent_low.{entry.name}"], figures[f"percent_high.{entry.name}"] = entry.interval_percent
+            figures[f"percent_low.{entry.name}"], figures[f"percent_high.{entry.name}"] = (
+                entry.interval_percent
+            )
     fields = document.fields.taken + len(document.fields.empty)
     if fields:
         white = document.cells.found - document.cells.rejected.debris
@@ -57,7 +59,9 @@ def control_figures(document: DifferentialRecord) -> dict[str, float]:
     return figures
 
 
-def record_control(sample: Sample, scope_name: str, data: Path, *, batch: str = "", slide: str = "") -> QcEntry:
+def record_control(
+    sample: Sample, scope_name: str, data: Path, *, batch: str = "", slide: str = ""
+) -> QcEntry:
     """Append the figures of a reported control slide to its scope's file.
 
     A slide that was recorded already, with the same cells and model, is not recorded again.
@@ -67,8 +71,8 @@ def record_control(sample: Sample, scope_name: str, data: Path, *, batch: str = 
         scope_name: that took it.
         data: data root.
         batch: its batch.
-        slide: id of the control slide, which is the same every night; where it is the sample's name, all control
-            slides of the scope are taken for the same blood.
+        slide: id of the control slide, which is the same every night; where it is the sample's
+            name, all control slides of the scope are taken for the same blood.
 
     Raises:
         SampleStateError: the sample has no report, or a file is damaged.
@@ -87,7 +91,9 @@ def record_control(sample: Sample, scope_name: str, data: Path, *, batch: str = 
     material = "" if slide == sample.name else slide
     for earlier in store.entries():
         same = (earlier.kind, earlier.batch, earlier.sample) == ("control", batch, sample.name)
-        if same and all(earlier.versions.get(key) == versions.get(key) for key in ("cells", "bundle")):
+        if same and all(
+            earlier.versions.get(key) == versions.get(key) for key in ("cells", "bundle")
+        ):
             return earlier
     entry = QcEntry(
         time=now(),
@@ -103,10 +109,16 @@ def record_control(sample: Sample, scope_name: str, data: Path, *, batch: str = 
 
 
 def _background(sample: Sample) -> dict[str, float]:
-    """Return the median background of the fields, in per cent of the camera's range, of each bright-field modality."""
+    """Return the median background of the fields, in per cent of the camera's range, of each
+    bright-field modality.
+    """
     attributes = CellStore(sample.cells_path).attributes
     values = attributes.field_quality.get("background_percent", [])
-    rows = [entry for entry in values if isinstance(entry, list) and len(entry) == len(attributes.modalities)]
+    rows = [
+        entry
+        for entry in values
+        if isinstance(entry, list) and len(entry) == len(attributes.modalities)
+    ]
     figures = {}
     for column, name in enumerate(attributes.modalities):
         known = [value for row in rows if (value := row[column]) is not None]

@@ -1,4 +1,6 @@
-"""Compare the figures of a night's check with the calibration, or with the first checks, and with the limits."""
+"""Compare the figures of a night's check with the calibration, or with the first checks, and with
+the limits.
+"""
 
 from __future__ import annotations
 
@@ -29,14 +31,16 @@ __all__ = ["Reference", "compare_with_limits", "find_reference", "flat_figures"]
 _Grid = tuple[tuple[float, ...], ...]
 #: What to do about a figure beyond its limit.
 _ADVICE: Final = {
-    "light": "see that the lamp is on and warm, and its path clean; after a change of the lamp run `wbcpipe calibrate`",
+    "light": "see that the lamp is on and warm, and its path clean; after a change of the lamp "
+    "run `wbcpipe calibrate`",
     "flat": "clean the optics and align the lamp; then run `wbcpipe calibrate --only dark,flat`",
     "lamp_sd": "let the lamp warm up, or replace it",
     "dark_level": "see that the camera is cooled and no stray light reaches it",
     "read_noise": "see that the camera is cooled and its read-out mode is that of the calibration",
     "hot_pixels": "see that the camera is cooled; run `wbcpipe calibrate --only dark,flat`",
     "focus_repeat_um": "look for a loose slide or focus drive, and for vibration",
-    "focus_um": "see that the slide lies flat in its slot; correct 'focus.fixed_um' if all slides lie there",
+    "focus_um": "see that the slide lies flat in its slot; correct 'focus.fixed_um' if all slides "
+    "lie there",
     "sharpness": "clean the objective and the slide; see that the immersion is right",
     "stage_return_um": "look for a loose insert, and home the stage",
 }
@@ -59,7 +63,8 @@ class Reference:
 
 
 def find_reference(scope: Scope, data: Path, checks: Sequence[QcEntry]) -> Reference:
-    """Return the reference: the scope's calibration, and the first checks for what it does not hold.
+    """Return the reference: the scope's calibration, and the first checks for what it does not
+    hold.
 
     Args:
         scope: checked.
@@ -73,7 +78,9 @@ def find_reference(scope: Scope, data: Path, checks: Sequence[QcEntry]) -> Refer
     if len(checks) >= wanted:
         first = checks[:wanted]
         for name in {name for entry in first for name in entry.figures}:
-            figures[name] = float(np.median([entry.figures[name] for entry in first if name in entry.figures]))
+            figures[name] = float(
+                np.median([entry.figures[name] for entry in first if name in entry.figures])
+            )
         for name in {name for entry in first for name in entry.shading}:
             grids = [np.array(entry.shading[name]) for entry in first if name in entry.shading]
             same = [grid for grid in grids if grid.shape == grids[0].shape]
@@ -114,7 +121,9 @@ def _from_calibration(scope: Scope, data: Path) -> Reference:
             if name != "fluorescence":
                 shading[name] = _as_grid(coarse_grid(np.array(modality.shading)))
     text = f"the calibration of {record.date[:10]}"
-    return Reference(figures, shading, dict.fromkeys([*figures, *(f"flat.{name}" for name in shading)], text))
+    return Reference(
+        figures, shading, dict.fromkeys([*figures, *(f"flat.{name}" for name in shading)], text)
+    )
 
 
 def _as_grid(grid: NDArray[np.float64]) -> _Grid:
@@ -122,20 +131,26 @@ def _as_grid(grid: NDArray[np.float64]) -> _Grid:
 
 
 def flat_figures(measured: NightFigures, reference: Reference) -> dict[str, float]:
-    """Return, as ``flat.<modality>``, by how many per cent the shape of the illumination has changed.
+    """Return, as ``flat.<modality>``, by how many per cent the shape of the illumination has
+    changed.
 
-    It is the largest change of an 8 x 8 tile, relative to the median tile, so that the lamp's power plays no part.
+    It is the largest change of an 8 x 8 tile, relative to the median tile, so that the lamp's power
+    plays no part.
     """
     figures = {}
     for name, grid in measured.shading.items():
         now, before = np.array(grid), np.array(reference.shading.get(name, ()))
         if now.shape == before.shape:
             ratio = now / np.maximum(before, 1e-6)
-            figures[f"flat.{name}"] = round(100 * float(np.abs(ratio / np.median(ratio) - 1).max()), 3)
+            figures[f"flat.{name}"] = round(
+                100 * float(np.abs(ratio / np.median(ratio) - 1).max()), 3
+            )
     return figures
 
 
-def compare_with_limits(scope: Scope, figures: dict[str, float], reference: Reference) -> Iterator[CheckFinding]:
+def compare_with_limits(
+    scope: Scope, figures: dict[str, float], reference: Reference
+) -> Iterator[CheckFinding]:
     """Yield a finding for each figure of a check that has a limit.
 
     Args:
@@ -149,7 +164,9 @@ def compare_with_limits(scope: Scope, figures: dict[str, float], reference: Refe
 
 @dataclass(frozen=True)
 class _Limit:
-    """How far a figure is from its reference, its limit, the unit of both, and to which side the limit holds."""
+    """How far a figure is from its reference, its limit, the unit of both, and to which side the
+    limit holds.
+    """
 
     away: float
     limit: float
@@ -177,13 +194,27 @@ def _compare(scope: Scope, name: str, value: float, reference: Reference) -> Che
     if limit is None:
         wanted = scope.night_check.baseline_checks
         count = f"check {reference.collected + 1} of {wanted} that make the reference"
-        return CheckFinding(name=info.title, status="baseline", figure=value, detail=f"{shown}; {count}")
+        return CheckFinding(
+            name=info.title, status="baseline", figure=value, detail=f"{shown}; {count}"
+        )
     status: FindingStatus = "ok" if limit.passed else "drift"
-    allowed = f"{'at least' if limit.side == 'least' else 'at most'} {limit.limit:g} {limit.unit}".rstrip()
+    allowed = (
+        f"{'at least' if limit.side == 'least' else 'at most'} {limit.limit:g} "
+        f"{limit.unit}".rstrip()
+    )
     detail = f"{shown}{against}"
     if status == "drift":
-        detail += f": {limit.away:+.3g} {limit.unit} where {allowed} is allowed; {_ADVICE[name.partition('.')[0]]}"
-    return CheckFinding(name=info.title, status=status, figure=round(limit.away, 4), limit=limit.limit, detail=detail)
+        detail += (
+            f": {limit.away:+.3g} {limit.unit} where {allowed} is allowed; "
+            f"{_ADVICE[name.partition('.')[0]]}"
+        )
+    return CheckFinding(
+        name=info.title,
+        status=status,
+        figure=round(limit.away, 4),
+        limit=limit.limit,
+        detail=detail,
+    )
 
 
 def _absolute(scope: Scope, name: str, value: float) -> _Limit | None:
@@ -217,7 +248,11 @@ def _relative(scope: Scope, name: str, value: float, before: float) -> _Limit | 
             return _Limit(percent, policy.read_noise_percent, "%")
         case "hot_pixels":
             megapixels = scope.camera.image_px[0] * scope.camera.image_px[1] / 1e6
-            return _Limit((value - before) / megapixels, policy.hot_pixels_per_megapixel, "new ones per megapixel")
+            return _Limit(
+                (value - before) / megapixels,
+                policy.hot_pixels_per_megapixel,
+                "new ones per megapixel",
+            )
         case "sharpness":
             return _Limit(100 + percent, policy.sharpness_percent, "%", "least")
     return None

@@ -1,4 +1,7 @@
-"""What a night's page shows of quality control: the broken rules, which are a gate of the night, and a few charts."""
+"""What a night's page shows of quality control.
+
+The broken rules, which are a gate of the night, and a few charts.
+"""
 
 from __future__ import annotations
 
@@ -28,8 +31,8 @@ class NightQuality:
     Attributes:
         scope: its name.
         broken: rules that the night's checks and control slides break, warnings (1-2s) last.
-        charts: series worth a look, at most as many as asked for: those that break a rule first. Draw them with
-            `qc_chart_svg`; `chart_description` says what they show.
+        charts: series worth a look, at most as many as asked for: those that break a rule first.
+            Draw them with `qc_chart_svg`; `chart_description` says what they show.
     """
 
     scope: str
@@ -50,7 +53,10 @@ def quality_of_night(data: Path, scope_name: str, batch: str, *, charts: int = 4
     """
     series = build_series(QcStore.of_scope(data, scope_name).entries())
     broken = broken_rules(series, batch=batch)
-    order = {(rule.figure, rule.kind, rule.material): number for number, rule in reversed(list(enumerate(broken)))}
+    order = {
+        (rule.figure, rule.kind, rule.material): number
+        for number, rule in reversed(list(enumerate(broken)))
+    }
     last = len(order) + len(broken)
 
     def rank(line: Series) -> float:

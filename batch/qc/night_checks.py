@@ -1,4 +1,7 @@
-"""The check of a night before its first slide and between slides: files, devices, disk, and a short measurement."""
+"""The check of a night before its first slide and between slides.
+
+Files, devices, disk, and a short measurement.
+"""
 
 from __future__ import annotations
 
@@ -35,8 +38,9 @@ CHECK_FILE: Final = "check.json"
 #: Space that stays free for logs and the system.
 _SPARE_BYTES: Final = 500 * 2**20
 _REMEDY: Final = (
-    "The next slide was not scanned. Correct it and give the same command again, or leave the check out with "
-    "--no-check; 'night_check.on_drift = \"tell\"' in the scope file goes on with a warning."
+    "The next slide was not scanned. Correct it and give the same command again, or leave the "
+    "check out with --no-check; 'night_check.on_drift = \"tell\"' in the scope file goes on with a "
+    "warning."
 )
 
 
@@ -51,7 +55,8 @@ class NightCheckRequest:
         result_path: of ``check.json`` in the batch's folder.
         batch: its name, for the control charts.
         specimen: what lies on the stage of a virtual scope, else ``None``.
-        stained: the slide is stained with Acridine Orange already: its fluorescence can be compared.
+        stained: the slide is stained with Acridine Orange already: its fluorescence can be
+            compared.
         first: before the first slide; the files, the devices and the disk are checked too.
     """
 
@@ -76,13 +81,18 @@ def check_is_due(scope: Scope, slides_since: int | None) -> bool:
     policy = scope.night_check
     if not policy.enabled:
         return False
-    return slides_since is None or (policy.between_slides > 0 and slides_since >= policy.between_slides)
+    return slides_since is None or (
+        policy.between_slides > 0 and slides_since >= policy.between_slides
+    )
 
 
 def run_night_check(
-    request: NightCheckRequest, progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None
+    request: NightCheckRequest,
+    progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
 ) -> CheckResult:
-    """Check the microscope; write ``check.json``, and append the figures to the scope's control charts.
+    """Check the microscope.
+
+    Write ``check.json``, and append the figures to the scope's control charts.
 
     The microscope must be free: the check opens it in a child process, and closes it.
 
@@ -91,8 +101,9 @@ def run_night_check(
         progress: called with a task, its steps done and its steps in all.
 
     Raises:
-        BatchCheckError: the batch must not go on: the files, the devices or the disk do not allow a scan, or the
-            microscope has drifted and the scope file says ``on_drift = "stop"``. ``check.json`` is written before.
+        BatchCheckError: the batch must not go on: the files, the devices or the disk do not allow a
+            scan, or the microscope has drifted and the scope file says ``on_drift = "stop"``.
+            ``check.json`` is written before.
         InterruptedRunError: a stop signal.
     """
     started_s = time.monotonic()
@@ -124,14 +135,21 @@ def run_night_check(
     )
     result.write(request.result_path)
     if stop_reason:
-        raise BatchCheckError(f"scope {request.scope.name!r}, slot {request.slot}: {stop_reason}. {_REMEDY}")
+        raise BatchCheckError(
+            f"scope {request.scope.name!r}, slot {request.slot}: {stop_reason}. {_REMEDY}"
+        )
     return result
 
 
 def _measure(
-    request: NightCheckRequest, findings: list[CheckFinding], progress: Callable[[str, int, int], None]
+    request: NightCheckRequest,
+    findings: list[CheckFinding],
+    progress: Callable[[str, int, int], None],
 ) -> tuple[NightFigures | None, str]:
-    """Measure in a child process; return the figures, or ``None`` and why the batch must stop, if it must."""
+    """Measure in a child process.
+
+    Return the figures, or ``None`` and why the batch must stop, if it must.
+    """
     scope = request.scope
     measurement = NightMeasurement(
         scope, request.slot, scope.night_check.fluorescence and request.stained, request.specimen
@@ -140,13 +158,18 @@ def _measure(
         return run_measurement(measurement, progress), ""
     except (HardwareError, StageLimitError, ConfigError) as error:
         findings.append(CheckFinding(name="measurement", status="fail", detail=str(error)))
-        return None, f"the measurement failed: {error}" if scope.night_check.on_drift == "stop" else ""
+        return (
+            None,
+            f"the measurement failed: {error}" if scope.night_check.on_drift == "stop" else "",
+        )
 
 
 def _judge(
     request: NightCheckRequest, measured: NightFigures, findings: list[CheckFinding]
 ) -> tuple[dict[str, float], tuple[BrokenRule, ...]]:
-    """Compare the figures with the limits, append them to the control charts, and apply the control rules."""
+    """Compare the figures with the limits, append them to the control charts, and apply the control
+    rules.
+    """
     store = QcStore.of_scope(request.data, request.scope.name)
     versions = versions_of(request.scope, request.data)
     entries = store.entries()
@@ -154,7 +177,9 @@ def _judge(
     reference = find_reference(request.scope, request.data, checks)
     figures = measured.figures | flat_figures(measured, reference)
     findings += compare_with_limits(request.scope, figures, reference)
-    findings += [CheckFinding(name="measurement", status="warn", detail=note) for note in measured.notes]
+    findings += [
+        CheckFinding(name="measurement", status="warn", detail=note) for note in measured.notes
+    ]
     entry = QcEntry(
         time=now(),
         kind="night_check",
@@ -169,11 +194,15 @@ def _judge(
     return figures, tuple(rule for rule in broken if rule.kind == "night_check")
 
 
-def _stop_reason(policy: NightCheck, findings: Sequence[CheckFinding], broken: Sequence[BrokenRule]) -> str:
+def _stop_reason(
+    policy: NightCheck, findings: Sequence[CheckFinding], broken: Sequence[BrokenRule]
+) -> str:
     """Return why the batch must not go on, empty where it may."""
     drifted = [f"{found.name}: {found.detail}" for found in findings if found.status == "drift"]
     rules = [rule.text for rule in broken if rule.rule != WARNING]
-    reasons = (drifted if policy.on_drift == "stop" else []) + (rules if policy.control_rules == "stop" else [])
+    reasons = (drifted if policy.on_drift == "stop" else []) + (
+        rules if policy.control_rules == "stop" else []
+    )
     more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     return f"the microscope has drifted: {reasons[0]}{more}" if reasons else ""
 
@@ -192,11 +221,19 @@ def _finding(check: Check) -> CheckFinding:
 
 
 def _disk(request: NightCheckRequest) -> CheckFinding:
-    """Compare the free space with the whole list; a list that does not fit is told, a slide that does not fit fails."""
-    estimate = estimate_batch(request.rows, {row.scope: request.scope for row in request.rows}, request.data)
+    """Compare the free space with the whole list.
+
+    A list that does not fit is told, a slide that does not fit fails.
+    """
+    estimate = estimate_batch(
+        request.rows, {row.scope: request.scope for row in request.rows}, request.data
+    )
     needed, free = estimate.disk_bytes + _SPARE_BYTES, estimate.disk_free_bytes
     next_slide = (estimate.rows[0].disk_bytes if estimate.rows else 0) + _SPARE_BYTES
-    detail = f"{needed / 1e9:.1f} GB for {len(request.rows)} slides, {free / 1e9:.1f} GB free at {request.data}"
+    detail = (
+        f"{needed / 1e9:.1f} GB for {len(request.rows)} slides, {free / 1e9:.1f} GB free at "
+        f"{request.data}"
+    )
     status: FindingStatus = "ok"
     if free < next_slide:
         status = "fail"

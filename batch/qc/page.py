@@ -69,7 +69,9 @@ class _Group:
 
 @dataclass(frozen=True)
 class _Broken:
-    """A figure whose last value breaks rules, and since when they have been broken without a pause."""
+    """A figure whose last value breaks rules, and since when they have been broken without a
+    pause.
+    """
 
     title: str
     value: str
@@ -99,7 +101,9 @@ def table_row(series: Series) -> TableRow:
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.{info.decimals}f}"
 
-    rules = [rule for rule in point.rules if rule != WARNING or len(point.rules) == 1] if point else []
+    rules = (
+        [rule for rule in point.rules if rule != WARNING or len(point.rules) == 1] if point else []
+    )
     broken = [rule for rule in rules if rule != WARNING]
     return TableRow(
         title=info.title,
@@ -110,7 +114,13 @@ def table_row(series: Series) -> TableRow:
         z=f"{point.z:+.1f}" if point and point.z is not None else "",
         rules=", ".join(rules),
         state=series.state.removeprefix("baseline of the ").removeprefix("baseline is "),
-        tone="bad" if broken else "warn" if rules else "good" if point and period.mean is not None else "soft",
+        tone="bad"
+        if broken
+        else "warn"
+        if rules
+        else "good"
+        if point and period.mean is not None
+        else "soft",
     )
 
 
@@ -134,7 +144,9 @@ def _scope_page(scope: ScopeCharts) -> _ScopePage:
         name=scope.name,
         groups=tuple(_group(kind, material, lines) for (kind, material), lines in groups.items()),
         broken=tuple(_still_broken(scope.series)),
-        earlier=len({(item.figure, item.material, item.time) for item in found if item.rule != WARNING}),
+        earlier=len(
+            {(item.figure, item.material, item.time) for item in found if item.rule != WARNING}
+        ),
         warnings=sum(item.rule == WARNING for item in found),
         notes=scope.notes,
         nights=len(times),
@@ -144,7 +156,9 @@ def _scope_page(scope: ScopeCharts) -> _ScopePage:
 def _still_broken(lines: Sequence[Series]) -> Iterator[_Broken]:
     for series in lines:
         points = series.periods[-1].points
-        run = list(takewhile(lambda point: any(rule != WARNING for rule in point.rules), reversed(points)))
+        run = list(
+            takewhile(lambda point: any(rule != WARNING for rule in point.rules), reversed(points))
+        )
         if run:
             last, row = run[0], table_row(series)
             title = f"{row.title}, {series.material}" if series.material else row.title

@@ -8,16 +8,28 @@ from pydantic import AwareDatetime, Field
 
 from wbcpipe.samples.records import Part, Record
 
-__all__ = ["BrokenRule", "CheckFinding", "CheckResult", "FindingStatus", "QcEntry", "QcKind", "QcTarget", "RuleName"]
+__all__ = [
+    "BrokenRule",
+    "CheckFinding",
+    "CheckResult",
+    "FindingStatus",
+    "QcEntry",
+    "QcKind",
+    "QcTarget",
+    "RuleName",
+]
 
 QcKind = Literal["night_check", "control", "note", "target"]
 RuleName = Literal["1-2s", "1-3s", "2-2s", "R-4s", "4-1s", "10x"]
-#: ``drift``: beyond a limit; ``fail``: the check itself failed; ``baseline``: recorded, nothing to compare with yet.
+#: ``drift``: beyond a limit; ``fail``: the check itself failed; ``baseline``: recorded, nothing to
+#: compare with yet.
 FindingStatus = Literal["ok", "warn", "drift", "fail", "baseline"]
 
 
 class QcTarget(Part):
-    """Mean and standard deviation that a laboratory sets for a figure, in place of the measured baseline."""
+    """Mean and standard deviation that a laboratory sets for a figure, in place of the measured
+    baseline.
+    """
 
     mean: float = Field(allow_inf_nan=False)
     sd: float = Field(gt=0, allow_inf_nan=False)
@@ -28,15 +40,20 @@ class QcEntry(Part):
 
     Attributes:
         time: in UTC.
-        kind: ``night_check`` and ``control`` hold figures; ``note`` a comment of the operator; ``target`` a target.
+        kind: ``night_check`` and ``control`` hold figures; ``note`` a comment of the operator;
+            ``target`` a target.
         batch, sample: which they belong to; empty where none.
         slot: of the stage insert, of a night check.
-        material: the control slide's id, so that slides of different blood are not compared; empty for a night check.
+        material: the control slide's id, so that slides of different blood are not compared; empty
+            for a night check.
         figures: name to value; `figures.describe` gives title and unit of each.
-        shading: of a night check: modality to the shape of its illumination, 8 rows of 8 tiles, 1 on average.
-        versions: what the figures depend on: ``calibration``, ``setup``, ``bundle`` (hashes), and ``wbcpipe``.
+        shading: of a night check: modality to the shape of its illumination, 8 rows of 8 tiles, 1
+            on average.
+        versions: what the figures depend on: ``calibration``, ``setup``, ``bundle`` (hashes), and
+            ``wbcpipe``.
         comment: for people.
-        new_baseline: a new period begins with this line: earlier figures are not compared with later ones.
+        new_baseline: a new period begins with this line: earlier figures are not compared with
+            later ones.
         figure, target: of a target; without ``target`` the measured baseline counts again.
         by: user and computer, of a note or target.
     """
@@ -88,7 +105,8 @@ class CheckFinding(Part):
     Attributes:
         name: what was checked.
         status: see `FindingStatus`.
-        figure, limit: of the comparison, in the unit that ``detail`` gives; ``None`` where there is none.
+        figure, limit: of the comparison, in the unit that ``detail`` gives; ``None`` where there is
+            none.
         detail: what was found and, unless ok, what to do.
     """
 

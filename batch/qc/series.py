@@ -1,4 +1,7 @@
-"""From the entries of a scope to control charts: one series a figure, its periods, baselines, and broken rules."""
+"""From the entries of a scope to control charts.
+
+One series a figure, its periods, baselines, and broken rules.
+"""
 
 from __future__ import annotations
 
@@ -18,13 +21,28 @@ if TYPE_CHECKING:
     from wbcpipe.batch.qc.figures import FigureInfo
     from wbcpipe.batch.qc.records import QcEntry, QcTarget, RuleName
 
-__all__ = ["BASELINE_POINTS", "Period", "Point", "Series", "broken_rules", "build_series", "checks_of_period"]
+__all__ = [
+    "BASELINE_POINTS",
+    "Period",
+    "Point",
+    "Series",
+    "broken_rules",
+    "build_series",
+    "checks_of_period",
+]
 
 #: A standard deviation of fewer values is too uncertain: of 20 it is within a third (95 %).
 BASELINE_POINTS: Final = 20
 #: What begins a new period when it changes.
-_DEPENDS_ON: Final = {"night_check": ("calibration", "setup"), "control": ("calibration", "setup", "bundle")}
-_WHAT: Final = {"calibration": "new calibration", "setup": "changed devices or lights", "bundle": "another model"}
+_DEPENDS_ON: Final = {
+    "night_check": ("calibration", "setup"),
+    "control": ("calibration", "setup", "bundle"),
+}
+_WHAT: Final = {
+    "calibration": "new calibration",
+    "setup": "changed devices or lights",
+    "bundle": "another model",
+}
 
 
 @dataclass(frozen=True)
@@ -35,7 +53,8 @@ class Point:
         time, value: of the entry.
         interval: ends of its 95 % interval, where it has one.
         batch, sample: of the entry.
-        z: difference from the baseline's mean in its standard deviations; ``None`` without a baseline.
+        z: difference from the baseline's mean in its standard deviations; ``None`` without a
+            baseline.
         in_baseline: one of the values that make the baseline; no rule applies to it.
         rules: broken by it, together with those before it in its period.
     """
@@ -101,8 +120,14 @@ class Series:
         return f"baseline of the first {BASELINE_POINTS} values"
 
     def since(self, time: datetime) -> Series:
-        """Return the series without the points before a time; what was found about the others stays."""
-        kept = (replace(p, points=tuple(point for point in p.points if point.time >= time)) for p in self.periods)
+        """Return the series without the points before a time.
+
+        What was found about the others stays.
+        """
+        kept = (
+            replace(p, points=tuple(point for point in p.points if point.time >= time))
+            for p in self.periods
+        )
         periods = tuple(period for period in kept if period.points)
         return replace(self, periods=periods or (replace(self.periods[-1], points=()),))
 
@@ -119,8 +144,8 @@ class _Open:
 def build_series(entries: Iterable[QcEntry]) -> list[Series]:
     """Return the series of every figure that has a chart, in the order in which they first appear.
 
-    Within a series the values are in the order of the file. A new period begins when a note or a target says so, and
-    when what the figure depends on has changed.
+    Within a series the values are in the order of the file. A new period begins when a note or a
+    target says so, and when what the figure depends on has changed.
     """
     found: dict[tuple[str, str, str], list[_Open]] = {}
     versions: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -148,13 +173,17 @@ def build_series(entries: Iterable[QcEntry]) -> list[Series]:
 
 
 def checks_of_period(entries: Iterable[QcEntry], versions: dict[str, str]) -> list[QcEntry]:
-    """Return the night checks since the last new baseline that depend on the same calibration and setup."""
+    """Return the night checks since the last new baseline that depend on the same calibration and
+    setup.
+    """
     checks: list[QcEntry] = []
     for entry in entries:
         if entry.kind == "note" and entry.new_baseline and not entry.figure:
             checks = []
         elif entry.kind == "night_check":
-            same = all(entry.versions.get(key) == versions.get(key) for key in _DEPENDS_ON["night_check"])
+            same = all(
+                entry.versions.get(key) == versions.get(key) for key in _DEPENDS_ON["night_check"]
+            )
             checks = [*checks, entry] if same else []
     return checks
 
@@ -201,11 +230,15 @@ def _judged(period: _Open, info: FigureInfo) -> Period:
         values = [point.value for point in points[:baseline]]
         mean = statistics.fmean(values)
         sd = max(statistics.stdev(values), info.min_sd, info.min_sd_percent / 100 * abs(mean))
-    # A figure that never varied and has no smallest difference: any other value is beyond every limit.
+    # A figure that never varied and has no smallest difference: any other value is beyond every
+    # limit.
     sd = sd or max(abs(mean), 1.0) * 1e-9
     z = [(point.value - mean) / sd for point in points]
     broken = rules_broken([max(value, 0.0) if info.high_only else value for value in z[baseline:]])
-    judged = [replace(point, z=value, in_baseline=True) for point, value in zip(points[:baseline], z, strict=False)]
+    judged = [
+        replace(point, z=value, in_baseline=True)
+        for point, value in zip(points[:baseline], z, strict=False)
+    ]
     judged += [
         replace(point, z=value, rules=rules)
         for point, value, rules in zip(points[baseline:], z[baseline:], broken, strict=True)
@@ -216,7 +249,8 @@ def _judged(period: _Open, info: FigureInfo) -> Period:
 def broken_rules(
     series: Iterable[Series], *, batch: str | None = None, since: datetime | None = None
 ) -> list[BrokenRule]:
-    """Return the control rules that entries of a batch, or since a time, break: the quality gate of a night.
+    """Return the control rules that entries of a batch, or since a time, break: the quality gate of
+    a night.
 
     The gate is passed if no rule but ``1-2s`` is broken.
 
@@ -229,8 +263,14 @@ def broken_rules(
     for line in series:
         for period in line.periods:
             for point in period.points:
-                if (batch is None or point.batch == batch) and (since is None or point.time >= since):
-                    found += [_broken(line, period, point, rule) for rule in point.rules if _tells(rule, point)]
+                if (batch is None or point.batch == batch) and (
+                    since is None or point.time >= since
+                ):
+                    found += [
+                        _broken(line, period, point, rule)
+                        for rule in point.rules
+                        if _tells(rule, point)
+                    ]
     return sorted(found, key=lambda item: (item.rule == WARNING, item.time))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -44,9 +45,14 @@ class QcStore:
         Raises:
             ConfigError: the name is not that of a scope file.
         """
-        if not scope_name or scope_name.startswith(".") or any(sign in scope_name for sign in '/\\:*?"<>|\0'):
+        if (
+            not scope_name
+            or scope_name.startswith(".")
+            or any(sign in scope_name for sign in '/\\:*?"<>|\0')
+        ):
             raise ConfigError(
-                f"{scope_name!r} is not the name of a scope: give the name of its .toml file, without .toml."
+                f"{scope_name!r} is not the name of a scope: give the name of its .toml file, "
+                f"without .toml."
             )
         return cls(data / FOLDER / f"{scope_name}.jsonl")
 
@@ -72,11 +78,15 @@ class QcStore:
         """
 
         def busy(holder: str) -> SampleBusyError:
-            return SampleBusyError(f"{self.path} is in use by another process ({holder}); run the command again.")
+            return SampleBusyError(
+                f"{self.path} is in use by another process ({holder}); run the command again."
+            )
 
         make_folder(self.path.parent)
         lock = self.path.with_name(f".{self.path.stem}.lock")
-        with exclusive_lock(lock, lock.with_suffix(".holder"), "quality control", busy, wait_s=_WAIT_S):
+        with exclusive_lock(
+            lock, lock.with_suffix(".holder"), "quality control", busy, wait_s=_WAIT_S
+        ):
             append_line(self.path, entry.model_dump_json(exclude_defaults=True))
 
 
@@ -90,10 +100,8 @@ def versions_of(scope: Scope, data: Path) -> dict[str, str]:
     versions = {"wbcpipe": VERSION}
     if (calibration := calibration_reference(scope, data)) is not None:
         versions["calibration"] = calibration.sha256
-    try:
+    with contextlib.suppress(ConfigError):  # the check of the .cfg reports it
         versions["setup"] = setup_sha256(scope)
-    except ConfigError:
-        pass  # the check of the .cfg reports it
     return versions
 
 

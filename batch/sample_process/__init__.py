@@ -1,1 +1,4 @@
-"""One sample in a process of its own: what it runs, what it tells, its deadlines and how it ended."""
+"""One sample in a process of its own.
+
+What it runs, what it tells, its deadlines and how it ended.
+"""

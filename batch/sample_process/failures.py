@@ -7,7 +7,14 @@ from typing import Final
 import wbcpipe.errors
 from wbcpipe.errors import HardwareError
 
-__all__ = ["BUSY", "DISK_FULL", "MAX_SAME_FAULTS", "MicroscopeFaults", "is_hardware_error", "is_permanent"]
+__all__ = [
+    "BUSY",
+    "DISK_FULL",
+    "MAX_SAME_FAULTS",
+    "MicroscopeFaults",
+    "is_hardware_error",
+    "is_permanent",
+]
 
 #: Errors that another attempt of the same row cannot mend.
 _PERMANENT: Final = frozenset(
@@ -41,8 +48,8 @@ def is_permanent(error: str) -> bool:
 def is_hardware_error(error: str) -> bool:
     """Return whether an error, given its class, is of the microscope.
 
-    >>> is_hardware_error("DeviceTimeoutError"), is_hardware_error("NoCellsError"), is_hardware_error("KeyError")
-    (True, False, False)
+    >>> [is_hardware_error(name) for name in ("DeviceTimeoutError", "NoCellsError", "KeyError")]
+    [True, False, False]
     """
     found = getattr(wbcpipe.errors, error, None) if error in wbcpipe.errors.__all__ else None
     return found is not None and issubclass(found, HardwareError)

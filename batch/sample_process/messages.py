@@ -23,7 +23,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class PhaseReport:
-    """What the process does; sent when it changes and as it progresses, so that silence means a hang.
+    """What the process does.
+
+    Sent when it changes and as it progresses, so that silence means a hang.
 
     Attributes:
         phase: see `Phase`.
@@ -50,8 +52,8 @@ class MicroscopeReleased:
 
     Attributes:
         complete: the scan needs no more; not so after an error.
-        first_field_s, last_field_s: of `time.monotonic`: when the first field was started and the last one was on
-            disk; ``None`` if none was taken.
+        first_field_s, last_field_s: of `time.monotonic`: when the first field was started and the
+            last one was on disk; ``None`` if none was taken.
         figures: seconds by phase so far, and counts.
     """
 
@@ -90,7 +92,14 @@ class SampleFailed:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-SampleMessage = PhaseReport | MicroscopeWanted | MicroscopeReleased | OperatorNeeded | SampleFinished | SampleFailed
+SampleMessage = (
+    PhaseReport
+    | MicroscopeWanted
+    | MicroscopeReleased
+    | OperatorNeeded
+    | SampleFinished
+    | SampleFailed
+)
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,21 @@
-"""The process of one sample: loads everything, waits for the microscope, scans, gives it back, and reports.
+"""The process of one sample.
 
-It is the child of the supervisor. What it prints goes to the log of the sample.
+Loads everything, waits for the microscope, scans, gives it back, and reports.
+
+It is the child of the supervisor. What it logs and prints goes to the log of the sample.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import signal
 import sys
 import threading
-import traceback
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
-
-import click
 
 from wbcpipe.batch.sample_process.messages import (
     Answer,
@@ -29,6 +29,7 @@ from wbcpipe.batch.sample_process.messages import (
 from wbcpipe.batch.sample_process.progress import SampleProgress
 from wbcpipe.errors import InterruptedRunError, WbcpipeError
 from wbcpipe.system.log_files import redirect_output
+from wbcpipe.system.logs import show_log
 from wbcpipe.system.process_limits import set_background_priority
 from wbcpipe.system.signals import StopRequested
 from wbcpipe.system.storage import explained
@@ -51,12 +52,15 @@ if TYPE_CHECKING:
 
 __all__ = ["SampleJob", "SamplePart", "run_sample_job"]
 
-#: What one process does of a sample: all that is missing; or, of two passes over a whole list, the bright field or the
-#: stain alone.
+_log = logging.getLogger(__name__)
+
+#: What one process does of a sample: all that is missing; or, of two passes over a whole list, the
+#: bright field or the stain alone.
 SamplePart = Literal["slide", "brightfield", "stain"]
-#: Wakes the main thread when the supervisor closes the pipe. It is no stop signal, which this process ignores. Windows
-#: has no such signal: there Python itself simulates SIGTERM, which ends no call that waits; the supervisor then ends
-#: the process after its grace time, and the acquisition process, which loses its parent, closes the shutter.
+#: Wakes the main thread when the supervisor closes the pipe. It is no stop signal, which this
+#: process ignores. Windows has no such signal: there Python itself simulates SIGTERM, which ends no
+#: call that waits; the supervisor then ends the process after its grace time, and the acquisition
+#: process, which loses its parent, closes the shutter.
 if sys.platform == "win32":
     _WAKE = signal.SIGTERM
 else:
@@ -85,7 +89,8 @@ class SampleJob:
 
 
 class SupervisorLink:
-    """The supervisor, from the process of a sample: waits for its answers, and stops the run when it closes the pipe.
+    """The supervisor, from the process of a sample: waits for its answers, and stops the run when
+    it closes the pipe.
 
     Args:
         link: see `ParentLink`.
@@ -112,7 +117,9 @@ class SupervisorLink:
         with self._changed:
             self._waiting = True
             try:
-                self._changed.wait_for(lambda: self._ended or any(isinstance(one, kind) for one in self._received))
+                self._changed.wait_for(
+                    lambda: self._ended or any(isinstance(one, kind) for one in self._received)
+                )
             finally:
                 self._waiting = False
             if self._ended:
@@ -162,27 +169,29 @@ def _raise_stop(_number: int, _frame: FrameType | None) -> None:
 def run_sample_job(job: SampleJob, link: ParentLink) -> None:
     """Do a job, and report it to the supervisor; the target of the child process."""
     redirect_output(job.log_path)
+    show_log(logging.INFO)
     supervisor = SupervisorLink(link)
     progress = SampleProgress(supervisor, supervisor.ask)
     try:
         _do(job, supervisor, progress)
         supervisor.finish()
         supervisor.send(SampleFinished(progress.figures))
-    except (InterruptedRunError, KeyboardInterrupt, click.Abort):
-        print("stopped by the supervisor", flush=True)
+    except (InterruptedRunError, KeyboardInterrupt):
+        _log.info("stopped by the supervisor")
     except (Exception, MemoryError) as error:  # noqa: BLE001 - the process boundary: the supervisor journals it
         supervisor.finish()
-        if not isinstance(error, WbcpipeError):
-            traceback.print_exc()
+        defect = not isinstance(error, WbcpipeError)
         error = explained(error)
-        print(f"{type(error).__name__}: {error}", flush=True)
+        _log.error("%s: %s", type(error).__name__, error, exc_info=defect)
         text = (str(error) or type(error).__name__).splitlines()[0]
         supervisor.send(SampleFailed(type(error).__name__, text, progress.figures))
     atexit.register(_end_at_once)
 
 
 def _end_at_once() -> None:
-    """End this process without unloading its libraries, which takes seconds: all it has written is on disk."""
+    """End this process without unloading its libraries, which takes seconds: all it has written is
+    on disk.
+    """
     with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -199,8 +208,10 @@ def _do(job: SampleJob, supervisor: SupervisorLink, progress: SampleProgress) ->
     row = job.row
     scope = load_scope(row.scope).with_core_log(job.core_log)
     sample = Sample.open(job.root, row.sample)
-    request = replace(row_request(row, scope, job.root), microscope=job.microscope, operator_answers=True)
-    turn = ScanTurn(lambda: _microscope(job, scope, supervisor, progress))
+    request = replace(
+        row_request(row, scope, job.root), microscope=job.microscope, operator_answers=True
+    )
+    turn = ScanTurn(lambda: _microscope(supervisor, progress))
     if job.part != "slide":
         with turn, sample.lock("batch"), sample.log_failure("batch"):
             _take_part(job.part, sample, request, progress, turn)
@@ -208,7 +219,7 @@ def _do(job: SampleJob, supervisor: SupervisorLink, progress: SampleProgress) ->
     bundle = _find_bundle(row)
     _load_everything(bundle)
     model = ModelChoice(bundle=row.bundle)
-    differential = run(sample, request, kind="scope", model=model, reporter=progress, turn=turn)
+    differential = run(sample, request, model=model, reporter=progress, turn=turn)
     progress.update("cells counted", differential.tally.identified, differential.tally.identified)
 
 
@@ -225,13 +236,15 @@ def _load_everything(bundle: Bundle) -> None:
     import wbcpipe.acquire.supervise.worker
     import wbcpipe.report.stage
     import wbcpipe.segment.stage  # noqa: F401
-    from wbcpipe.classify.inference.select_engine import preload_engine
+    from wbcpipe.classify.inference.select_engine import select_engine
     from wbcpipe.classify.inference.torch_threads import half_of_the_cores
 
     with half_of_the_cores():
         threads = torch.get_num_threads()
-    torch.set_num_threads(threads)  # for good: the other half drives the microscope for another sample
-    preload_engine(bundle)
+    torch.set_num_threads(
+        threads
+    )  # for good: the other half drives the microscope for another sample
+    select_engine(bundle)
 
 
 def _take_part(
@@ -260,7 +273,7 @@ def _take_part(
 
 
 @contextlib.contextmanager
-def _microscope(job: SampleJob, scope: Scope, supervisor: SupervisorLink, progress: SampleProgress) -> Iterator[None]:
+def _microscope(supervisor: SupervisorLink, progress: SampleProgress) -> Iterator[None]:
     """Wait for the microscope, and give it back at the end."""
     progress.enter("waiting for the microscope")
     supervisor.send(MicroscopeWanted())
@@ -272,5 +285,9 @@ def _microscope(job: SampleJob, scope: Scope, supervisor: SupervisorLink, progre
         complete = True
     finally:
         progress.enter("segmenting")
-        supervisor.send(MicroscopeReleased(complete, progress.first_field_s, progress.last_field_s, progress.figures))
+        supervisor.send(
+            MicroscopeReleased(
+                complete, progress.first_field_s, progress.last_field_s, progress.figures
+            )
+        )
         set_background_priority()

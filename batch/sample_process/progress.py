@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from dataclasses import replace
@@ -19,11 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["SampleProgress"]
 
-#: A message with the same phase is sent at most this often; the supervisor needs one within minutes.
+_log = logging.getLogger(__name__)
+
+#: A message with the same phase is sent at most this often; the supervisor needs one within
+#: minutes.
 _EVERY_S: Final = 0.25
 #: How lines of the acquisition begin while no field is being taken.
 _LINES: Final[tuple[tuple[str, Phase], ...]] = (
-    *((f"{action} {what} ", "loading the slide") for action in ("loading", "unloading") for what in ("slide", "step")),
+    *(
+        (f"{action} {what} ", "loading the slide")
+        for action in ("loading", "unloading")
+        for what in ("slide", "step")
+    ),
     ("opening ", "opening"),
     ("loading the devices anew", "opening"),
     ("finding the focus", "focusing"),
@@ -75,7 +83,9 @@ class SampleProgress:
         seconds = dict(self._seconds)
         phase = self._report.phase
         seconds[phase] = seconds.get(phase, 0.0) + time.monotonic() - self._phase_began_s
-        return {phase_figure(name): round(spent, 3) for name, spent in seconds.items()} | self._counts
+        return {
+            phase_figure(name): round(spent, 3) for name, spent in seconds.items()
+        } | self._counts
 
     def enter(self, phase: Phase, text: str = "") -> None:
         """Report the phase that begins now."""
@@ -85,7 +95,9 @@ class SampleProgress:
         """See `ProgressReporter.update`."""
         if task == "cells counted":
             self._counts["cells"] = done
-            self._change(PhaseReport(self._report.phase, self._report.done, self._report.total, done, text))
+            self._change(
+                PhaseReport(self._report.phase, self._report.done, self._report.total, done, text)
+            )
             return
         phase = next((phase for start, phase in _TASKS if task.startswith(start)), None)
         if phase is None:  # of a part of the phase
@@ -102,12 +114,16 @@ class SampleProgress:
             self.enter("reporting", text)
 
     def say(self, text: str) -> None:
-        """See `ProgressReporter.say`; the line is also printed, into the log of the sample."""
-        print(text, flush=True)
-        phase = next((phase for start, phase in _LINES if text.startswith(start)), self._report.phase)
+        """See `ProgressReporter.say`; the line is also logged, into the log of the sample."""
+        _log.info("%s", text)
+        phase = next(
+            (phase for start, phase in _LINES if text.startswith(start)), self._report.phase
+        )
         if text == TAKING_FIELDS and self.first_field_s is None:
             self.first_field_s = time.monotonic()
-        done, total = (self._report.done, self._report.total) if phase == self._report.phase else (0, 0)
+        done, total = (
+            (self._report.done, self._report.total) if phase == self._report.phase else (0, 0)
+        )
         self._change(PhaseReport(phase, done, total, self._report.cells, text), at_once=True)
 
     def confirm(self, message: str) -> None:
@@ -123,6 +139,10 @@ class SampleProgress:
             self._seconds[before.phase] += now_s - self._phase_began_s
             self._phase_began_s = now_s
             at_once = True
-        if at_once or (report.done != before.done and now_s - self._sent_s >= _EVERY_S) or report.done == report.total:
+        if (
+            at_once
+            or (report.done != before.done and now_s - self._sent_s >= _EVERY_S)
+            or report.done == report.total
+        ):
             self._sent_s = now_s
             self._link.send(report)

@@ -11,13 +11,16 @@ from wbcpipe.acquire.supervise.restart_policy import max_silence_s
 from wbcpipe.batch.durations import format_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from wbcpipe.acquire.config.scope import Scope
     from wbcpipe.acquire.config.slide_policies import Loader
     from wbcpipe.batch.records import Phase
 
-__all__ = ["ClockChange", "ClockWatch", "phase_limits_s"]
+__all__ = ["ClockChange", "ClockWatch", "Clocks", "phase_limits_s", "read_clocks"]
+
+#: The wall clock, the monotonic clock, and the time since the boot, in seconds.
+Clocks = tuple[float, float, float]
 
 #: Loading torch and compiling a network, on a slow and busy computer.
 _STARTING_S: Final = 600.0
@@ -26,19 +29,22 @@ _SEGMENTING_S: Final = 600.0
 _LOADER_START_S: Final = 300.0
 _CLASSIFYING_S: Final = 900.0
 _REPORTING_S: Final = 300.0
-#: An acquisition process that hangs is ended by the process of its sample, which needs this long to do it.
+#: An acquisition process that hangs is ended by the process of its sample, which needs this long to
+#: do it.
 _MARGIN_S: Final = 90.0
 
 
 def phase_limits_s(scope: Scope) -> Mapping[Phase, float]:
     """Return the longest time without progress in each phase, from the scope's own limits.
 
-    Progress is a new phase, a field, a cell, or a line about the phase. A phase that is not listed waits for the
-    operator or another process and has no limit.
+    Progress is a new phase, a field, a cell, or a line about the phase. A phase that is not listed
+    waits for the operator or another process and has no limit.
     """
     silence_s = max_silence_s(scope) + _MARGIN_S
     staining = scope.staining
-    staining_s = staining.incubate_s + sum(step.wait_s + staining.timeout_s for step in staining.steps)
+    staining_s = staining.incubate_s + sum(
+        step.wait_s + staining.timeout_s for step in staining.steps
+    )
     return {
         "starting": _STARTING_S,
         "loading the slide": _loading_s(scope.loader),
@@ -54,7 +60,9 @@ def phase_limits_s(scope: Scope) -> Mapping[Phase, float]:
 
 def _loading_s(loader: Loader) -> float:
     """Return the longest time of one step of a loader; each step is a line, and so progress."""
-    wait_s = max((step.wait_s for step in (*loader.load, *loader.unload, *loader.safe_state)), default=0.0)
+    wait_s = max(
+        (step.wait_s for step in (*loader.load, *loader.unload, *loader.safe_state)), default=0.0
+    )
     return _LOADER_START_S + loader.timeout_s + wait_s + loader.settle_s + _MARGIN_S
 
 
@@ -76,18 +84,27 @@ class ClockChange:
 class ClockWatch:
     """Notice that the computer slept, or that its clock was set; call `tick` every second or so.
 
-    Three clocks are compared: the wall clock, which can be set; the monotonic one, which on Linux stands still while
-    the computer sleeps; and on Linux the time since the boot, which goes on. Elsewhere the monotonic clock may go on
-    during sleep: there a long gap between two ticks is the sleep.
+    Three clocks are compared: the wall clock, which can be set; the monotonic one, which on Linux
+    stands still while the computer sleeps; and on Linux the time since the boot, which goes on.
+    Elsewhere the monotonic clock may go on during sleep: there a long gap between two ticks is the
+    sleep.
 
     Args:
         sleep_s: a shorter gap is a busy computer.
         step_s: a smaller difference is a time server's correction.
+        clocks: reads the clocks.
     """
 
-    def __init__(self, *, sleep_s: float = 60.0, step_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        *,
+        sleep_s: float = 60.0,
+        step_s: float = 5.0,
+        clocks: Callable[[], Clocks] | None = None,
+    ) -> None:
         self._sleep_s, self._step_s = sleep_s, step_s
-        self._last = _read_clocks()
+        self._clocks = clocks or read_clocks
+        self._last = self._clocks()
 
     def tick(self, *, worked: bool = False) -> list[ClockChange]:
         """Return what happened since the last tick.
@@ -95,10 +112,10 @@ class ClockWatch:
         Args:
             worked: this program worked all the time, for example at a check: a gap is no sleep.
         """
-        return self.compare(_read_clocks(), worked=worked)
+        return self.compare(self._clocks(), worked=worked)
 
-    def compare(self, now: tuple[float, float, float], *, worked: bool = False) -> list[ClockChange]:
-        """Return what happened until ``now``: the wall clock, the monotonic clock and the time since the boot."""
+    def compare(self, now: Clocks, *, worked: bool = False) -> list[ClockChange]:
+        """Return what happened until ``now``."""
         wall_s, awake_s, real_s = (one - other for one, other in zip(now, self._last, strict=True))
         self._last = now
         found = []
@@ -110,12 +127,17 @@ class ClockWatch:
         if abs(step_s) >= self._step_s:
             way = "forward" if step_s > 0 else "back"
             found.append(
-                ClockChange("clock_changed", f"the clock was set {way} by {format_seconds(abs(step_s))}", step_s)
+                ClockChange(
+                    "clock_changed",
+                    f"the clock was set {way} by {format_seconds(abs(step_s))}",
+                    step_s,
+                )
             )
         return found
 
 
-def _read_clocks() -> tuple[float, float, float]:
+def read_clocks() -> Clocks:
+    """Read the clocks now."""
     awake_s = real_s = time.monotonic()
     if sys.platform == "linux":
         real_s = time.clock_gettime(time.CLOCK_BOOTTIME)

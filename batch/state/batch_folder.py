@@ -1,7 +1,9 @@
-"""The folder of a batch, ``<data root>/batches/<name>/``: its files, its lock, its journal and its inbox.
+"""The folder of a batch, ``<data root>/batches/<name>/``.
 
-The state of a batch is its files. The journal is append-only and flushed; a command is a file that is renamed into the
-inbox; a line or file that a crash cut short is ignored.
+Its files, its lock, its journal and its inbox.
+
+The state of a batch is its files. The journal is append-only and flushed; a command is a file that
+is renamed into the inbox; a line or file that a crash cut short is ignored.
 """
 
 from __future__ import annotations
@@ -145,7 +147,9 @@ class BatchFolder:
         return path
 
     def commands(self) -> Iterator[tuple[Path, Command | str]]:
-        """Yield the files of the inbox in the order of their names, each with its command, or why it is refused."""
+        """Yield the files of the inbox in the order of their names, each with its command, or why
+        it is refused.
+        """
         if not self.inbox_path.is_dir():
             return
         for path in sorted(self.inbox_path.glob("*.json")):
@@ -158,7 +162,9 @@ class BatchFolder:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the batch for this process alone; the operating system releases it when the process dies.
+        """Hold the batch for this process alone.
+
+        The operating system releases it when the process dies.
 
         Raises:
             BatchBusyError: another process runs the batch; the text names it.
@@ -167,11 +173,14 @@ class BatchFolder:
 
         def busy(holder: str) -> BatchBusyError:
             return BatchBusyError(
-                f"batch {self.name!r} is being run by another process ({holder}). Watch it with `wbcpipe batch status "
-                f"--batch {self.name}`; change it with `wbcpipe batch add`, `hold`, `skip`, `retry` or `stop`."
+                f"batch {self.name!r} is being run by another process ({holder}). Watch it with "
+                f"`wbcpipe batch status --batch {self.name}`; change it with `wbcpipe batch add`, "
+                f"`hold`, `skip`, `retry` or `stop`."
             )
 
-        with exclusive_lock(self.path / "lock", self.path / "lock.holder", "batch run", busy, wait_s=_WAIT_S):
+        with exclusive_lock(
+            self.path / "lock", self.path / "lock.holder", "batch run", busy, wait_s=_WAIT_S
+        ):
             yield
 
     def is_running(self) -> bool:
@@ -187,9 +196,12 @@ class BatchFolder:
         return self.path / "heartbeat.json"
 
     def write_heartbeat(self, heartbeat: Heartbeat) -> None:
-        """Write ``heartbeat.json``: renamed, but not flushed, since it is worth nothing after a power cut."""
+        """Write ``heartbeat.json``: renamed, but not flushed, since it is worth nothing after a
+        power cut.
+        """
         aside = self.heartbeat_path.with_name(".heartbeat.json.partial")
-        # Windows refuses to replace a file that is being read, and a share may be gone: the next heartbeat replaces it.
+        # Windows refuses to replace a file that is being read, and a share may be gone: the next
+        # heartbeat replaces it.
         with contextlib.suppress(OSError):
             aside.write_text(heartbeat.model_dump_json(indent=1), encoding="utf-8")
             aside.replace(self.heartbeat_path)
@@ -208,12 +220,19 @@ class BatchFolder:
 
 def list_batches(root: Path) -> list[BatchFolder]:
     """Return the batches below a data root, the one started last first."""
-    found = [BatchFolder(path.parent.name, root) for path in (root / BATCHES).glob("*/batch.json") if path.is_file()]
+    found = [
+        BatchFolder(path.parent.name, root)
+        for path in (root / BATCHES).glob("*/batch.json")
+        if path.is_file()
+    ]
     return sorted(found, key=_started_s, reverse=True)
 
 
 def _started_s(batch: BatchFolder) -> float:
-    """Return when a process last began to run the batch, in the time of `os.stat`; else when it was created."""
+    """Return when a process last began to run the batch, in the time of `os.stat`.
+
+    Else when it was created.
+    """
     with contextlib.suppress(OSError):
         return (batch.path / "lock.holder").stat().st_mtime  # written when the lock is taken
     with contextlib.suppress(OSError):

@@ -1,4 +1,7 @@
-"""Which commands have an effect on a row, by its state. Pure; for the operator's terminal and for the supervisor."""
+"""Which commands have an effect on a row, by its state.
+
+Pure; for the operator's terminal and for the supervisor.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +19,18 @@ __all__ = ["addressed_by_all", "command_problem"]
 _EFFECTIVE: Final[Mapping[CommandKind, frozenset[RowState]]] = {
     "hold": frozenset({"waiting", "scanned", "stained"}),
     "release": frozenset({"held"}),
-    "skip": frozenset({"waiting", "held", "scanning", "scanned", "staining", "stained", "processing"}),
+    "skip": frozenset(
+        {"waiting", "held", "scanning", "scanned", "staining", "stained", "processing"}
+    ),
     "retry": frozenset({"quarantined", "skipped"}),
 }
 #: What to do instead.
 _ADVICE: Final[Mapping[tuple[CommandKind, RowState], str]] = {
     ("hold", "scanning"): "it is being scanned; `skip` ends it, `stop` ends the batch after it",
-    ("hold", "staining"): "its slide is being stained; `skip` ends it, `stop` ends the batch after it",
+    (
+        "hold",
+        "staining",
+    ): "its slide is being stained; `skip` ends it, `stop` ends the batch after it",
     ("hold", "processing"): "its scan is complete, and it needs the microscope no more",
     ("hold", "held"): "it is on hold already",
     ("hold", "finished"): "it is finished",
@@ -32,7 +40,10 @@ _ADVICE: Final[Mapping[tuple[CommandKind, RowState], str]] = {
     ("skip", "skipped"): "it is skipped already",
     ("skip", "quarantined"): "it is quarantined, and is not tried again unless `retry` asks for it",
     ("retry", "waiting"): "it waits, and is tried without being asked",
-    ("retry", "finished"): "it is finished; to scan the slide again, add it under another sample name",
+    (
+        "retry",
+        "finished",
+    ): "it is finished; to scan the slide again, add it under another sample name",
     ("retry", "held"): "it is on hold; `release` lets it start",
     ("retry", "scanning"): "it is being scanned",
     ("retry", "processing"): "it is being processed",

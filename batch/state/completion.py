@@ -1,4 +1,7 @@
-"""What is done of a row: its content on disk, never the order, the time or the number of its attempts."""
+"""What is done of a row.
+
+Its content on disk, never the order, the time or the number of its attempts.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +33,9 @@ if TYPE_CHECKING:
 
 __all__ = ["RowContent", "RowStage", "row_content"]
 
-#: ``new``: no field; ``started``: some fields; ``brightfield``: all of the first of two passes; ``stained``: the stain
-#: is applied; ``scanned``: the scan is complete; ``finished``: the report is complete too.
+#: ``new``: no field; ``started``: some fields; ``brightfield``: all of the first of two passes;
+#: ``stained``: the stain is applied; ``scanned``: the scan is complete; ``finished``: the report is
+#: complete too.
 RowStage = Literal["new", "started", "brightfield", "stained", "scanned", "finished"]
 
 
@@ -41,7 +45,8 @@ class RowContent:
 
     Attributes:
         stage: see `RowStage`.
-        incubated_at_s: of `time.time`: when a stained slide may be taken in fluorescence; 0 where nothing incubates.
+        incubated_at_s: of `time.time`: when a stained slide may be taken in fluorescence; 0 where
+            nothing incubates.
         stained_at: when the stain was applied.
     """
 
@@ -53,7 +58,8 @@ class RowContent:
 def row_content(row: WorklistRow, root: Path) -> RowContent:
     """Return what of a row is on disk.
 
-    A sample of other settings, or a damaged one, counts as ``started``: its process says what is wrong.
+    A sample of other settings, or a damaged one, counts as ``started``: its process says what is
+    wrong.
     """
     sample = Sample.open(root, row.sample)
     if not sample.exists():
@@ -79,7 +85,9 @@ def _scan_is_complete(sample: Sample, row: WorklistRow, request: ScanRequest) ->
 def _is_asked_for(outcome: ScanOutcome, request: ScanRequest) -> bool:
     """Return whether a scan had the targets of a request."""
     if request.fields is not None:
-        return outcome.cells is None and outcome.fields_wanted >= min(request.fields, request.max_fields)
+        return outcome.cells is None and outcome.fields_wanted >= min(
+            request.fields, request.max_fields
+        )
     targets = [(target.name, target.target_percent) for target in outcome.precision]
     asked = [(target.name, target.half_width_percent) for target in request.precision]
     return outcome.cells is not None and outcome.cells_wanted == request.cells and targets == asked
@@ -87,7 +95,11 @@ def _is_asked_for(outcome: ScanOutcome, request: ScanRequest) -> bool:
 
 def _may_go_on(outcome: ScanOutcome, row: WorklistRow) -> bool:
     """Return whether a scan that a deadline ended has a later one now."""
-    return outcome.reason == "deadline" and row.deadline is not None and time.time() < row.deadline.timestamp()
+    return (
+        outcome.reason == "deadline"
+        and row.deadline is not None
+        and time.time() < row.deadline.timestamp()
+    )
 
 
 def _report_is_complete(sample: Sample, row: WorklistRow) -> bool:

@@ -1,4 +1,7 @@
-"""Estimates of a batch before it runs: time, disk space, and what is done already; nothing moves."""
+"""Estimates of a batch before it runs: time, disk space, and what is done already.
+
+Nothing moves.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,13 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchEstimate", "RowEstimate", "estimate_batch"]
 
-#: Measured on one core: segmenting a megapixel of a field's four frames (docs/results/segment-benchmark.md).
+#: Measured on one core: segmenting a megapixel of a field's four frames
+#: (docs/results/segment-benchmark.md).
 _SEGMENT_S_PER_MEGAPIXEL: Final = 0.04
 #: Measured: from the last frame to the report, beyond segmenting; and starting a slide's processes.
 _REPORT_S: Final = 5.0
-#: A cell in cells.zarr before compression: four frames of 224 x 224 pixels of two bytes, and its mask.
+#: A cell in cells.zarr before compression: four frames of 224 x 224 pixels of two bytes, and its
+#: mask.
 _CELL_BYTES: Final = 224 * 224 * (2 * len(MODALITIES) + 1)
 #: Log, tables and report of a sample.
 _SPARE_BYTES: Final = 16 * 2**20
@@ -45,8 +50,10 @@ class RowEstimate:
     Attributes:
         row: of the worklist.
         scope_name, slot: of the microscope, and of its stage.
-        state: of the sample on disk: nothing, some fields, or a report of a scan that reached its target.
-        fields: expected in all; with a target of cells or precision, their number is known only at the end.
+        state: of the sample on disk: nothing, some fields, or a report of a scan that reached its
+            target.
+        fields: expected in all; with a target of cells or precision, their number is known only at
+            the end.
         fields_done: on disk.
         seconds: of the microscope, with an automatic stain's incubation.
         disk_bytes: still to be written.
@@ -102,12 +109,17 @@ class BatchEstimate:
         return [
             row
             for row in self.rows
-            if row.seconds and row.row.deadline is not None and row.row.deadline < ends[row.row.sample]
+            if row.seconds
+            and row.row.deadline is not None
+            and row.row.deadline < ends[row.row.sample]
         ]
 
 
 def estimate_batch(
-    rows: Sequence[WorklistRow], scopes: Mapping[str, Scope], data: Path, now: datetime | None = None
+    rows: Sequence[WorklistRow],
+    scopes: Mapping[str, Scope],
+    data: Path,
+    now: datetime | None = None,
 ) -> BatchEstimate:
     """Estimate the time and the disk space of the rows.
 
@@ -120,9 +132,12 @@ def estimate_batch(
     Raises:
         WbcpipeError: see `row_request`.
     """
-    # Slides follow each other on the microscope; what else is done of a slide overlaps with the next one.
+    # Slides follow each other on the microscope; what else is done of a slide overlaps with the
+    # next one.
     ordered = sorted(rows, key=lambda row: -row.priority)
-    free = shutil.disk_usage(next(folder for folder in (data, *data.parents) if folder.exists())).free
+    free = shutil.disk_usage(
+        next(folder for folder in (data, *data.parents) if folder.exists())
+    ).free
     estimates = tuple(_estimate(row, scopes[row.scope], data) for row in ordered)
     needed = sum(row.disk_bytes for row in estimates)
     return BatchEstimate(estimates, now or datetime.now().astimezone(), needed, free)
@@ -136,7 +151,9 @@ def _estimate(row: WorklistRow, scope: Scope, data: Path) -> RowEstimate:
     done = len(_known(sample, request.last_pass)) if sample.path.exists() else 0
     stage = row_content(row, data).stage
     if stage in ("scanned", "finished"):
-        return RowEstimate(*where, "finished" if stage == "finished" else "started", done, done, 0.0, 0)
+        return RowEstimate(
+            *where, "finished" if stage == "finished" else "started", done, done, 0.0, 0
+        )
     seconds, disk_bytes = 0.0, _SPARE_BYTES
     for name in dict.fromkeys((request.first_pass, request.last_pass)):
         to_take = max(0, fields - len(_known(sample, name)))
@@ -146,12 +163,19 @@ def _estimate(row: WorklistRow, scope: Scope, data: Path) -> RowEstimate:
         seconds += remaining_s(sample, scope.staining)
     cells = min(cells, int(fields * scope.expected_cells_per_field) + 1)
     state: Literal["new", "started"] = "started" if sample.exists() else "new"
-    return RowEstimate(*where, state, max(fields, done), done, round(seconds, 1), disk_bytes + cells * _CELL_BYTES)
+    return RowEstimate(
+        *where, state, max(fields, done), done, round(seconds, 1), disk_bytes + cells * _CELL_BYTES
+    )
 
 
 def _cells(request: ScanRequest) -> int:
-    """Return the cells that the targets need at most, with any share that is expected of a class."""
-    needed = [cells_for_expected_share(target.name, target.half_width_percent) for target in request.precision]
+    """Return the cells that the targets need at most, with any share that is expected of a
+    class.
+    """
+    needed = [
+        cells_for_expected_share(target.name, target.half_width_percent)
+        for target in request.precision
+    ]
     return max([request.cells or 0, *needed])
 
 

@@ -1,4 +1,7 @@
-"""Apply the commands of the inbox to a batch; a refused one is moved aside, with its reason in the journal."""
+"""Apply the commands of the inbox to a batch.
+
+A refused one is moved aside, with its reason in the journal.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,8 @@ class CommandRefusedError(Exception):
 def read_inbox(folder: BatchFolder, apply: Callable[[Command], None]) -> None:
     """Apply each command of the inbox, in the order of their files; remove those applied.
 
-    A command that is applied just before a crash is applied once more: each leaves the state as it is then.
+    A command that is applied just before a crash is applied once more: each leaves the state as it
+    is then.
 
     Args:
         folder: of the batch.
@@ -49,16 +53,23 @@ def read_inbox(folder: BatchFolder, apply: Callable[[Command], None]) -> None:
 
 
 def refuse_old_stops(folder: BatchFolder) -> None:
-    """Refuse the stops that were asked of an earlier run of the batch: started again, it goes on."""
+    """Refuse the stops that were asked of an earlier run of the batch: started again, it goes
+    on.
+    """
     for path, command in list(folder.commands()):
         if not isinstance(command, str) and command.kind == "stop":
-            _refuse(folder, path, "stop: it was asked before the batch was started again", command.by)
+            _refuse(
+                folder, path, "stop: it was asked before the batch was started again", command.by
+            )
 
 
 def _refuse(folder: BatchFolder, path: Path, reason: str, by: str) -> None:
-    folder.append(JournalEntry(time=datetime.now(UTC), event="command_refused", reason=reason, by=by))
+    folder.append(
+        JournalEntry(time=datetime.now(UTC), event="command_refused", reason=reason, by=by)
+    )
     refused = folder.inbox_path / "refused"
     make_folder(refused)
-    # Windows moves no file that another program has open, and a share may be gone: tried again with the next look.
+    # Windows moves no file that another program has open, and a share may be gone: tried again with
+    # the next look.
     with contextlib.suppress(OSError):
         path.replace(refused / path.name)

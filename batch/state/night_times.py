@@ -15,7 +15,15 @@ __all__ = ["MicroscopeUse", "idle_seconds", "microscope_use", "used_seconds"]
 
 _BEGIN: Final = frozenset({"scan_started", "stain_started"})
 _END: Final = frozenset(
-    {"scan_finished", "stain_finished", "attempt_failed", "interrupted", "quarantined", "skipped", "held"}
+    {
+        "scan_finished",
+        "stain_finished",
+        "attempt_failed",
+        "interrupted",
+        "quarantined",
+        "skipped",
+        "held",
+    }
 )
 _NEW_SESSION: Final = frozenset({"batch_started", "batch_resumed"})
 
@@ -26,8 +34,8 @@ class MicroscopeUse:
 
     Attributes:
         sample: its name.
-        start, end: of the scan or the stain; the end of one that a crash cut short is the last entry before the
-            restart.
+        start, end: of the scan or the stain; the end of one that a crash cut short is the last
+            entry before the restart.
     """
 
     sample: str
@@ -35,7 +43,9 @@ class MicroscopeUse:
     end: datetime
 
 
-def microscope_use(journal: Iterable[JournalEntry], now: datetime | None = None) -> list[MicroscopeUse]:
+def microscope_use(
+    journal: Iterable[JournalEntry], now: datetime | None = None
+) -> list[MicroscopeUse]:
     """Return each use of the microscope, in the order of their ends.
 
     Args:
@@ -71,7 +81,7 @@ def used_seconds(uses: Sequence[MicroscopeUse]) -> float:
 def idle_seconds(journal: Iterable[JournalEntry]) -> list[float]:
     """Return the idle time of the microscope before each sample, as the supervisor measured it.
 
-    It is the time between the last field of a sample and the first field of the next in which the microscope neither
-    focuses nor loads a slide.
+    It is the time between the last field of a sample and the first field of the next in which the
+    microscope neither focuses nor loads a slide.
     """
     return [entry.figures["idle_s"] for entry in journal if "idle_s" in entry.figures]

@@ -30,7 +30,8 @@ class Merge:
     """An edited worklist, merged into the rows of a batch.
 
     Attributes:
-        rows: of the batch from now on: the edited worklist's, then the others, which were added or removed.
+        rows: of the batch from now on: the edited worklist's, then the others, which were added or
+            removed.
         added, changed, removed: samples.
         refused: what must not change, with line numbers.
     """
@@ -43,7 +44,8 @@ class Merge:
 
 
 def merge_rows(status: Mapping[str, RowStatus], edited: Sequence[WorklistRow]) -> Merge:
-    """Merge an edited worklist: new rows are added, rows that were not started are changed, others stay.
+    """Merge an edited worklist: new rows are added, rows that were not started are changed, others
+    stay.
 
     Args:
         status: of the rows of the batch.
@@ -56,10 +58,14 @@ def merge_rows(status: Mapping[str, RowStatus], edited: Sequence[WorklistRow]) -
             added.append(row.sample)
         elif _settings(row) != _settings(before.row):
             if before.started is not None:
-                keys = [key for key, value in _settings(row).items() if value != _settings(before.row)[key]]
+                keys = [
+                    key
+                    for key, value in _settings(row).items()
+                    if value != _settings(before.row)[key]
+                ]
                 refused.append(
-                    f"line {row.line}: sample {row.sample!r} was started and is {before.state}; its {', '.join(keys)} "
-                    "can no longer change"
+                    f"line {row.line}: sample {row.sample!r} was started and is {before.state}; "
+                    f"its {', '.join(keys)} can no longer change"
                 )
                 row = before.row
             else:
@@ -80,12 +86,19 @@ def _settings(row: WorklistRow) -> dict[str, object]:
 
 
 def started_rows(folder: BatchFolder) -> dict[str, WorklistRow]:
-    """Return the rows of a batch that were started or are done, by sample; none if there is no such batch."""
+    """Return the rows of a batch that were started or are done, by sample.
+
+    None if there is no such batch.
+    """
     status = folder.status() if folder.exists() else {}
-    return {sample: one.row for sample, one in status.items() if one.started is not None or one.done}
+    return {
+        sample: one.row for sample, one in status.items() if one.started is not None or one.done
+    }
 
 
-def open_batch(path: Path, name: str | None, root: Path, scope: str, say: Callable[[str], None]) -> BatchFolder:
+def open_batch(
+    path: Path, name: str | None, root: Path, scope: str, say: Callable[[str], None]
+) -> BatchFolder:
     """Return the batch of a worklist, with its ``batch.json``.
 
     Args:
@@ -101,7 +114,10 @@ def open_batch(path: Path, name: str | None, root: Path, scope: str, say: Callab
         BatchBusyError: the batch is running.
     """
     folder = BatchFolder.open(root, name or path.stem)
-    if folder.exists() and hashlib.sha256(read_bytes(path)).hexdigest() == folder.record().worklist_sha256:
+    if (
+        folder.exists()
+        and hashlib.sha256(read_bytes(path)).hexdigest() == folder.record().worklist_sha256
+    ):
         return folder
     worklist = read_worklist(path, data=root, scope=scope, started=started_rows(folder))
     if not worklist.rows:
@@ -118,25 +134,38 @@ def _merge(folder: BatchFolder, worklist: Worklist, say: Callable[[str], None]) 
     merge = merge_rows(folder.status(), worklist.rows)
     if merge.refused:
         raise WorklistError(
-            f"{worklist.path} differs from the worklist with which batch {folder.name!r} was started:\n  "
+            f"{worklist.path} differs from the worklist with which batch {folder.name!r} was "
+            f"started:\n  "
             + "\n  ".join(merge.refused)
             + "\nRestore these lines, or give another --name to run the file as a new batch."
         )
     if merge.removed:
         say(
-            f"no longer in {worklist.path.name}, but still in the batch: {', '.join(merge.removed)}; "
-            "`wbcpipe batch skip` takes a sample out"
+            f"no longer in {worklist.path.name}, but still in the batch: "
+            f"{', '.join(merge.removed)}; `wbcpipe batch skip` takes a sample out"
         )
     _write(folder, worklist, merge.rows, folder.record().created)
     now = datetime.now(UTC)
     for sample in merge.added:
-        folder.append(JournalEntry(time=now, event="row_added", sample=sample, reason="new in the worklist"))
+        folder.append(
+            JournalEntry(time=now, event="row_added", sample=sample, reason="new in the worklist")
+        )
     for sample in merge.changed:
-        folder.append(JournalEntry(time=now, event="row_changed", sample=sample, reason="changed in the worklist"))
+        folder.append(
+            JournalEntry(
+                time=now, event="row_changed", sample=sample, reason="changed in the worklist"
+            )
+        )
 
 
-def _write(folder: BatchFolder, worklist: Worklist, rows: Sequence[WorklistRow], created: datetime) -> None:
+def _write(
+    folder: BatchFolder, worklist: Worklist, rows: Sequence[WorklistRow], created: datetime
+) -> None:
     folder.create()
     with write_atomic(folder.path / "worklist.csv") as handle:
         handle.write(worklist.content)
-    folder.write(BatchRecord(name=folder.name, created=created, worklist_sha256=worklist.sha256, rows=tuple(rows)))
+    folder.write(
+        BatchRecord(
+            name=folder.name, created=created, worklist_sha256=worklist.sha256, rows=tuple(rows)
+        )
+    )

@@ -61,10 +61,14 @@ class Posted:
 
 def new_command(kind: CommandKind, sample: str = "", *, at_once: bool = False) -> Command:
     """Return a command of this operator, now."""
-    return Command(kind=kind, sample=sample, at_once=at_once, by=operator_name(), time=datetime.now(UTC))
+    return Command(
+        kind=kind, sample=sample, at_once=at_once, by=operator_name(), time=datetime.now(UTC)
+    )
 
 
-def post_and_wait(folder: BatchFolder, commands: Sequence[Command], *, wait_s: float = _WAIT_S) -> Posted:
+def post_and_wait(
+    folder: BatchFolder, commands: Sequence[Command], *, wait_s: float = _WAIT_S
+) -> Posted:
     """Post commands; if a process runs the batch, wait until it has taken them.
 
     Args:
@@ -89,8 +93,12 @@ def _refusals(folder: BatchFolder, paths: Sequence[Path], journal_end: int) -> l
     moved = {path.name for path in (folder.inbox_path / "refused").glob("*.json")}
     if not any(path.name in moved for path in paths):
         return []
-    entries = [entry for entry in folder.journal()[journal_end:] if entry.event == "command_refused"]
-    return [entry.reason or "the batch refused the command." for entry in entries] or ["the batch refused the command."]
+    entries = [
+        entry for entry in folder.journal()[journal_end:] if entry.event == "command_refused"
+    ]
+    return [entry.reason or "the batch refused the command." for entry in entries] or [
+        "the batch refused the command."
+    ]
 
 
 def pending_commands(folder: BatchFolder) -> list[Command]:

@@ -1,4 +1,7 @@
-"""Work that takes seconds, done in threads; what follows from it is done in the thread that asked for it."""
+"""Work that takes seconds, done in threads.
+
+What follows from it is done in the thread that asked for it.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,9 @@ _TICK_S: Final = 0.2
 
 
 class Background:
-    """Runs functions in threads, and calls what follows from them when `finish_ready` or `finish_all` is called."""
+    """Runs functions in threads, and calls what follows from them when `finish_ready` or
+    `finish_all` is called.
+    """
 
     def __init__(self) -> None:
         self._executor = ThreadPoolExecutor(_THREADS, thread_name_prefix="wbcpipe-background")
@@ -26,7 +31,9 @@ class Background:
     def __bool__(self) -> bool:
         return bool(self._pending)
 
-    def start(self, work: Callable[[], _Result], then: Callable[[_Result | Exception], None]) -> None:
+    def start(
+        self, work: Callable[[], _Result], then: Callable[[_Result | Exception], None]
+    ) -> None:
         """Start ``work`` in a thread; ``then`` receives its result, or the error that ended it."""
         results: list[_Result | Exception] = []
 

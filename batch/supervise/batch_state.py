@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.batch.records import JournalEntry
@@ -14,10 +14,16 @@ from wbcpipe.batch.supervise.schedule import RowView
 from wbcpipe.errors import DiskFullError, WbcpipeError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from wbcpipe.acquire.config.scope import Scope
-    from wbcpipe.batch.records import BatchEvent, BatchRecord, RowEvent, WorklistRow
+    from wbcpipe.batch.records import (
+        BatchEvent,
+        BatchRecord,
+        EntryDetails,
+        RowEvent,
+        WorklistRow,
+    )
     from wbcpipe.batch.state.batch_folder import BatchFolder
 
 __all__ = ["BatchState"]
@@ -39,14 +45,19 @@ class BatchState:
     """
 
     def __init__(
-        self, folder: BatchFolder, told: Callable[[JournalEntry], None], wait_for_disk: Callable[[], None]
+        self,
+        folder: BatchFolder,
+        told: Callable[[JournalEntry], None],
+        wait_for_disk: Callable[[], None],
     ) -> None:
         self.folder = folder
         self._told, self._wait_for_disk = told, wait_for_disk
         self.record: BatchRecord = folder.record()
         self._entries = folder.journal()
         self.status: dict[str, RowStatus] = replay(self.record.rows, self._entries)
-        self.content = {sample: row_content(one.row, folder.root) for sample, one in self.status.items()}
+        self.content = {
+            sample: row_content(one.row, folder.root) for sample, one in self.status.items()
+        }
         self._scopes: dict[str, Scope] = {}
         self._not_before_s: dict[str, float] = {}
 
@@ -59,23 +70,14 @@ class BatchState:
         self,
         event: RowEvent | BatchEvent,
         sample: str = "",
-        *,
-        attempt: int = 0,
-        error: str = "",
-        reason: str = "",
-        by: str = "",
-        figures: Mapping[str, float] | None = None,
+        **details: Unpack[EntryDetails],
     ) -> None:
         """Write an entry to the journal; if the disk is full, wait for space."""
         entry = JournalEntry(
             time=datetime.now(UTC),
             event=event,
             sample=sample,
-            attempt=attempt,
-            error=error,
-            reason=reason,
-            by=by,
-            figures=dict(figures or {}),
+            **details,
         )
         while True:
             try:
@@ -100,7 +102,9 @@ class BatchState:
             self.refresh(sample)
 
     def scope(self, sample: str) -> Scope | None:
-        """Return the scope of a row; ``None`` if its file is not valid, which the row's process will say."""
+        """Return the scope of a row; ``None`` if its file is not valid, which the row's process
+        will say.
+        """
         name = self.status[sample].row.scope
         if name not in self._scopes:
             try:
@@ -115,12 +119,16 @@ class BatchState:
 
     def views(self) -> list[RowView]:
         """Return what the schedule sees of the rows that are not done."""
-        return [self._view(one, order) for order, one in enumerate(self.status.values()) if not one.done]
+        return [
+            self._view(one, order) for order, one in enumerate(self.status.values()) if not one.done
+        ]
 
     def _view(self, status: RowStatus, order: int) -> RowView:
         row, scope = status.row, self.scope(status.row.sample)
         content: RowContent = self.content[row.sample]
-        incubates_s = max(content.incubated_at_s - time.time(), 0.0) if content.incubated_at_s else 0.0
+        incubates_s = (
+            max(content.incubated_at_s - time.time(), 0.0) if content.incubated_at_s else 0.0
+        )
         earliest_s = time.monotonic() + incubates_s if incubates_s else 0.0
         return RowView(
             row,

@@ -1,4 +1,7 @@
-"""The heartbeat of a batch: a file that says what runs, so that other commands can tell, and a restart can clean up."""
+"""The heartbeat of a batch.
+
+A file that says what runs, so that other commands can tell, and a restart can clean up.
+"""
 
 from __future__ import annotations
 
@@ -36,9 +39,14 @@ class HeartbeatWriter:
         free_bytes: tells the free space at a path.
     """
 
-    def __init__(self, folder: BatchFolder, alive: Callable[[], None], free_bytes: Callable[[Path], int]) -> None:
+    def __init__(
+        self, folder: BatchFolder, alive: Callable[[], None], free_bytes: Callable[[Path], int]
+    ) -> None:
         self._folder, self._alive, self._free_bytes = folder, alive, free_bytes
-        self._pid, self._created = psutil.Process().pid, process_created(psutil.Process().pid) or 0.0
+        self._pid, self._created = (
+            psutil.Process().pid,
+            process_created(psutil.Process().pid) or 0.0,
+        )
         self._written_s = 0.0
         self._shown = ""
         self._since = datetime.now(UTC)
@@ -57,7 +65,8 @@ class HeartbeatWriter:
 
         Args:
             runs: the processes.
-            microscope: returns the state of the microscope, the sample that uses it, and the reason of the state.
+            microscope: returns the state of the microscope, the sample that uses it, and the reason
+                of the state.
             stopping: what `batch stop` asked for, if it did.
         """
         now_s = time.monotonic()
@@ -73,7 +82,9 @@ class HeartbeatWriter:
             pid=self._pid,
             created=self._created,
             host=socket.gethostname(),
-            microscope=MicroscopeState(state=state, sample=sample, since=self._since, reason=reason),
+            microscope=MicroscopeState(
+                state=state, sample=sample, since=self._since, reason=reason
+            ),
             processes=tuple(run.status() for run in runs),
             stopping=stopping,
             disk_free_bytes=self._free_bytes(self._folder.root),

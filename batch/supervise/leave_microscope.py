@@ -1,4 +1,7 @@
-"""Leave a microscope that no sample needs any more: in the dark, without a slide, its stage parked."""
+"""Leave a microscope that no sample needs any more.
+
+In the dark, without a slide, its stage parked.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,9 @@ def make_dark(scope: Scope, *, park: bool = False) -> str:
     return shutter_message(failure) if failure else ""
 
 
-def leave_microscope(scope: Scope, data: Path, *, unload: bool, park: bool, say: Callable[[str], None]) -> Left:
+def leave_microscope(
+    scope: Scope, data: Path, *, unload: bool, park: bool, say: Callable[[str], None]
+) -> Left:
     """Close the shutter, take the slide away by the loader, and park the stage. It takes seconds.
 
     Args:
@@ -62,7 +67,9 @@ def leave_microscope(scope: Scope, data: Path, *, unload: bool, park: bool, say:
         return Left(lit)
     left = _unload(scope, data, lit, say)
     if park and scope.stage.park_um is not None and not left.error:
-        lit = make_dark(scope, park=True)  # where the slide was taken away is not where the stage is parked
+        lit = make_dark(
+            scope, park=True
+        )  # where the slide was taken away is not where the stage is parked
     return Left(lit, left.unloaded, left.error, left.reason)
 
 

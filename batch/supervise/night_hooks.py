@@ -36,7 +36,10 @@ class NightHooks:
     """Called by the supervisor; does nothing."""
 
     def running(self, folder: BatchFolder) -> AbstractContextManager[str]:
-        """Return a context that is entered while the batch runs; its value says what may end the night, if anything."""
+        """Return a context that is entered while the batch runs.
+
+        Its value says what may end the night, if anything.
+        """
         del folder
         return contextlib.nullcontext("")
 

@@ -95,7 +95,9 @@ class OperatorCommands:
         if command.at_once:
             raise InterruptedRunError("stopped by `batch stop --now`")
         self._supervisor.stop_after_sample()
-        self._state.journal("stop_requested", reason="after the sample that is being scanned", by=command.by)
+        self._state.journal(
+            "stop_requested", reason="after the sample that is being scanned", by=command.by
+        )
 
     def _confirm(self, by: str) -> None:
         done = self._supervisor.confirm()

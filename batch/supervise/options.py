@@ -32,12 +32,16 @@ class SupervisorOptions:
     Attributes:
         retries: further attempts of a row whose process failed.
         memory_limit_bytes: of the process of a sample and its children; ``None`` for no limit.
-        max_processing: samples that are classified and reported at a time, beside the one that is scanned.
+        max_processing: samples that are classified and reported at a time, beside the one that is
+            scanned.
         limits_s: replaces limits of `phase_limits_s`.
         target: what the process of a sample runs.
         core_log: file for the log of Micro-Manager's core; ``None`` for none.
         openers: by sample: opens the microscope, in place of `open_microscope`.
         free_bytes: tells the free space at a path.
+        disk_retry_s: time after which a row that found the disk full is tried again though no space
+            was seen to become free: it may have been freed before the supervisor looked. Twice as
+            long each time, up to 16 times.
     """
 
     retries: int = 2
@@ -46,7 +50,8 @@ class SupervisorOptions:
     limits_s: Mapping[Phase, float] = field(default_factory=dict)
     core_log: Path | None = None
     target: Callable[..., None] = run_sample_job
-    openers: Mapping[str, Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope]] = field(
-        default_factory=dict
-    )
+    openers: Mapping[
+        str, Callable[[Scope, SpecimenPlan | None, PlannedPass | None], Microscope]
+    ] = field(default_factory=dict)
     free_bytes: Callable[[Path], int] = _free_bytes
+    disk_retry_s: float = 60.0

@@ -72,7 +72,9 @@ class SampleRun:
         """Start the process."""
         self._oom_kills = count_oom_kills()
         name = f"wbcpipe-{self.job.row.sample}"
-        self._child: ChildProcess[SampleMessage] = ChildProcess(target, self.job, name=name, end_s=_END_S)
+        self._child: ChildProcess[SampleMessage] = ChildProcess(
+            target, self.job, name=name, end_s=_END_S, forwards_log=False
+        )
         self._child.start()
         self.pid = self._child.pid or 0
         self.created = process_created(self.pid) or 0.0
@@ -92,7 +94,9 @@ class SampleRun:
 
     def view(self) -> ProcessView:
         """Return what the schedule sees."""
-        ends = self.ending and self.microscope != "using"  # until it is gone, the microscope is not free
+        ends = (
+            self.ending and self.microscope != "using"
+        )  # until it is gone, the microscope is not free
         return ProcessView(self.sample, "ending" if ends else self.microscope)
 
     def status(self) -> ProcessStatus:
@@ -147,13 +151,18 @@ class SampleRun:
         return message
 
     def overdue(self) -> SampleFailed | None:
-        """Return the failure of a process that made no progress for too long in its phase; ``None`` if it lives."""
+        """Return the failure of a process that made no progress for too long in its phase; ``None``
+        if it lives.
+        """
         limit_s = self.limits_s.get(self.report.phase)
         silent_s = time.monotonic() - self._progress_s
         if limit_s is None or self.waits_for or silent_s <= limit_s:
             return None
         last = f"; its last words: {self.report.text}" if self.report.text else ""
-        text = f"it made no progress for {silent_s:.0f} s while {self.report.phase} (limit {limit_s:.0f} s)"
+        text = (
+            f"it made no progress for {silent_s:.0f} s while {self.report.phase} (limit "
+            f"{limit_s:.0f} s)"
+        )
         return SampleFailed("ProcessHungError", f"{text}, so it was ended{last}.")
 
     def slept(self) -> None:
@@ -161,7 +170,10 @@ class SampleRun:
         self._progress_s = time.monotonic()
 
     def measure_memory(self, limit_bytes: int | None) -> SampleFailed | None:
-        """Measure the memory of the process and its children; return the failure if it is beyond the limit."""
+        """Measure the memory of the process and its children.
+
+        Return the failure if it is beyond the limit.
+        """
         memory = tree_memory(self.pid)
         self._children |= _children(self.pid)
         self.memory_bytes = memory.resident_bytes
@@ -170,8 +182,8 @@ class SampleRun:
             return None
         return SampleFailed(
             "MemoryLimitError",
-            f"it used {memory.resident_bytes / 1e9:.2f} GB of memory while {self.report.phase}, and --memory-limit "
-            f"allows {limit_bytes / 1e9:.2f} GB, so it was ended.",
+            f"it used {memory.resident_bytes / 1e9:.2f} GB of memory while {self.report.phase}, "
+            f"and --memory-limit allows {limit_bytes / 1e9:.2f} GB, so it was ended.",
         )
 
     def close(self) -> None:
@@ -188,7 +200,8 @@ class SampleRun:
         self._children |= _children(self.pid)
         if self.created:
             end_tree(self.pid, self.created, 0.0)
-        # Of a process that died by itself nothing else says which children were its own; they end by themselves.
+        # Of a process that died by itself nothing else says which children were its own; they end
+        # by themselves.
         until_s = time.monotonic() + _ORPHANS_S
         for pid, created in self._children:
             while is_alive(pid, created) and time.monotonic() < until_s:
@@ -205,12 +218,19 @@ class SampleRun:
                 text = f"the system ran out of memory and killed its process while {phase}."
                 return SampleFailed("OutOfMemoryError", text)
             if killed:
-                text = f"its process was killed from outside (SIGKILL) while {phase}: by a person, or for its memory."
+                text = (
+                    f"its process was killed from outside (SIGKILL) while {phase}: by a "
+                    f"person, or for its memory."
+                )
                 return SampleFailed("ProcessKilledError", text)
-            text = f"its process crashed ({self._child.exit_text}) while {phase}: a fault in native code."
+            text = (
+                f"its process crashed ({self._child.exit_text}) while {phase}: a fault in "
+                f"native code."
+            )
             return SampleFailed("ProcessCrashError", text)
         return SampleFailed(
-            "ProcessCrashError", f"its process ended without a result (exit code {code}) while {phase}."
+            "ProcessCrashError",
+            f"its process ended without a result (exit code {code}) while {phase}.",
         )
 
 
@@ -224,7 +244,9 @@ def _children(pid: int) -> set[tuple[int, float]]:
 
 
 def count_oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory since the boot; 0 where it does not say."""
+    """Return how many processes the kernel has killed for want of memory since the boot; 0 where it
+    does not say.
+    """
     with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as lines:  # noqa: PTH123 - no file
         return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
     return 0

@@ -49,7 +49,11 @@ class ScanChecks:
             BatchCheckError: it failed, and the night may not go on.
         """
         views = self._state.views()
-        others = tuple(one.row for one in views if one.row.scope == row.scope and one.stage == "new" and one.row != row)
+        others = tuple(
+            one.row
+            for one in views
+            if one.row.scope == row.scope and one.stage == "new" and one.row != row
+        )
         self.running = True
         beat()
         try:

@@ -28,7 +28,8 @@ __all__ = [
     "scanning_is_over",
 ]
 
-#: A process takes about this long to load; one whose slide still incubates is started so long before.
+#: A process takes about this long to load; one whose slide still incubates is started so long
+#: before.
 _WARM_UP_S: Final = 60.0
 
 
@@ -43,7 +44,8 @@ class RowView:
         attempts: that failed.
         order: position in the batch.
         prompts: its slide is stained by the operator (two passes over the whole list).
-        not_before_s: no process is started for it before; in the clock of `BatchView.now_s`, 0 for at once.
+        not_before_s: no process is started for it before; in the clock of `BatchView.now_s`, 0 for
+            at once.
         late: its deadline has passed.
     """
 
@@ -68,8 +70,9 @@ class ProcessView:
 
     Attributes:
         sample: of the row.
-        microscope: ``loading`` before it wants the microscope, ``waiting`` for it, ``using`` it, ``done``: it scans no
-            more, or never has to; or ``ending``: it is being ended, without the microscope.
+        microscope: ``loading`` before it wants the microscope, ``waiting`` for it, ``using`` it,
+            ``done``: it scans no more, or never has to; or ``ending``: it is being ended, without
+            the microscope.
     """
 
     sample: str
@@ -84,12 +87,14 @@ class BatchView:
         rows: not done, in the order of the batch.
         processes: that live.
         now_s: of a clock that only goes forward.
-        max_processing: samples that are classified and reported at a time, at most: the bound of the memory.
+        max_processing: samples that are classified and reported at a time, at most: the bound of
+            the memory.
         scanning_stopped: a fault of the microscope stopped the scanning.
         stopping: nothing new is started.
         disk_is_full: nothing is scanned until there is space.
         asked: the operator was asked to stain slides, and has not confirmed yet.
-        leaving: the shutter is being closed, or the last slide taken away: the microscope is not free.
+        leaving: the shutter is being closed, or the last slide taken away: the microscope is not
+            free.
     """
 
     rows: Sequence[RowView]
@@ -147,7 +152,9 @@ def decide(view: BatchView) -> list[Decision]:
     """Return what to do now; call it again after each change."""
     decisions: list[Decision] = []
     no_scan = view.scanning_stopped or view.stopping
-    waiting = [process for process in view.processes if process.microscope in ("loading", "waiting")]
+    waiting = [
+        process for process in view.processes if process.microscope in ("loading", "waiting")
+    ]
     if no_scan:
         decisions += [End(process.sample) for process in waiting]
         waiting = []
@@ -162,7 +169,10 @@ def decide(view: BatchView) -> list[Decision]:
     rows = [row for row in rows if row not in expired]
     processing = sum(process.microscope == "done" for process in view.processes)
     scanned = [row for row in rows if row.stage == "scanned" and row.not_before_s <= view.now_s]
-    decisions += [Start(row.row.sample, "slide") for row in _in_order(scanned)[: view.max_processing - processing]]
+    decisions += [
+        Start(row.row.sample, "slide")
+        for row in _in_order(scanned)[: view.max_processing - processing]
+    ]
     if no_scan or waiting or view.asked or view.disk_is_full or processing >= view.max_processing:
         return decisions
     return decisions + list(_next_scan(view, [row for row in rows if row.stage != "scanned"]))
@@ -188,7 +198,9 @@ def scanning_is_over(view: BatchView) -> bool:
         return True
     reporting = {process.sample for process in view.processes if process.microscope == "done"}
     return all(
-        row.state == "held" or row.stage == "scanned" or (row.row.sample in reporting and not row.by_list)
+        row.state == "held"
+        or row.stage == "scanned"
+        or (row.row.sample in reporting and not row.by_list)
         for row in view.rows
     )
 
@@ -199,9 +211,14 @@ def _grant(view: BatchView, waiting: Sequence[ProcessView]) -> Iterator[Grant]:
     if view.asked or view.disk_is_full or view.leaving:
         return
     if sum(process.microscope == "done" for process in view.processes) >= view.max_processing:
-        return  # the samples scanned so far wait for the processor: scanning on would only fill the memory
+        # The samples scanned so far wait for the processor: scanning on would only fill the memory.
+        return
     incubating = {row.row.sample for row in view.rows if row.not_before_s > view.now_s}
-    ready = [process for process in waiting if process.microscope == "waiting" and process.sample not in incubating]
+    ready = [
+        process
+        for process in waiting
+        if process.microscope == "waiting" and process.sample not in incubating
+    ]
     if ready:
         yield Grant(ready[0].sample)
 
@@ -209,7 +226,11 @@ def _grant(view: BatchView, waiting: Sequence[ProcessView]) -> Iterator[Grant]:
 def _next_scan(view: BatchView, rows: Sequence[RowView]) -> Iterator[Decision]:
     """Yield the process to start next for the microscope, or the question to the operator."""
     parts = {row.row.sample: _part(row, view) for row in view.rows}
-    ready = [row for row in rows if parts[row.row.sample] and row.not_before_s <= view.now_s + _warm_up_s(row)]
+    ready = [
+        row
+        for row in rows
+        if parts[row.row.sample] and row.not_before_s <= view.now_s + _warm_up_s(row)
+    ]
     for row in _in_order(ready):
         part = parts[row.row.sample]
         if part is not None:
@@ -222,7 +243,9 @@ def _next_scan(view: BatchView, rows: Sequence[RowView]) -> Iterator[Decision]:
 
 
 def _part(row: RowView, view: BatchView) -> SamplePart | None:
-    """Return the next part of a row that needs the microscope; ``None`` where it must wait for the list."""
+    """Return the next part of a row that needs the microscope; ``None`` where it must wait for the
+    list.
+    """
     if not row.by_list or row.stage in ("stained", "scanned"):
         return "slide"
     if row.stage in ("new", "started"):
@@ -232,18 +255,30 @@ def _part(row: RowView, view: BatchView) -> SamplePart | None:
 
 def _bright_field_is_missing(view: BatchView) -> bool:
     """Return whether a slide of the list still needs its bright field."""
-    return any(row.by_list and row.stage in ("new", "started") and row.state != "held" for row in view.rows)
+    return any(
+        row.by_list and row.stage in ("new", "started") and row.state != "held" for row in view.rows
+    )
 
 
 def _warm_up_s(row: RowView) -> float:
-    """Return how long before its time a process may be started: a retry that waits for something is not."""
+    """Return how long before its time a process may be started: a retry that waits for something is
+    not.
+    """
     return _WARM_UP_S if row.stage == "stained" else 0.0
 
 
 def _in_order(rows: Sequence[RowView]) -> list[RowView]:
-    """Sort rows: stained slides, whose incubation is limited, then by priority; a failed attempt goes behind others."""
+    """Sort rows: stained slides, whose incubation is limited, then by priority.
+
+    A failed attempt goes behind others.
+    """
 
     def key(row: RowView) -> tuple[bool, int, int, int]:
-        return (not (row.by_list and row.stage == "stained"), -row.row.priority, row.attempts, row.order)
+        return (
+            not (row.by_list and row.stage == "stained"),
+            -row.row.priority,
+            row.attempts,
+            row.order,
+        )
 
     return sorted(rows, key=key)

@@ -1,9 +1,12 @@
-"""Run a batch: start the process of each sample, give it the microscope, watch it, and journal what becomes of it."""
+"""Run a batch: start the process of each sample, give it the microscope, watch it, and journal what
+becomes of it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing.connection
+import sys
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -12,6 +15,7 @@ from wbcpipe.acquire.hardware.safe_dark import shutter_message
 from wbcpipe.acquire.loader.record import read_loader
 from wbcpipe.acquire.staining.workflow import mark_applied
 from wbcpipe.batch.durations import format_seconds
+from wbcpipe.batch.records import EntryDetails
 from wbcpipe.batch.sample_process.failures import BUSY, DISK_FULL, MicroscopeFaults, is_permanent
 from wbcpipe.batch.sample_process.messages import (
     Answer,
@@ -49,6 +53,7 @@ from wbcpipe.errors import BatchCheckError, InterruptedRunError
 from wbcpipe.samples.sample import Sample
 from wbcpipe.system.files import make_folder
 from wbcpipe.system.log_files import bound_log, rotating_log
+from wbcpipe.system.semaphores import remove_abandoned_semaphores
 from wbcpipe.system.signals import stop_reason
 
 if TYPE_CHECKING:
@@ -83,7 +88,9 @@ class Supervisor:
         reporter: shows progress.
     """
 
-    def __init__(self, folder: BatchFolder, options: SupervisorOptions, hooks: NightHooks, reporter: Reporter) -> None:
+    def __init__(
+        self, folder: BatchFolder, options: SupervisorOptions, hooks: NightHooks, reporter: Reporter
+    ) -> None:
         self._folder, self._options, self._hooks, self._reporter = folder, options, hooks, reporter
         self._runs: dict[str, SampleRun] = {}
         self._background = Background()
@@ -91,6 +98,7 @@ class Supervisor:
         self._stopped = self._stopping = self._waits_for = ""
         self._asked: tuple[str, ...] = ()
         self._disk_needed: int | None = None
+        self._disk_due_s, self._disk_waits = 0.0, 0
         self._check_failure: BatchCheckError | None = None
         self._last_field_s: float | None = None
         self._measured_s = 0.0
@@ -109,7 +117,8 @@ class Supervisor:
         Raises:
             BatchBusyError: another process runs it.
             BatchCheckError: the check before the first slide failed; nothing was scanned.
-            InterruptedRunError: a signal, or `batch stop --now`, stopped it; the same command resumes.
+            InterruptedRunError: a signal, or `batch stop --now`, stopped it; the same command
+                resumes.
         """
         with (
             self._folder.lock(),
@@ -119,7 +128,9 @@ class Supervisor:
             left = end_leftovers(self._folder, self._reporter.say)
             self._state = BatchState(self._folder, self._told, self._wait_for_disk)
             self._commands = OperatorCommands(self._state, self)
-            self._used = UsedMicroscopes(self._state, self._background, self._tell_lit, self._reporter.say)
+            self._used = UsedMicroscopes(
+                self._state, self._background, self._tell_lit, self._reporter.say
+            )
             self._checks = ScanChecks(self._state, self._hooks)
             try:
                 self._begin(left, night_risk)
@@ -130,7 +141,9 @@ class Supervisor:
                 self._clean_up()
                 self._background.close()
             self._state.journal("batch_ended", reason=self._outcome())
-        if self._check_failure is not None and not any(one.state == "finished" for one in self._state.status.values()):
+        if self._check_failure is not None and not any(
+            one.state == "finished" for one in self._state.status.values()
+        ):
             raise self._check_failure
         return self._state.status
 
@@ -144,8 +157,14 @@ class Supervisor:
         self._state.journal("batch_resumed" if self._state.was_started else "batch_started")
         if night_risk:
             self._state.journal("may_sleep", reason=night_risk)
-        cut_off = {sample for sample, one in self._state.status.items() if one.state in ("scanning", "staining")}
-        for sample in {process.sample for process in left}.intersection(self._state.status) | cut_off:
+        cut_off = {
+            sample
+            for sample, one in self._state.status.items()
+            if one.state in ("scanning", "staining")
+        }
+        for sample in {process.sample for process in left}.intersection(
+            self._state.status
+        ) | cut_off:
             if (scope := self._state.scope(sample)) is not None:
                 self._used.note(self._state.status[sample].row.scope, scope)
         self._used.leave(unload=False, park=False)
@@ -170,13 +189,17 @@ class Supervisor:
         return InterruptedRunError(f"{reason}; run the same command again to resume.")
 
     def _clean_up(self) -> None:
-        """End the processes, close the shutters, take the slide away and park the stages. May be called twice."""
+        """End the processes, close the shutters, take the slide away and park the stages.
+
+        Semaphores of processes that were killed are removed. May be called twice.
+        """
         idle = not self._stopped and all(run.microscope != "using" for run in self._runs.values())
         for sample in list(self._runs):
             self._end(self._runs[sample])
         self._background.finish_all(self.beat)
         self._used.leave(unload=idle, park=True)
         self._background.finish_all(self.beat)
+        remove_abandoned_semaphores()
         self._heartbeat.make_due()
         self.beat()
 
@@ -185,10 +208,15 @@ class Supervisor:
         if run.ending:
             return
         run.ending, run.waits_for = True, ""
-        self._background.start(lambda: self._end_and_darken(run, run.close), lambda lit: self._ended(run, lit))
+        self._background.start(
+            lambda: self._end_and_darken(run, run.close), lambda lit: self._ended(run, lit)
+        )
 
     def _end_and_darken(self, run: SampleRun, end: Callable[[], None]) -> str:
-        """End a process, and close the shutter if it used the microscope; return why that is not certain."""
+        """End a process, and close the shutter if it used the microscope.
+
+        Return why that is not certain.
+        """
         with contextlib.suppress(OSError):
             end()
         return make_dark(run.scope) if run.microscope == "using" and run.scope is not None else ""
@@ -220,7 +248,9 @@ class Supervisor:
                     case End(sample):
                         self.end(sample)
                     case Quarantine(sample, reason):
-                        self._state.journal("quarantined", sample, error="DeadlineError", reason=reason)
+                        self._state.journal(
+                            "quarantined", sample, error="DeadlineError", reason=reason
+                        )
                     case AskForStain(samples):
                         self._ask_for_stain(samples)
             self.beat()
@@ -308,8 +338,8 @@ class Supervisor:
             self._state.journal(
                 "incubation_exceeded",
                 run.sample,
-                reason=f"the stain has acted for {format_seconds(incubated_s)}, and 'staining.max_incubate_s' allows "
-                f"{format_seconds(limit_s)}",
+                reason=f"the stain has acted for {format_seconds(incubated_s)}, and "
+                f"'staining.max_incubate_s' allows {format_seconds(limit_s)}",
                 figures={"incubated_s": round(incubated_s, 1)},
             )
 
@@ -347,7 +377,9 @@ class Supervisor:
             self._state.journal("processing_started", run.sample, attempt=run.attempt)
 
     def _idle_s(self, released: MicroscopeReleased) -> float | None:
-        """Return the time between the fields of two slides in which the microscope neither focused nor loaded one."""
+        """Return the time between the fields of two slides in which the microscope neither focused
+        nor loaded one.
+        """
         if self._last_field_s is None or released.first_field_s is None:
             return None
         figures = released.figures
@@ -363,7 +395,9 @@ class Supervisor:
             case "brightfield":
                 pass  # journalled when it gave the microscope back
             case "stain":
-                self._state.journal("stain_finished", run.sample, attempt=run.attempt, figures=figures)
+                self._state.journal(
+                    "stain_finished", run.sample, attempt=run.attempt, figures=figures
+                )
         self._remove(run)
         self._background.start(run.close, lambda _: None)
 
@@ -371,7 +405,8 @@ class Supervisor:
         """End the process of a row that failed, and close the shutter; `_after_failure` follows."""
         run.ending, run.waits_for = True, ""
         self._background.start(
-            lambda: self._end_and_darken(run, run.kill), lambda lit: self._after_failure(run, failed, lit)
+            lambda: self._end_and_darken(run, run.kill),
+            lambda lit: self._after_failure(run, failed, lit),
         )
 
     def _after_failure(self, run: SampleRun, failed: SampleFailed, lit: str | Exception) -> None:
@@ -388,12 +423,14 @@ class Supervisor:
             self._state.journal("interrupted", run.sample, attempt=run.attempt, reason=reason)
             self._disk_is_full(reason)
             return
-        entry = {"attempt": run.attempt, "error": failed.error, "reason": reason}
-        self._state.journal("attempt_failed", run.sample, figures=figures, **entry)  # type: ignore[arg-type]
+        entry = EntryDetails(attempt=run.attempt, error=failed.error, reason=reason)
+        self._state.journal("attempt_failed", run.sample, **entry | {"figures": figures})
         if self._faults.failed(run.sample, failed.error):
-            self.stop_scanning(failed.error, f"the microscope has a fault, at the last sample: {reason}")
+            self.stop_scanning(
+                failed.error, f"the microscope has a fault, at the last sample: {reason}"
+            )
         elif is_permanent(failed.error) or run.attempt > self._options.retries:
-            self._state.journal("quarantined", run.sample, **entry)  # type: ignore[arg-type]
+            self._state.journal("quarantined", run.sample, **entry)
         elif failed.error in BUSY:
             self._state.delay(run.sample, _BUSY_WAIT_S)
 
@@ -424,10 +461,13 @@ class Supervisor:
         self._stopping = "after this sample"
 
     def confirm(self) -> str:
-        """Go on after the operator did what the batch waits for; return what that was, empty if nothing.
+        """Go on after the operator did what the batch waits for.
+
+        Return what that was, empty if nothing.
 
         Raises:
-            CommandRefusedError: a slide may be half loaded; first the operator must say where it is.
+            CommandRefusedError: a slide may be half loaded; first the operator must say where it
+                is.
         """
         if self._asked:
             slides, self._asked = self._asked, ()
@@ -458,8 +498,9 @@ class Supervisor:
                 continue
             if read_loader(scope, self._folder.root).state in ("loading", "unloading"):
                 raise CommandRefusedError(
-                    f"a slide may be half loaded on scope {scope.name!r}: put it right, say what lies on the stage "
-                    f"(`wbcpipe loader state --scope {one.row.scope} --slide ID`, or `--empty`), then confirm again"
+                    f"a slide may be half loaded on scope {scope.name!r}: put it right, say what "
+                    f"lies on the stage (`wbcpipe loader state --scope {one.row.scope} --slide "
+                    f"ID`, or `--empty`), then confirm again"
                 )
 
     # Watch.
@@ -469,7 +510,8 @@ class Supervisor:
         due = time.monotonic() - self._measured_s >= 1.0
         if due:
             self._measured_s = time.monotonic()
-            self._note_clock()  # before the time limits: a process that slept too is not to blame for it
+            # Before the time limits: a process that slept too is not to blame for it.
+            self._note_clock()
         for run in self._living():
             if (failed := run.overdue()) is not None:
                 self._failed(run, failed)
@@ -479,23 +521,41 @@ class Supervisor:
             bound_log(run.job.log_path)
             if (failed := run.measure_memory(self._options.memory_limit_bytes)) is not None:
                 self._failed(run, failed)
-        if self._disk_needed is not None and self._options.free_bytes(self._folder.root) >= self._disk_needed:
-            self._disk_needed = None
-            self._state.journal("disk_freed", reason="there is space on the disk again")
+        self._look_at_disk()
 
     def _note_clock(self, *, worked: bool = False) -> None:
         """Journal what happened to the clock; see `ClockWatch.tick`."""
         for change in self._clock.tick(worked=worked):
-            self._state.journal(change.event, reason=change.reason, figures={"seconds": round(change.seconds, 1)})
+            self._state.journal(
+                change.event, reason=change.reason, figures={"seconds": round(change.seconds, 1)}
+            )
             for run in self._runs.values():
                 run.slept()
 
     def _living(self) -> list[SampleRun]:
         return [run for run in self._runs.values() if not run.ending]
 
+    def _look_at_disk(self) -> None:
+        """Go on once there is space; or, where it may have been freed unseen, after a while."""
+        if self._disk_needed is None:
+            return
+        free = self._options.free_bytes(self._folder.root)
+        if free >= self._disk_needed:
+            reason, self._disk_waits = "there is space on the disk again", 0
+        elif free >= _FREED_BYTES and time.monotonic() >= self._disk_due_s:
+            reason = f"{free / 1e9:.3g} GB are free on the disk, which may be enough"
+        else:
+            return
+        self._disk_needed = None
+        self._state.journal("disk_freed", reason=reason)
+
     def _disk_is_full(self, reason: str) -> None:
         free = self._options.free_bytes(self._folder.root)
-        self._disk_needed = free + _FREED_BYTES
+        # Of two rows, the first one may have found less: the rest was freed in between.
+        self._disk_needed = min(free + _FREED_BYTES, self._disk_needed or sys.maxsize)
+        pause_s = self._options.disk_retry_s * 2 ** min(self._disk_waits, 4)
+        self._disk_due_s = time.monotonic() + pause_s
+        self._disk_waits += 1
         self._state.journal("disk_low", reason=reason, figures={"free_bytes": free})
 
     def _wait_for_disk(self) -> None:
@@ -509,7 +569,10 @@ class Supervisor:
         self._asked = samples
         scope = self._state.scope(samples[0])
         message = "" if scope is None else scope.staining.message
-        self._waits_for = f"{message} Slides: {', '.join(samples)}. Then: wbcpipe batch confirm {self._folder.name}"
+        self._waits_for = (
+            f"{message} Slides: {', '.join(samples)}. Then: wbcpipe batch confirm "
+            f"{self._folder.name}"
+        )
         for sample in samples:
             self._state.journal("stain_started", sample, reason=message)
         self._hooks.operator_needed(self._folder, self._waits_for)
@@ -537,7 +600,9 @@ class Supervisor:
         self._heartbeat.beat(self._runs.values(), self._microscope, self._stopping)
 
     def _microscope(self) -> tuple[MicroscopeWord, str, str]:
-        """Return the state of the microscope, the sample that uses it, and the reason of the state."""
+        """Return the state of the microscope, the sample that uses it, and the reason of the
+        state.
+        """
         using = next((run for run in self._runs.values() if run.microscope == "using"), None)
         asking = next((run for run in self._runs.values() if run.waits_for), None)
         sample = "" if using is None else using.sample

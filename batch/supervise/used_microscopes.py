@@ -1,4 +1,6 @@
-"""The microscopes that a batch has used, until they are left in the dark, without a slide, parked."""
+"""The microscopes that a batch has used, until they are left in the dark, without a slide,
+parked.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,11 @@ class UsedMicroscopes:
     """
 
     def __init__(
-        self, state: BatchState, background: Background, warn: Callable[[str], None], say: Callable[[str], None]
+        self,
+        state: BatchState,
+        background: Background,
+        warn: Callable[[str], None],
+        say: Callable[[str], None],
     ) -> None:
         self._state, self._background, self._warn, self._say = state, background, warn, say
         self._scopes: dict[str, Scope] = {}
@@ -52,14 +58,21 @@ class UsedMicroscopes:
             _, scope = self._scopes.popitem()
             self._leaving += 1
             work = functools.partial(
-                leave_microscope, scope, self._state.folder.root, unload=unload, park=park, say=self._say
+                leave_microscope,
+                scope,
+                self._state.folder.root,
+                unload=unload,
+                park=park,
+                say=self._say,
             )
             self._background.start(work, self._left)
 
     def _left(self, left: Left | Exception) -> None:
         self._leaving -= 1
         if isinstance(left, Exception):
-            left = Left(f"It is not certain that the slide is in the dark ({left}): check the lamp.")
+            left = Left(
+                f"It is not certain that the slide is in the dark ({left}): check the lamp."
+            )
         self._warn(left.lit)
         if left.error:
             self._state.journal("unload_failed", error=left.error, reason=left.reason)

@@ -29,8 +29,12 @@ _MONTH: Final = (
     r"february|februar|march|märz|april|august|september|october|oktober|november|december|dezember)\.?"
 )
 #: As a spreadsheet shows what it took for a date: 03. Jan, 3-Jan, Jan 12, Mrz-12.
-_DATE: Final = re.compile(rf"[0-9]{{1,2}}[.\- ]+{_MONTH}(?:[ -][0-9]{{2,4}})?|{_MONTH}[ -]+[0-9]{{2,4}}", re.IGNORECASE)
-_AS_TEXT: Final = "format the column as text before the codes are entered or scanned, and enter them again"
+_DATE: Final = re.compile(
+    rf"[0-9]{{1,2}}[.\- ]+{_MONTH}(?:[ -][0-9]{{2,4}})?|{_MONTH}[ -]+[0-9]{{2,4}}", re.IGNORECASE
+)
+_AS_TEXT: Final = (
+    "format the column as text before the codes are entered or scanned, and enter them again"
+)
 _PROTOCOLS: Final[dict[str, BatchProtocol]] = {
     "one-pass": "one-pass",
     "onepass": "one-pass",
@@ -50,32 +54,38 @@ _DAY_FIRST: Final = re.compile(r"([0-9]{1,2})\.([0-9]{1,2})\.([0-9]{4}|[0-9]{2})
 _YEAR_FIRST: Final = re.compile(r"([0-9]{4})-([0-9]{1,2})-([0-9]{1,2})(?:[ ,T]+(.+))?")
 #: With a dot only before "Uhr": 11.12 may be a date.
 _TIME: Final = re.compile(
-    r"([0-9]{1,2})(?::(?=[0-9])|[.](?=[0-9]{2}\s*uhr))([0-9]{2})(?::[0-9]{2})?(?:\s*(am|pm|uhr))?", re.IGNORECASE
+    r"([0-9]{1,2})(?::(?=[0-9])|[.](?=[0-9]{2}\s*uhr))([0-9]{2})(?::[0-9]{2})?(?:\s*(am|pm|uhr))?",
+    re.IGNORECASE,
 )
 _DEADLINES: Final = (
-    "give a time such as 06:30, a span such as 8h, or a date such as 2026-11-23 06:30 or 23.11.2026 06:30"
+    "give a time such as 06:30, a span such as 8h, or a date such as 2026-11-23 "
+    "06:30 or 23.11.2026 06:30"
 )
 _MAX_AHEAD: Final = timedelta(days=366)
 
 
 def check_spreadsheet_damage(text: str) -> None:
-    """Refuse an id that a spreadsheet program has turned into a number, a date or an error: it cannot be known again.
+    """Refuse an id that a spreadsheet program has turned into a number, a date or an error: it
+    cannot be known again.
 
-    >>> check_spreadsheet_damage("1,23457E+11")
+    >>> check_spreadsheet_damage("1,23457E+11")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
     ...
-    ValueError: '1,23457E+11' is a number that a spreadsheet program made of a code, and its digits are lost; format \
-the column as text before the codes are entered or scanned, and enter them again
+    ValueError: '1,23457E+11' is a number that a spreadsheet program made of a code, and its ...
     """
     if _SCIENTIFIC.fullmatch(text):
         raise ValueError(
-            f"{text!r} is a number that a spreadsheet program made of a code, and its digits are lost; {_AS_TEXT}"
+            f"{text!r} is a number that a spreadsheet program made of a code, and its digits are "
+            f"lost; {_AS_TEXT}"
         )
     if _DATE.fullmatch(text):
-        raise ValueError(f"{text!r} is a date that a spreadsheet program made of a code; {_AS_TEXT}")
+        raise ValueError(
+            f"{text!r} is a date that a spreadsheet program made of a code; {_AS_TEXT}"
+        )
     if text.startswith("#"):
         raise ValueError(
-            f"{text!r} is an error of a spreadsheet program, or a column too narrow to show its number; {_AS_TEXT}"
+            f"{text!r} is an error of a spreadsheet program, or a column too narrow to show its "
+            f"number; {_AS_TEXT}"
         )
 
 
@@ -97,7 +107,8 @@ def parse_whole_number(text: str, *, lowest: int, highest: int) -> int:
     found = re.fullmatch(r"([+-]?[0-9]{1,15})(?:[.,]0{1,2})?", text)
     if found is None:
         raise ValueError(
-            f"{text[:40]!r} is not a whole number; give one such as {max(lowest, 200)}, without separators"
+            f"{text[:40]!r} is not a whole number; give one such as {max(lowest, 200)}, without "
+            f"separators"
         )
     number = int(found[1])
     if not lowest <= number <= highest:
@@ -119,14 +130,17 @@ def parse_protocol(text: str) -> BatchProtocol:
     key = re.sub(r"[\s_-]+", "-", text.casefold())
     if key not in _PROTOCOLS:
         raise ValueError(
-            f"{text[:40]!r} is no protocol; give one-pass, two-pass (each slide is stained after its bright field) or "
-            "two-pass-list (all are stained after the bright field of the last)"
+            f"{text[:40]!r} is no protocol; give one-pass, two-pass (each slide is stained after "
+            f"its bright field) or two-pass-list (all are stained after the bright field of the "
+            "last)"
         )
     return _PROTOCOLS[key]
 
 
 def parse_precision(text: str) -> tuple[str, ...]:
-    """Return precision targets as `run --precision` takes them; decimal commas and any separator are understood.
+    """Return precision targets as `run --precision` takes them.
+
+    Decimal commas and any separator are understood.
 
     >>> parse_precision("NEU:2,5%; eos: 2"), parse_precision("NEU:5%,LYM:5%")
     (('NEU:2.5%', 'eos:2%'), ('NEU:5%', 'LYM:5%'))
@@ -136,7 +150,8 @@ def parse_precision(text: str) -> tuple[str, ...]:
         found = _TARGET.match(text, position)
         if found is None:
             raise ValueError(
-                f"{text[:60]!r} is no precision; give CLASS:H% for each class, for example NEU:5% or 'NEU:2.5% EOS:2%'"
+                f"{text[:60]!r} is no precision; give CLASS:H% for each class, for example NEU:5% "
+                f"or 'NEU:2.5% EOS:2%'"
             )
         target = parse_target(f"{found[1]}:{found[2].replace(',', '.')}")
         targets.append(f"{target.name}:{target.half_width_percent:g}%")
@@ -150,8 +165,8 @@ def parse_deadline(text: str, now: datetime, accepted: datetime | None = None) -
     """Return the time of a deadline, in local time.
 
     Args:
-        text: as `run --deadline` takes it, a date (its end is meant), or a date and a time; year first, or day first
-            with dots.
+        text: as `run --deadline` takes it, a date (its end is meant), or a date and a time; year
+            first, or day first with dots.
         now: with its time zone.
         accepted: a deadline that may be past: the row had it when it was started.
 
@@ -164,7 +179,8 @@ def parse_deadline(text: str, now: datetime, accepted: datetime | None = None) -
         raise ValueError(f"{text[:40]!r} is no deadline; {_DEADLINES}") from error
     if at <= now and at != accepted:
         raise ValueError(
-            f"the deadline {text!r} is past: it is {now.astimezone():%Y-%m-%d %H:%M} now; give a later one"
+            f"the deadline {text!r} is past: it is {now.astimezone():%Y-%m-%d %H:%M} now; give a "
+            f"later one"
         )
     if at > now + _MAX_AHEAD:
         raise ValueError(f"the deadline {text!r} is more than a year ahead; correct the year")
@@ -205,8 +221,11 @@ def _next(text: str, now: datetime) -> datetime:
     """Return the time after a span, or the next time of day."""
     if _TIME.fullmatch(text):
         hour, minute = _clock(text)
-        # Without a zone, so that the time of day holds on both sides of a change to or from summer time.
-        return deadline_time(f"{hour}:{minute:02}", now.astimezone().replace(tzinfo=None)).astimezone()
+        # Without a zone, so that the time of day holds on both sides of a change to or from summer
+        # time.
+        return deadline_time(
+            f"{hour}:{minute:02}", now.astimezone().replace(tzinfo=None)
+        ).astimezone()
     try:
         return deadline_time(text, now)
     except ValueError as error:

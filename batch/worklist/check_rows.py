@@ -1,4 +1,7 @@
-"""Checks of the rows against the microscopes, the models, the samples on disk, and one another; nothing moves."""
+"""Checks of the rows against the microscopes, the models, the samples on disk, and one another.
+
+Nothing moves.
+"""
 
 from __future__ import annotations
 
@@ -49,19 +52,32 @@ class RowChecker:
         """Return the row with its slot and its classes as the scope and the bundle write them."""
         if row.fields is not None and (row.precision or row.cells is not None):
             other = "precision" if row.precision else "cells"
-            self._add(row, f"both fields and {other} are given; fields takes that many in any case: give one of them.")
-        bundle = self._read(row, self._bundles, row.bundle, lambda name: find_bundle(name, kind="scope"))
+            self._add(
+                row,
+                f"both fields and {other} are given; fields takes that many in any case: give one "
+                f"of them.",
+            )
+        bundle = self._read(
+            row, self._bundles, row.bundle, lambda name: find_bundle(name, kind="scope")
+        )
         if bundle is not None and row.precision:
             row = self._with_classes(row, bundle)
         scope = self._read(row, self._scopes, row.scope, load_scope)
         if scope is None:
             return row
-        if self._read(row, self._configurations, row.scope, lambda _: check_configuration(scope)) is None:
+        if (
+            self._read(row, self._configurations, row.scope, lambda _: check_configuration(scope))
+            is None
+        ):
             return row
         if not scope.loader_slot:  # with a loader the slot is a place in it
             row = _with_slot(row, scope)
         if row.slot and row.slot not in scope.slots and not scope.loader_slot:
-            self._add(row, f"scope {scope.name!r} has no slot {row.slot!r}; its slots: {', '.join(scope.slots)}.")
+            self._add(
+                row,
+                f"scope {scope.name!r} has no slot {row.slot!r}; its slots: "
+                f"{', '.join(scope.slots)}.",
+            )
             return row
         self._check_request(row, scope)
         return row
@@ -74,9 +90,16 @@ class RowChecker:
         self.mistakes.add(row.line, text)
 
     def _read(
-        self, row: WorklistRow, known: dict[str, _Found | WbcpipeError], name: str, read: Callable[[str], _Found]
+        self,
+        row: WorklistRow,
+        known: dict[str, _Found | WbcpipeError],
+        name: str,
+        read: Callable[[str], _Found],
     ) -> _Found | None:
-        """Return what ``name`` names, from ``known`` if it was read before; report why it cannot be read."""
+        """Return what ``name`` names, from ``known`` if it was read before.
+
+        Report why it cannot be read.
+        """
         if name not in known:
             try:
                 known[name] = read(name)
@@ -97,7 +120,9 @@ class RowChecker:
             name, _, width = text.partition(":")
             targets.append(f"{names.get(name.casefold(), name)}:{width}")
         try:
-            check_targets([parse_target(text) for text in targets], bundle.info.classes, bundle.info.name)
+            check_targets(
+                [parse_target(text) for text in targets], bundle.info.classes, bundle.info.name
+            )
         except WbcpipeError as error:
             self._add(row, str(error))
         return row.model_copy(update={"precision": tuple(targets)})
@@ -114,17 +139,26 @@ class RowChecker:
             for fault in staining_faults(scope):
                 self._add(row, f"{scope.path}: {fault}.")
             if scope.staining.method == "prompt":
-                self.warnings.add(row.line, f"scope {scope.name!r}: an operator stains this slide; the batch waits.")
-        area = f"slot {request.plan.slot!r} of scope {scope.name!r} holds {request.max_fields} fields"
+                self.warnings.add(
+                    row.line,
+                    f"scope {scope.name!r}: an operator stains this slide; the batch waits.",
+                )
+        area = (
+            f"slot {request.plan.slot!r} of scope {scope.name!r} holds {request.max_fields} fields"
+        )
         if row.fields is not None and row.fields > request.max_fields:
             self.warnings.add(row.line, f"{row.fields} fields are asked for, and {area}.")
         expected = request.max_fields * scope.expected_cells_per_field
         if row.fields is None and request.estimated_cells() > expected:
-            self.warnings.add(row.line, f"{area} with about {expected:.0f} cells; more are asked for.")
+            self.warnings.add(
+                row.line, f"{area} with about {expected:.0f} cells; more are asked for."
+            )
 
 
 def _with_slot(row: WorklistRow, scope: Scope) -> WorklistRow:
-    """Return the row with its slot as the scope file writes it: case does not matter if it is not needed."""
+    """Return the row with its slot as the scope file writes it: case does not matter if it is not
+    needed.
+    """
     alike = [name for name in scope.slots if name.casefold() == row.slot.casefold()]
     if row.slot in scope.slots or len(alike) != 1:
         return row
@@ -132,9 +166,15 @@ def _with_slot(row: WorklistRow, scope: Scope) -> WorklistRow:
 
 
 def check_duplicates(
-    rows: Sequence[WorklistRow], scopes: dict[str, Scope], mistakes: Mistakes, *, others: Sequence[WorklistRow] = ()
+    rows: Sequence[WorklistRow],
+    scopes: dict[str, Scope],
+    mistakes: Mistakes,
+    *,
+    others: Sequence[WorklistRow] = (),
 ) -> list[WorklistRow]:
-    """Report a sample, a slide or a slot that is given twice, and a missing slot; return the rows with their slots.
+    """Report a sample, a slide or a slot that is given twice, and a missing slot.
+
+    Return the rows with their slots.
 
     Args:
         rows: a sample that is empty is not compared.
@@ -143,8 +183,17 @@ def check_duplicates(
         others: rows that are in the batch already.
     """
     # File systems that ignore case would give S1 and s1 one folder.
-    _repeated(rows, others, lambda row: row.sample.casefold(), "sample", lambda row: row.sample, mistakes)
-    _repeated(rows, others, lambda row: row.slide if row.sample else "", "slide", lambda row: row.slide, mistakes)
+    _repeated(
+        rows, others, lambda row: row.sample.casefold(), "sample", lambda row: row.sample, mistakes
+    )
+    _repeated(
+        rows,
+        others,
+        lambda row: row.slide if row.sample else "",
+        "slide",
+        lambda row: row.slide,
+        mistakes,
+    )
     placed = []
     rows_of = Counter(row.scope for row in (*rows, *others))
     for row in rows:
@@ -153,8 +202,8 @@ def check_duplicates(
             if rows_of[row.scope] > 1:
                 mistakes.add(
                     row.line,
-                    f"no slot is given, and scope {scope.name!r} has no loader that brings the slides; give one of "
-                    f"{', '.join(scope.slots)}.",
+                    f"no slot is given, and scope {scope.name!r} has no loader that brings the "
+                    f"slides; give one of {', '.join(scope.slots)}.",
                 )
             else:
                 row = row.model_copy(update={"slot": next(iter(scope.slots))})
@@ -184,5 +233,11 @@ def _repeated(
         if earlier is not row:
             if what == "slide" and earlier.sample.casefold() == row.sample.casefold():
                 continue  # told of the sample already
-            where = f"line {earlier.line} has it too" if earlier.line else f"sample {earlier.sample!r} has it already"
-            mistakes.add(row.line, f"{what} {name(row)!r} is given twice: {where}; each row needs its own.")
+            where = (
+                f"line {earlier.line} has it too"
+                if earlier.line
+                else f"sample {earlier.sample!r} has it already"
+            )
+            mistakes.add(
+                row.line, f"{what} {name(row)!r} is given twice: {where}; each row needs its own."
+            )

@@ -27,7 +27,15 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
         "probenname",
     ),
     "slot": ("position", "stage slot", "steckplatz", "platz", "einschub"),
-    "slide": ("slide id", "slide label", "label", "barcode", "objektträger", "objektträger id", "objektträgernummer"),
+    "slide": (
+        "slide id",
+        "slide label",
+        "label",
+        "barcode",
+        "objektträger",
+        "objektträger id",
+        "objektträgernummer",
+    ),
     "scope": ("microscope", "mikroskop"),
     "protocol": ("pass", "passes", "protokoll", "durchgang", "durchgänge"),
     "cells": ("cell count", "number of cells", "zellen", "zellzahl", "anzahl zellen"),
@@ -37,7 +45,17 @@ COLUMNS: Final[dict[str, tuple[str, ...]]] = {
     "priority": ("prio", "priorität", "dringlichkeit"),
     "deadline": ("frist", "bis", "until"),
     "control": ("qc", "control slide", "kontrolle", "kontrollprobe"),
-    "notes": ("note", "comment", "comments", "remark", "remarks", "bemerkung", "bemerkungen", "notiz", "kommentar"),
+    "notes": (
+        "note",
+        "comment",
+        "comments",
+        "remark",
+        "remarks",
+        "bemerkung",
+        "bemerkungen",
+        "notiz",
+        "kommentar",
+    ),
     "specimen_seed": ("seed",),
     "specimen_preparation": ("preparation", "präparation"),
 }
@@ -55,7 +73,9 @@ def _key(name: str) -> str:
     return re.sub(r"[\W_]+", "", folded)
 
 
-_KNOWN: Final = {_key(name): column for column, others in COLUMNS.items() for name in (column, *others)}
+_KNOWN: Final = {
+    _key(name): column for column, others in COLUMNS.items() for name in (column, *others)
+}
 
 
 def known_column(name: str) -> str:
@@ -79,11 +99,20 @@ def find_columns(header: Sequence[str], line: int, mistakes: Mistakes) -> dict[i
         if not column:
             near = difflib.get_close_matches(_key(name), _KNOWN, n=1, cutoff=0.6)
             hint = f"; did you mean {_KNOWN[near[0]]!r}?" if near else ";"
-            mistakes.add(line, f"there is no column {name[:60]!r}{hint} The columns are {', '.join(COLUMNS)}.")
+            mistakes.add(
+                line,
+                f"there is no column {name[:60]!r}{hint} The columns are {', '.join(COLUMNS)}.",
+            )
         elif column in found.values():
-            mistakes.add(line, f"two columns are {column!r} (the second is headed {name!r}); keep one of them.")
+            mistakes.add(
+                line,
+                f"two columns are {column!r} (the second is headed {name!r}); keep one of them.",
+            )
         else:
             found[index] = column
     if "sample" not in found.values():
-        mistakes.add(line, f"the header has no column 'sample'; it has: {', '.join(filter(None, header))[:200]}.")
+        mistakes.add(
+            line,
+            f"the header has no column 'sample'; it has: {', '.join(filter(None, header))[:200]}.",
+        )
     return found

@@ -17,8 +17,8 @@ __all__ = ["MAX_BYTES", "decode", "read_bytes"]
 #: A worklist of some thousand slides takes less than a tenth of it.
 MAX_BYTES: Final = 2 * 2**20
 _SAVE_AS_CSV: Final = (
-    "open it in the program that made it and save it as CSV: in Excel 'CSV UTF-8 (Comma delimited)', in LibreOffice "
-    "'Text CSV', in Numbers 'Export to CSV'"
+    "open it in the program that made it and save it as CSV: in Excel 'CSV UTF-8 (Comma "
+    "delimited)', in LibreOffice 'Text CSV', in Numbers 'Export to CSV'"
 )
 #: First bytes of files that are no text.
 _FORMATS: Final = {
@@ -69,7 +69,9 @@ def decode(content: bytes) -> str:
     if found := _CONTROL.search(text):
         what = "a NUL byte" if found[0] == "\0" else f"the control character U+{ord(found[0]):04X}"
         line = text.count("\n", 0, found.start()) + 1
-        raise ValueError(f"line {line} has {what}: the file is damaged or is no text; {_SAVE_AS_CSV}.")
+        raise ValueError(
+            f"line {line} has {what}: the file is damaged or is no text; {_SAVE_AS_CSV}."
+        )
     return text
 
 
@@ -91,12 +93,15 @@ def _strict(content: bytes, encoding: str) -> str:
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
         raise ValueError(
-            f"line {line} has bytes that are not {encoding.upper()} text; save the file as 'CSV UTF-8'."
+            f"line {line} has bytes that are not {encoding.upper()} text; save the file as 'CSV "
+            f"UTF-8'."
         ) from error
 
 
 def _utf16_without_mark(content: bytes) -> str:
-    """Return the encoding if every second byte is nearly always NUL, as in UTF-16 text of western languages."""
+    """Return the encoding if every second byte is nearly always NUL, as in UTF-16 text of western
+    languages.
+    """
     if len(content) < 4 or len(content) % 2:
         return ""
     half = len(content) // 2

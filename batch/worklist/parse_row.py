@@ -1,4 +1,7 @@
-"""One row of the table as a `WorklistRow`; what cannot be read is reported, and its default is taken."""
+"""One row of the table as a `WorklistRow`.
+
+What cannot be read is reported, and its default is taken.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,8 @@ class RowParser:
         now: with its time zone.
         mistakes: receives what cannot be read.
         warnings: receives what can be read and may be wrong.
-        started: by sample: the rows of the batch that were started; an unchanged deadline of theirs may be past.
+        started: by sample: the rows of the batch that were started; an unchanged deadline of theirs
+            may be past.
     """
 
     scope: str
@@ -64,7 +68,8 @@ class RowParser:
         for name in {sample, slide}:
             if rounded_digits(name):
                 self.warnings.add(
-                    row.line, f"{name} ends in zeros after 15 digits: did a spreadsheet program round it?"
+                    row.line,
+                    f"{name} ends in zeros after 15 digits: did a spreadsheet program round it?",
                 )
         return WorklistRow(
             line=row.line,
@@ -78,14 +83,18 @@ class RowParser:
             fields=self._number(row, "fields", 1, _MAX_FIELDS),
             bundle=self._path(row.cells.get("bundle", "auto"), ""),
             priority=self._number(row, "priority", -_MAX_PRIORITY, _MAX_PRIORITY) or 0,
-            deadline=self._value(row, "deadline", lambda text: parse_deadline(text, self.now, accepted), None),
+            deadline=self._value(
+                row, "deadline", lambda text: parse_deadline(text, self.now, accepted), None
+            ),
             control=self._value(row, "control", parse_flag, False),
             notes=row.cells.get("notes", ""),
             specimen_seed=self._number(row, "specimen_seed", 0, 2**32 - 1),
             specimen_preparation=row.cells.get("specimen_preparation"),
         )
 
-    def _value(self, row: TableRow, column: str, parse: Callable[[str], _Value], default: _Value) -> _Value:
+    def _value(
+        self, row: TableRow, column: str, parse: Callable[[str], _Value], default: _Value
+    ) -> _Value:
         if column not in row.cells:
             return default
         try:
@@ -114,5 +123,7 @@ def _sample_name(text: str) -> str:
 def _slide_id(text: str) -> str:
     check_spreadsheet_damage(text)
     if len(text) > _MAX_SLIDE or not text.isprintable():
-        raise ValueError(f"{text[:40]!r} is no id of a slide; give at most {_MAX_SLIDE} printable characters")
+        raise ValueError(
+            f"{text[:40]!r} is no id of a slide; give at most {_MAX_SLIDE} printable characters"
+        )
     return text

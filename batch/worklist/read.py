@@ -61,13 +61,14 @@ def read_worklist(
         path: of the CSV file; it is only read.
         data: data root; samples there are compared with the rows.
         scope: of rows that name none.
-        now: for deadlines; the present time by default. A batch that resumes keeps the rows of its ``batch.json``: a
-            time of day that is read a second time may be of the next day.
-        started: by sample: the rows of the batch that were started or given up, or are done. An unchanged deadline of
-            theirs may be past.
+        now: for deadlines; the present time by default. A batch that resumes keeps the rows of its
+            ``batch.json``: a time of day that is read a second time may be of the next day.
+        started: by sample: the rows of the batch that were started or given up, or are done. An
+            unchanged deadline of theirs may be past.
 
     Raises:
-        WorklistError: the file cannot be read, or has mistakes; the text lists all of them with their line numbers.
+        WorklistError: the file cannot be read, or has mistakes; the text lists all of them with
+            their line numbers.
     """
     worklist = inspect_worklist(path, data=data, scope=scope, now=now, started=started)
     if worklist.mistakes:
@@ -99,7 +100,9 @@ def inspect_worklist(
     parser = RowParser(scope, path.absolute().parent, now, mistakes, warnings, started or {})
     rows, scopes = _check([parser.parse(row) for row in table], parser, data, ())
     sha256 = hashlib.sha256(content).hexdigest()
-    return Worklist(path, tuple(rows), content, sha256, scopes, mistakes.listed(), warnings.listed())
+    return Worklist(
+        path, tuple(rows), content, sha256, scopes, mistakes.listed(), warnings.listed()
+    )
 
 
 def _check(
@@ -111,13 +114,21 @@ def _check(
     for name, scope in scopes.items():
         number, places = sum(row.scope == name for row in (*rows, *others)), scope.loader.capacity
         if scope.loader_slot and places is not None and number > places:
-            text = f"scope {scope.name!r}: {number} slides, and the loader holds {places}; it must be filled again."
+            text = (
+                f"scope {scope.name!r}: {number} slides, and the loader holds {places}; it "
+                f"must be filled again."
+            )
             parser.warnings.add(0, text)
     return check_duplicates(checked, scopes, parser.mistakes, others=others), scopes
 
 
 def new_row(
-    cells: dict[str, str], *, data: Path, scope: str, others: Sequence[WorklistRow], now: datetime | None = None
+    cells: dict[str, str],
+    *,
+    data: Path,
+    scope: str,
+    others: Sequence[WorklistRow],
+    now: datetime | None = None,
 ) -> WorklistRow:
     """Return a row that is not of a file, checked in the same way.
 
@@ -136,5 +147,7 @@ def new_row(
     parser = RowParser(scope, Path.cwd(), now, mistakes, Mistakes())
     rows, _ = _check([parser.parse(TableRow(0, cells))], parser, data, others)
     if found := mistakes.listed():
-        raise WorklistError(mistakes_text(f"sample {cells.get('sample', '')!r} is not added", found))
+        raise WorklistError(
+            mistakes_text(f"sample {cells.get('sample', '')!r} is not added", found)
+        )
     return rows[0]

@@ -44,7 +44,8 @@ class TableRow:
 def read_table(text: str, mistakes: Mistakes) -> list[TableRow]:
     r"""Return the rows below the header; what is wrong goes to ``mistakes``.
 
-    The separator is that of a line ``sep=;``, else the one with which the header names most columns.
+    The separator is that of a line ``sep=;``, else the one with which the header names most
+    columns.
 
     Args:
         text: lines end with ``\n``.
@@ -59,8 +60,9 @@ def read_table(text: str, mistakes: Mistakes) -> list[TableRow]:
     if not _named(lines[start], separator):
         mistakes.add(
             start + 1,
-            f"this is no header, it begins with {lines[start].strip()[:40]!r}; the first line names the columns, at "
-            f"least 'sample'. The columns are {', '.join(COLUMNS)}, separated by comma, semicolon or tab.",
+            f"this is no header, it begins with {lines[start].strip()[:40]!r}; the first line "
+            f"names the columns, at least 'sample'. The columns are {', '.join(COLUMNS)}, "
+            f"separated by comma, semicolon or tab.",
         )
         return []
     records = _records(lines, start, separator, mistakes)
@@ -70,7 +72,12 @@ def read_table(text: str, mistakes: Mistakes) -> list[TableRow]:
     rows: list[TableRow] = []
     for line, cells in records:
         if any(cells):
-            rows.append(TableRow(line, {columns[i]: cell for i, cell in enumerate(cells) if cell and i in columns}))
+            rows.append(
+                TableRow(
+                    line,
+                    {columns[i]: cell for i, cell in enumerate(cells) if cell and i in columns},
+                )
+            )
             _check_width(cells, header, line, separator, mistakes if known_header else None)
         if len(rows) > MAX_ROWS:
             mistakes.add(line, f"a worklist has at most {MAX_ROWS} rows; split it into several.")
@@ -81,7 +88,9 @@ def read_table(text: str, mistakes: Mistakes) -> list[TableRow]:
 
 
 def _first_line(lines: Sequence[str]) -> tuple[int | None, str]:
-    """Return the index of the header's line, ``None`` without one, and the separator that ``sep=`` gives."""
+    """Return the index of the header's line, ``None`` without one, and the separator that ``sep=``
+    gives.
+    """
     separator = ""
     for index, line in enumerate(lines):
         if not line.strip('\t ,;"' + _INVISIBLE):
@@ -102,8 +111,13 @@ def _named(line: str, separator: str) -> int:
     return sum(bool(known_column(cell)) for cell in cells)
 
 
-def _records(lines: Sequence[str], start: int, separator: str, mistakes: Mistakes) -> Iterator[tuple[int, list[str]]]:
-    """Yield each record with the number of its first line; the first is the header, also where it is damaged."""
+def _records(
+    lines: Sequence[str], start: int, separator: str, mistakes: Mistakes
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield each record with the number of its first line.
+
+    The first is the header, also where it is damaged.
+    """
     index = start
     while index < len(lines):
         used, cells, problem = _record(lines, index, separator)
@@ -112,7 +126,10 @@ def _records(lines: Sequence[str], start: int, separator: str, mistakes: Mistake
         if cells is not None:
             for cell in cells:
                 if len(cell) > _MAX_CELL:
-                    mistakes.add(index + 1, f"a cell has {len(cell)} characters; at most {_MAX_CELL} are allowed.")
+                    mistakes.add(
+                        index + 1,
+                        f"a cell has {len(cell)} characters; at most {_MAX_CELL} are allowed.",
+                    )
             yield index + 1, [_clean(cell) for cell in cells]
         elif index == start:
             yield index + 1, []
@@ -125,13 +142,26 @@ def _record(lines: Sequence[str], index: int, separator: str) -> tuple[int, list
         part = [f"{line}\n" for line in lines[index : index + used]]
         part[-1] = part[-1][:-1]
         try:
-            # A blank after the separator belongs to the file's look: it must not stand before a quotation mark.
-            reader = csv.reader(part, delimiter=separator, skipinitialspace=separator != "\t", strict=True)
+            # A blank after the separator belongs to the file's look: it must not stand before a
+            # quotation mark.
+            reader = csv.reader(
+                part, delimiter=separator, skipinitialspace=separator != "\t", strict=True
+            )
             return used, next(reader, []), ""
         except csv.Error as error:
             if "unexpected end of data" not in str(error):
-                return 1, None, f"the quotation marks do not match ({error}); write a mark within a cell twice."
-    return 1, None, "a quotation mark opens a cell and none closes it; close it, or write a mark within a cell twice."
+                return (
+                    1,
+                    None,
+                    f"the quotation marks do not match ({error}); write a mark within a cell "
+                    f"twice.",
+                )
+    return (
+        1,
+        None,
+        "a quotation mark opens a cell and none closes it; close it, or write a mark within a "
+        "cell twice.",
+    )
 
 
 def _clean(cell: str) -> str:
@@ -140,7 +170,11 @@ def _clean(cell: str) -> str:
 
 
 def _check_width(
-    cells: Sequence[str], header: Sequence[str], line: int, separator: str, mistakes: Mistakes | None
+    cells: Sequence[str],
+    header: Sequence[str],
+    line: int,
+    separator: str,
+    mistakes: Mistakes | None,
 ) -> None:
     """Report a cell that stands below no name."""
     if mistakes is None:
@@ -149,8 +183,9 @@ def _check_width(
         if cell and not (index < len(header) and header[index]):
             mistakes.add(
                 line,
-                f"{cell[:40]!r} stands in column {index + 1}, which the header does not name. A cell that holds a "
-                f"{_SEPARATORS[separator]}, such as a decimal comma, must be in quotation marks."
+                f"{cell[:40]!r} stands in column {index + 1}, which the header does not name. A "
+                f"cell that holds a {_SEPARATORS[separator]}, such as a decimal comma, must be in "
+                f"quotation marks."
                 if separator == ","
                 else f"{cell[:40]!r} stands in column {index + 1}, which the header does not name.",
             )

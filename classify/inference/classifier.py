@@ -1,4 +1,7 @@
-"""A bundle ready to classify cells: resizing, normalisation, network, calibration and fusion of the heads."""
+"""A bundle ready to classify cells.
+
+Resizing, normalisation, network, calibration and fusion of the heads.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from wbcpipe.classify.inference.missing_modality import blank, calibration_without
-from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.classes import PIXEL_TOLERANCE, split_channels
 from wbcpipe.classify.models.normalise import resize
-from wbcpipe.classify.uncertainty.probability_calibration import disagreement, fuse, head_probability
+from wbcpipe.classify.uncertainty.probability_calibration import (
+    disagreement,
+    fuse,
+    head_probability,
+)
 from wbcpipe.errors import BundleError, ConfigError
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
 
@@ -33,12 +39,14 @@ class Classifier:
     Args:
         bundle: the model.
         device: ``auto``, ``cpu`` or ``cuda``.
-        batch_size: number of cells per call of the network; by default the most efficient number for the engine. The
-            last batch is padded, so that the result of a cell never depends on how many cells came with it.
+        batch_size: number of cells per call of the network; by default the most efficient number
+            for the engine. The last batch is padded, so that the result of a cell never depends on
+            how many cells came with it.
         engine: replaces the engine that `select_engine` would choose.
         excluded_modalities: modalities that are missing; typical images replace them.
-        max_error: largest share of wrong calls among the accepted ones; selects the threshold at which the bundle's
-            error bounds guarantee it. By default the bundle's own threshold applies.
+        max_error: largest share of wrong calls among the accepted ones; selects the threshold at
+            which the bundle's error bounds guarantee it. By default the bundle's own threshold
+            applies.
 
     Raises:
         BundleError: an excluded modality is none of the bundle's, or all of them are excluded.
@@ -57,15 +65,24 @@ class Classifier:
     ) -> None:
         info = bundle.info
         self.bundle = bundle
-        self.excluded_modalities = tuple(name for name in info.modalities if name in excluded_modalities)
+        self.excluded_modalities = tuple(
+            name for name in info.modalities if name in excluded_modalities
+        )
         self.calibration = with_max_error(
             calibration_without(info, tuple(excluded_modalities)), max_error, bundle_name=info.name
         )
-        self.engine = engine or select_engine(bundle, device)
+        if engine is None:  # imports torch, which a computer may lack
+            from wbcpipe.classify.inference.select_engine import select_engine
+
+            engine = select_engine(bundle, device)
+        self.engine = engine
         self.batch_size = batch_size or self.engine.batch_size
 
-    def prepare(self, crops: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return resized and normalised images (n, M * c, side, side) of crops (n, M * c, S, S) uint16.
+    def prepare(
+        self, crops: NDArray[np.uint16], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return resized and normalised images (n, M * c, side, side) of crops (n, M * c, S, S)
+        uint16.
 
         Args:
             crops: the bundle's planes, in its order.
@@ -79,11 +96,15 @@ class Classifier:
         return images
 
     def image_buffer(self) -> NDArray[np.float32] | None:
-        """Return an array for the images of one batch; None if the engine normalises crops itself."""
+        """Return an array for the images of one batch; None if the engine normalises crops
+        itself.
+        """
         if self._crop_logits is not None:
             return None
         info = self.bundle.info
-        return np.empty((self.batch_size, len(info.modalities) * info.planes, info.side, info.side), np.float32)
+        return np.empty(
+            (self.batch_size, len(info.modalities) * info.planes, info.side, info.side), np.float32
+        )
 
     def probability_of(
         self, crops: NDArray[np.uint16], buffer: NDArray[np.float32] | None = None
@@ -98,7 +119,10 @@ class Classifier:
         if self._crop_logits is not None:
             small = resize(crops, self.bundle.info.side)
             inputs = (small, *self.bundle.info.normalisation.affine(small))
-            batches = (tuple(values[start : start + self.batch_size] for values in inputs) for start in starts)
+            batches = (
+                tuple(values[start : start + self.batch_size] for values in inputs)
+                for start in starts
+            )
             return self._calibrated([self._logits(self._crop_logits, *batch) for batch in batches])
         logits = []
         for start in starts:
@@ -118,33 +142,51 @@ class Classifier:
     def _crop_logits(self) -> CropLogits | None:
         return None if self.excluded_modalities else self.engine.crop_logits
 
-    def _logits(self, network: Callable[..., NDArray[np.float32]], *batch: NDArray[Any]) -> NDArray[np.float32]:
+    def _logits(
+        self, network: Callable[..., NDArray[np.float32]], *batch: NDArray[Any]
+    ) -> NDArray[np.float32]:
         count = len(batch[0])
         padding = self.batch_size - count
         if padding:
-            batch = tuple(np.concatenate([part, np.zeros((padding, *part.shape[1:]), part.dtype)]) for part in batch)
+            batch = tuple(
+                np.concatenate([part, np.zeros((padding, *part.shape[1:]), part.dtype)])
+                for part in batch
+            )
         return network(*batch)[:count]
 
     def _calibrated(self, logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         return head_probability(np.concatenate(logits), self.calibration).astype(np.float32)
 
-    def call(self, probability: NDArray[np.float32]) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
-        """Return classes, confidence (n,) and disagreement (n,) for calibrated probabilities (n, heads, K)."""
+    def call(
+        self, probability: NDArray[np.float32]
+    ) -> tuple[list[str], NDArray[np.float32], NDArray[np.float32]]:
+        """Return classes, confidence (n,) and disagreement (n,) for calibrated probabilities (n,
+        heads, K).
+        """
         info = self.bundle.info
         fused = fuse(probability, self.calibration)
         confidence = fused.max(axis=1)
         names = [
             info.classes[index] if accepted else UNIDENTIFIED
-            for index, accepted in zip(fused.argmax(axis=1), confidence >= self.calibration.threshold, strict=True)
+            for index, accepted in zip(
+                fused.argmax(axis=1), confidence >= self.calibration.threshold, strict=True
+            )
         ]
-        heads = [k for k, name in enumerate(info.head_names) if name not in self.excluded_modalities]
-        return names, confidence.astype(np.float32), disagreement(probability[:, heads]).astype(np.float32)
+        heads = [
+            k for k, name in enumerate(info.head_names) if name not in self.excluded_modalities
+        ]
+        return (
+            names,
+            confidence.astype(np.float32),
+            disagreement(probability[:, heads]).astype(np.float32),
+        )
 
 
 def with_max_error(
     calibration: ProbabilityCalibration, max_error: float | None, *, bundle_name: str
 ) -> ProbabilityCalibration:
-    """Return the calibration with the threshold that bounds its error by ``max_error``; None changes nothing.
+    """Return the calibration with the threshold that bounds its error by ``max_error``; None
+    changes nothing.
 
     Raises:
         ConfigError: the bundle has no error bounds, or none of its bounds is as low.
@@ -153,14 +195,17 @@ def with_max_error(
         return calibration
     if calibration.risk_bounds is None:
         raise ConfigError(
-            f"bundle {bundle_name!r} has no error bounds for these modalities, so --max-error cannot be met; leave "
-            "--max-error out, or train a bundle with at least 120 validation cells."
+            f"bundle {bundle_name!r} has no error bounds for these modalities, so --max-error "
+            f"cannot be met; leave --max-error out, or train a bundle with at least 120 validation "
+            "cells."
         )
     level = calibration.risk_bounds.level_for(max_error)
     return calibration.model_copy(update={"threshold": level.threshold})
 
 
-def planes_for(channels: Sequence[str], pixel_um: float, side_px: int, bundle: Bundle, cells: str) -> list[int]:
+def planes_for(
+    channels: Sequence[str], pixel_um: float, side_px: int, bundle: Bundle, cells: str
+) -> list[int]:
     """Return the index of the channel for each plane that the bundle reads, in its order.
 
     Args:
@@ -178,8 +223,9 @@ def planes_for(channels: Sequence[str], pixel_um: float, side_px: int, bundle: B
     missing = [name for name in info.modalities if name not in modalities]
     if missing or planes != info.planes:
         raise BundleError(
-            f"bundle {info.name!r} reads modalities {list(info.modalities)} of {info.planes} plane(s), "
-            f"{cells} have {list(modalities)} of {planes}; choose another bundle or train one."
+            f"bundle {info.name!r} reads modalities {list(info.modalities)} of {info.planes} "
+            f"plane(s), {cells} have {list(modalities)} of {planes}; choose another bundle or "
+            f"train one."
         )
     if abs(pixel_um / info.pixel_um - 1) > PIXEL_TOLERANCE:
         raise BundleError(
@@ -192,4 +238,8 @@ def planes_for(channels: Sequence[str], pixel_um: float, side_px: int, bundle: B
             f"bundle {info.name!r} reads crops of {info.crop_px} px, {cells} have {side_px} px; "
             "segment or import them again."
         )
-    return [modalities.index(name) * planes + plane for name in info.modalities for plane in range(planes)]
+    return [
+        modalities.index(name) * planes + plane
+        for name in info.modalities
+        for plane in range(planes)
+    ]

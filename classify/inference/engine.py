@@ -1,8 +1,9 @@
 """The protocol of an inference engine, and the engine that runs on torch.
 
-An engine turns normalised images into logits. Several threads may call it at once, each with its own batch: these are
-its streams. On a processor, parallel batches are faster than one batch on all cores, because cores that share a batch
-wait for each other after every layer (see `classify.inference.parallel_batches`).
+An engine turns normalised images into logits. Several threads may call it at once, each with its
+own batch: these are its streams. On a processor, parallel batches are faster than one batch on all
+cores, because cores that share a batch wait for each other after every layer (see
+`classify.inference.parallel_batches`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class CropLogits(Protocol):
     def __call__(
         self, crops: NDArray[np.uint16], gain: NDArray[np.float32], offset: NDArray[np.float32], /
     ) -> NDArray[np.float32]:
-        """Return logits (B, heads, K) of crops (B, M * c, side, side) with gain and offset (B, M * c)."""
+        """Return logits (B, heads, K) of crops (B, M * c, side, side) with gain and offset (B, M *
+        c).
+        """
         ...
 
 
@@ -54,7 +57,9 @@ class Engine(Protocol):
 
     @property
     def crop_logits(self) -> CropLogits | None:
-        """The call that normalises raw crops with a gain and an offset (`normalise.scaled`); None if there is none."""
+        """The call that normalises raw crops with a gain and an offset (`normalise.scaled`); None
+        if there is none.
+        """
         ...
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,7 +78,10 @@ def pick_device(name: Device | torch.device) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("device 'cuda': torch finds no GPU here; use --device cpu, or install a CUDA build of torch.")
+        raise ConfigError(
+            "device 'cuda': torch finds no GPU here; use --device cpu, or install a CUDA build of "
+            "torch."
+        )
     return torch.device(name)
 
 
@@ -101,7 +109,9 @@ class TorchEngine:
     batch_size = BATCH_SIZE
     crop_logits = None
 
-    def __init__(self, network: FusionNetwork, device: torch.device, precision: Precision = "float32") -> None:
+    def __init__(
+        self, network: FusionNetwork, device: torch.device, precision: Precision = "float32"
+    ) -> None:
         self.name = f"torch-{device.type}-{precision}"
         self.streams = share_threads(torch.get_num_threads())[0]
         self._device = device

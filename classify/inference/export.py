@@ -1,4 +1,7 @@
-"""Export of bundles as ONNX files for other programs; each file is compared with torch before it is written."""
+"""Export of bundles as ONNX files for other programs.
+
+Each file is compared with torch before it is written.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import torch
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.inference.verify import check_logits, trial_images
 from wbcpipe.classify.networks import fused_copy
-from wbcpipe.errors import BundleError, ConfigError
+from wbcpipe.errors import BundleError, MissingPackageError
 from wbcpipe.system.files import write_atomic
 
 if TYPE_CHECKING:
@@ -41,7 +44,9 @@ _SHA256: Final = "wbcpipe.sha256"
 
 @dataclass(frozen=True)
 class OnnxCheck:
-    """An ONNX file that agrees with its bundle; ``max_difference`` of logits is relative to the largest one."""
+    """An ONNX file that agrees with its bundle; ``max_difference`` of logits is relative to the
+    largest one.
+    """
 
     trial_images: int
     max_difference: float
@@ -59,7 +64,9 @@ class OnnxExport:
 
 
 class OnnxNetwork:
-    """An ONNX file opened with ONNX Runtime in float32 on the processor; needs the extra ``wbcpipe[export]``.
+    """An ONNX file opened with ONNX Runtime in float32 on the processor.
+
+    Needs the extra ``wbcpipe[export]``.
 
     Args:
         model: the bytes of an ONNX file that `export_onnx` made.
@@ -70,30 +77,38 @@ class OnnxNetwork:
 
     Raises:
         BundleError: the bytes are not an ONNX file.
-        ConfigError: ONNX Runtime is not installed.
+        MissingPackageError: ONNX Runtime is not installed.
     """
 
     def __init__(self, model: bytes, what: str = "model") -> None:
         try:
             import onnxruntime
         except ImportError as error:
-            raise ConfigError(f"ONNX Runtime is not installed: {_INSTALL}.") from error
+            raise MissingPackageError(f"ONNX Runtime is not installed: {_INSTALL}.") from error
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         try:
-            self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                model, options, providers=["CPUExecutionProvider"]
+            )
         except Exception as error:  # its exceptions share no base class
-            raise BundleError(f"{what}: ONNX Runtime cannot read this file ({error}); export it again.") from error
+            raise BundleError(
+                f"{what}: ONNX Runtime cannot read this file ({error}); export it again."
+            ) from error
         self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
 
     def __call__(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return logits (B, heads, K) of normalised images (B, M * c, side, side)."""
-        found: NDArray[np.float32] = self._session.run(["logits"], {"images": np.ascontiguousarray(images)})[0]
+        found: NDArray[np.float32] = self._session.run(
+            ["logits"], {"images": np.ascontiguousarray(images)}
+        )[0]
         return found
 
 
 def onnx_metadata(info: BundleInfo) -> dict[str, str]:
-    """Return the metadata by which another program prepares the input and reads the output, as text and JSON."""
+    """Return the metadata by which another program prepares the input and reads the output, as text
+    and JSON.
+    """
     content = info.model_dump(mode="json", exclude_none=True)
     kept = ("name", "method", "backbone", "classes", "modalities", "derived", "planes", "kind")
     sizes = ("pixel_um", "crop_px", "side", "normalisation", "calibration")
@@ -102,16 +117,20 @@ def onnx_metadata(info: BundleInfo) -> dict[str, str]:
         _SHA256: info.sha256,
         "wbcpipe.heads": json.dumps(info.head_names),
         "wbcpipe.input": (
-            f"images: float32 (batch, {len(info.modalities) * info.planes}, {info.side}, {info.side}), the planes of "
-            f"the first modality first; from uint16 crops of {info.crop_px} px at {info.pixel_um} um per pixel, "
-            "reduced by area averaging. Each plane of each cell is scaled by quantiles of about 28 x 28 of its pixels: "
-            "polarity bright: value / q90; stained: (value - q2) / (q90 - q2); dark: (value - q10) / (q99 - q10), each "
-            "divisor at least 64; fixed: value / 65535. Then (value - mean) / std, clipped to -8 and 8. See "
+            f"images: float32 (batch, {len(info.modalities) * info.planes}, {info.side}, "
+            f"{info.side}), the planes of the first modality first; from uint16 crops of "
+            f"{info.crop_px} px at {info.pixel_um} "
+            f"um per pixel, reduced by area averaging. Each plane of each cell is scaled by "
+            "quantiles of about 28 x 28 of its pixels: "
+            "polarity bright: value / q90; stained: (value - q2) / (q90 - q2); cell-stained: the "
+            "same with the q5 of a disc in the middle, of 0.45 half sides in radius, in place of "
+            "q2; dark: (value - q10) / (q99 - q10), each divisor at least 64; fixed: value / "
+            "65535. Then (value - mean) / std, clipped to -8 and 8. See "
             "wbcpipe.normalisation."
         ),
         "wbcpipe.output": (
-            f"logits: float32 (batch, {len(info.head_names)} heads, {len(info.classes)} classes), not calibrated. See "
-            "wbcpipe.calibration."
+            f"logits: float32 (batch, {len(info.head_names)} heads, {len(info.classes)} classes), "
+            f"not calibrated. See wbcpipe.calibration."
         ),
         "wbcpipe.use": "Research software: not for diagnostic use.",
     }
@@ -121,13 +140,13 @@ def onnx_model(bundle: Bundle) -> bytes:
     """Return an ONNX file as bytes: batch normalisation folded, any batch size.
 
     Raises:
-        ConfigError: the exporter is not installed.
+        MissingPackageError: the exporter is not installed.
     """
     try:
         import onnx
         import onnxscript  # noqa: F401 - without it torch's exporter fails late, with an unclear message
     except ImportError as error:
-        raise ConfigError(f"the ONNX exporter is not installed: {_INSTALL}.") from error
+        raise MissingPackageError(f"the ONNX exporter is not installed: {_INSTALL}.") from error
     info = bundle.info
     model = traced(bundle.network(), (len(info.modalities) * info.planes, info.side, info.side))
     onnx.helper.set_model_props(model, onnx_metadata(info))
@@ -136,7 +155,9 @@ def onnx_model(bundle: Bundle) -> bytes:
 
 
 def traced(network: FusionNetwork, shape: tuple[int, int, int]) -> Any:
-    """Return the ``onnx.ModelProto`` of a network for images of ``shape`` (M * c, side, side), without metadata."""
+    """Return the ``onnx.ModelProto`` of a network for images of ``shape`` (M * c, side, side),
+    without metadata.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own parts
         program = torch.onnx.export(
@@ -168,14 +189,14 @@ def check_onnx(bundle: Bundle, model: bytes, what: str) -> OnnxCheck:
 
     Raises:
         BundleError: the file is of other weights, or its logits differ by more than rounding.
-        ConfigError: ONNX Runtime is not installed.
+        MissingPackageError: ONNX Runtime is not installed.
     """
     network = OnnxNetwork(model, what)
     exported_from = network.metadata.get(_SHA256, "none")
     if exported_from != bundle.info.sha256:
         raise BundleError(
-            f"{what}: was exported from weights {exported_from[:12]}, bundle {bundle.info.name!r} has "
-            f"{bundle.info.sha256[:12]}; export it again."
+            f"{what}: was exported from weights {exported_from[:12]}, bundle {bundle.info.name!r} "
+            f"has {bundle.info.sha256[:12]}; export it again."
         )
     reference = TorchEngine(bundle.network(), torch.device("cpu"))
     images = trial_images(bundle.info)
@@ -187,8 +208,9 @@ def export_onnx(bundle: Bundle, out: Path) -> OnnxExport:
     """Write a bundle as an ONNX file, after comparing it with torch.
 
     Raises:
-        BundleError: the file exists already, or the export does not agree with torch; nothing is written.
-        ConfigError: the exporter or ONNX Runtime is not installed.
+        BundleError: the file exists already, or the export does not agree with torch; nothing is
+            written.
+        MissingPackageError: the exporter or ONNX Runtime is not installed.
     """
     if out.exists():
         raise BundleError(f"{out}: exists already; give another --out, or move it away.")

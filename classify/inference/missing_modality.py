@@ -1,10 +1,12 @@
-"""Classification without one of the modalities: its lamp failed, or the microscope does not have it.
+"""Classification without one of the modalities.
 
-A network with several inputs needs something in place of a missing modality. Zeros, a grey square, are unlike all
-training images, and so is another modality. A *typical* plane, the mean of the training cells by distance from the
-centre, is unremarkable: on smears (``benchmarks/beyond.py``) it keeps most of the accuracy that zeros lose. Its profile
-takes 17 numbers per plane. A bundle is calibrated for each single missing modality, with the typical plane in its
-place.
+Its lamp failed, or the microscope does not have it.
+
+A network with several inputs needs something in place of a missing modality. Zeros, a grey square,
+are unlike all training images, and so is another modality. A *typical* plane, the mean of the
+training cells by distance from the centre, is unremarkable: on smears (``benchmarks/beyond.py``) it
+keeps most of the accuracy that zeros lose. Its profile takes 17 numbers per plane. A bundle is
+calibrated for each single missing modality, with the typical plane in its place.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration, without_heads
+from wbcpipe.classify.uncertainty.probability_calibration import (
+    ProbabilityCalibration,
+    without_heads,
+)
 from wbcpipe.errors import BundleError
 from wbcpipe.samples.cell_columns import QcFlag
 
@@ -38,13 +43,18 @@ __all__ = [
 
 RINGS: Final = 16
 FLAT_RANGE: Final = 1
-"""A plane with a smaller range of grey levels shows nothing; segment flags its field by the same limit."""
+"""A plane with a smaller range of grey levels shows nothing.
+
+Segment flags its field by the same limit.
+"""
 CHECKED_CELLS: Final = 64
 """Number of cells whose images decide which modality is missing."""
 
 
 def typical_profiles(images: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Return the mean (C, 17) of normalised planes (N, C, side, side) in 16 rings and in the corners."""
+    """Return the mean (C, 17) of normalised planes (N, C, side, side) in 16 rings and in the
+    corners.
+    """
     ring = _rings(images.shape[-1])
     mean = images.mean(axis=0, dtype=np.float64).reshape(images.shape[1], -1)
     count = np.bincount(ring, minlength=RINGS + 1)
@@ -53,18 +63,24 @@ def typical_profiles(images: NDArray[np.float32]) -> NDArray[np.float64]:
     return result
 
 
-def typical_profiles_of(images: NDArray[np.uint16], normalisation: Normalisation) -> NDArray[np.float64]:
+def typical_profiles_of(
+    images: NDArray[np.uint16], normalisation: Normalisation
+) -> NDArray[np.float64]:
     """Return the `typical_profiles` (C, 17) of up to 1,024 raw images (N, C, side, side)."""
     return typical_profiles(normalisation.apply(images[evenly_spaced_rows(len(images), 1024)]))
 
 
 def evenly_spaced_rows(count: int, max_rows: int) -> NDArray[np.int64]:
-    """Return up to ``max_rows`` of ``count`` rows, evenly spaced: many stores are sorted by class and sample."""
+    """Return up to ``max_rows`` of ``count`` rows, evenly spaced: many stores are sorted by class
+    and sample.
+    """
     return np.unique(np.linspace(0, count - 1, min(count, max_rows)).round().astype(np.int64))
 
 
 def _rings(side: int) -> NDArray[np.intp]:
-    """Return the ring (side * side,) of each pixel: 0 at the centre, ``RINGS`` outside the inscribed circle."""
+    """Return the ring (side * side,) of each pixel: 0 at the centre, ``RINGS`` outside the
+    inscribed circle.
+    """
     return np.minimum((_radius(side) * RINGS).astype(np.intp), RINGS).ravel()
 
 
@@ -74,9 +90,13 @@ def _radius(side: int) -> NDArray[np.float64]:
 
 
 def blank(
-    images: NDArray[np.float32], missing: Sequence[int], planes: int, typical: Sequence[Sequence[float]]
+    images: NDArray[np.float32],
+    missing: Sequence[int],
+    planes: int,
+    typical: Sequence[Sequence[float]],
 ) -> NDArray[np.float32]:
-    """Return a copy of normalised planes (N, M * planes, side, side) in which missing modalities are typical.
+    """Return a copy of normalised planes (N, M * planes, side, side) in which missing modalities
+    are typical.
 
     Args:
         images: the input.
@@ -86,7 +106,9 @@ def blank(
     """
     filled = images.copy()
     rows = [index * planes + plane for index in missing for plane in range(planes)]
-    filled[:, rows] = typical_images([typical[row] for row in rows], images.shape[-1]) if len(typical) else 0.0
+    filled[:, rows] = (
+        typical_images([typical[row] for row in rows], images.shape[-1]) if len(typical) else 0.0
+    )
     return filled
 
 
@@ -100,27 +122,35 @@ def typical_images(typical: Sequence[Sequence[float]], side: int) -> NDArray[np.
 def calibration_without(info: BundleInfo, missing: Sequence[str]) -> ProbabilityCalibration:
     """Return the calibration for some missing modalities.
 
-    For one missing modality it is the one fitted for it, if the bundle has one; else that of the remaining heads.
+    For one missing modality it is the one fitted for it, if the bundle has one; else that of the
+    remaining heads.
 
     Raises:
         BundleError: a name is no modality of the bundle, or no modality remains.
     """
     if unknown := [name for name in missing if name not in info.modalities]:
         raise BundleError(
-            f"modality {unknown[0]!r} cannot be excluded: bundle {info.name!r} reads {', '.join(info.modalities)}."
+            f"modality {unknown[0]!r} cannot be excluded: bundle {info.name!r} reads "
+            f"{', '.join(info.modalities)}."
         )
     if len(set(missing)) == len(info.modalities):
-        raise BundleError(f"all modalities of bundle {info.name!r} are excluded; at least one must remain.")
+        raise BundleError(
+            f"all modalities of bundle {info.name!r} are excluded; at least one must remain."
+        )
     if not missing:
         return info.calibration
     if len(set(missing)) == 1 and missing[0] in info.missing_modality:
         return info.missing_modality[missing[0]]
     heads = len(info.calibration.temperatures)
-    silent = [info.modalities.index(name) for name in missing] if heads == len(info.modalities) else []
+    silent = (
+        [info.modalities.index(name) for name in missing] if heads == len(info.modalities) else []
+    )
     return without_heads(info.calibration, silent)
 
 
-def dead_modalities(store: CellStore, modalities: Sequence[str], planes: Sequence[int]) -> tuple[str, ...]:
+def dead_modalities(
+    store: CellStore, modalities: Sequence[str], planes: Sequence[int]
+) -> tuple[str, ...]:
     """Return the modalities that show nothing in most cells of a sample.
 
     Only cells that segment has flagged are read, so that a sample without the flag costs nothing.
@@ -136,7 +166,9 @@ def dead_modalities(store: CellStore, modalities: Sequence[str], planes: Sequenc
     flagged = np.flatnonzero(store.column("qc_flags") & QcFlag.MISSING_MODALITY.value)
     if 2 * len(flagged) <= len(store):
         return ()
-    chosen = flagged[np.linspace(0, len(flagged) - 1, min(CHECKED_CELLS, len(flagged))).astype(np.intp)]
+    chosen = flagged[
+        np.linspace(0, len(flagged) - 1, min(CHECKED_CELLS, len(flagged))).astype(np.intp)
+    ]
     crops = store.images_at(chosen.tolist())[:, list(planes)]
     low, high = np.quantile(crops, (0.02, 0.98), axis=(2, 3))
     flat = (high - low <= FLAT_RANGE).reshape(len(crops), len(modalities), -1).all(axis=2)

@@ -13,7 +13,7 @@ import torch
 from wbcpipe.classify.inference.engine import share_threads
 from wbcpipe.classify.models.normalise import CLIP
 from wbcpipe.classify.networks import fused_copy
-from wbcpipe.errors import ConfigError
+from wbcpipe.errors import MissingPackageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,8 @@ __all__ = ["OpenVinoEngine"]
 class OpenVinoEngine:
     """Inference with OpenVINO in float32, with one stream for each core or for a few cores.
 
-    It accepts raw crops: normalising them inside the network costs a sixth to a half of doing it before.
+    It accepts raw crops: normalising them inside the network costs a sixth to a half of doing it
+    before.
 
     Args:
         network: a trained network.
@@ -37,30 +38,42 @@ class OpenVinoEngine:
         threads: of the processor; by default torch's number, so that engines are comparable.
 
     Raises:
-        ConfigError: OpenVINO is not installed.
+        MissingPackageError: OpenVINO is not installed.
     """
 
     name = "openvino-cpu-float32"
     batch_size = 8
-    """The activations of 8 images stay in the processor's cache; 32 take up to a fifth longer per image."""
+    """The activations of 8 images stay in the processor's cache; 32 take up to a fifth longer per
+    image.
+    """
 
-    def __init__(self, network: FusionNetwork, shape: tuple[int, int, int], threads: int | None = None) -> None:
+    def __init__(
+        self, network: FusionNetwork, shape: tuple[int, int, int], threads: int | None = None
+    ) -> None:
         try:
             import openvino
         except ImportError as error:
-            raise ConfigError("engine 'openvino' is not installed: pip install openvino.") from error
+            raise MissingPackageError(
+                "engine 'openvino' is not installed: pip install openvino."
+            ) from error
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # tracing warns that sizes become constants, as intended
-            model = openvino.convert_model(
-                fused_copy(network), example_input=torch.zeros(2, *shape), input=openvino.PartialShape([-1, *shape])
+            warnings.simplefilter(
+                "ignore"
+            )  # tracing warns that sizes become constants, as intended
+            # Torch's own check would trace and run the network again; `select_engine` compares the
+            # probabilities.
+            traced = torch.jit.trace(  # type: ignore[no-untyped-call]
+                fused_copy(network), torch.zeros(2, *shape), check_trace=False
             )
+            model = openvino.convert_model(traced, input=openvino.PartialShape([-1, *shape]))
         streams, each = share_threads(threads or torch.get_num_threads())
         self.streams = streams + 1  # one reads while the others compute
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
             "INFERENCE_NUM_THREADS": streams * each,
             "NUM_STREAMS": streams,
-            "ENABLE_CPU_PINNING": False,  # a thread that reads may run on a core that another stream is pinned to
+            # A thread that reads may run on a core that another stream is pinned to.
+            "ENABLE_CPU_PINNING": False,
         }
         self._image_logits = _CompiledModel(lambda: model, settings, self.streams)
         self.crop_logits: CropLogits | None = _CompiledModel(
@@ -108,7 +121,9 @@ def _with_normalisation(model: Any, shape: tuple[int, int, int]) -> Any:
     from openvino import opset8
 
     crops = opset8.parameter(openvino.PartialShape([-1, *shape]), np.uint16)
-    gain, offset = (opset8.parameter(openvino.PartialShape([-1, shape[0]]), np.float32) for _ in range(2))
+    gain, offset = (
+        opset8.parameter(openvino.PartialShape([-1, shape[0]]), np.float32) for _ in range(2)
+    )
     planes = [opset8.unsqueeze(values, np.array([2, 3])) for values in (gain, offset)]
     values = opset8.add(opset8.multiply(opset8.convert(crops, "f32"), planes[0]), planes[1])
     images = opset8.clamp(values, -CLIP, CLIP)

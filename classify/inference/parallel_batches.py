@@ -1,8 +1,8 @@
 """Probabilities of the cells in a store, computed in parallel batches.
 
-One thread reads chunk after chunk ahead. Each stream of the engine prepares and classifies batches of its own, so that
-images are prepared while they are in that core's cache, and no core waits for another or for the disk. Arrays are used
-again from batch to batch.
+One thread reads chunk after chunk ahead. Each stream of the engine prepares and classifies batches
+of its own, so that images are prepared while they are in that core's cache, and no core waits for
+another or for the disk. Arrays are used again from batch to batch.
 """
 
 from __future__ import annotations
@@ -36,7 +36,9 @@ def stream_pool(engine: Engine) -> Iterator[ThreadPoolExecutor]:
     """Provide one thread for each stream of an engine, with an equal share of torch's threads."""
     before = torch.get_num_threads()
     each = max(1, before // engine.streams)
-    pool = ThreadPoolExecutor(engine.streams, "stream", initializer=torch.set_num_threads, initargs=(each,))
+    pool = ThreadPoolExecutor(
+        engine.streams, "stream", initializer=torch.set_num_threads, initargs=(each,)
+    )
     try:
         yield pool
     finally:
@@ -57,11 +59,16 @@ def probabilities(
     Yields:
         The number of cells done, and the probabilities (n, heads, K) of the last n of them.
     """
-    side_px, streams, batch_size = classifier.bundle.info.side, classifier.engine.streams, classifier.batch_size
+    side_px, streams, batch_size = (
+        classifier.bundle.info.side,
+        classifier.engine.streams,
+        classifier.batch_size,
+    )
     read_px = side_px if side_px in store.sides_px else store.sides_px[0]
     channels, total = len(store.modalities), len(store)
     all_planes = list(planes) == list(range(channels))
-    # Complete chunks: reading a part of one costs as much. Every stream has one during the next read.
+    # Complete chunks: reading a part of one costs as much. Every stream has one during the next
+    # read.
     step = CELLS_PER_CHUNK * -(-batch_size // CELLS_PER_CHUNK)
     shape, ahead = (step, channels, read_px, read_px), streams
     raw = [np.empty(shape, np.uint16) for _ in range(1 + ahead)]
@@ -72,7 +79,9 @@ def probabilities(
     def classify(crops: NDArray[np.uint16]) -> NDArray[np.float32]:
         images = buffers.get()
         try:
-            return classifier.probability_of(crops if all_planes else crops[:, list(planes)], images)
+            return classifier.probability_of(
+                crops if all_planes else crops[:, list(planes)], images
+            )
         finally:
             buffers.put(images)
 
@@ -82,8 +91,11 @@ def probabilities(
             if len(pending) == len(raw):
                 yield _wait_for(*pending.popleft())
             stop = min(start + step, total)
-            crops = store.images(start, stop, side_px=read_px, out=raw[number % len(raw)][: stop - start])
-            # Fewer tasks cost less; towards the end they are small, so that all streams end together.
+            crops = store.images(
+                start, stop, side_px=read_px, out=raw[number % len(raw)][: stop - start]
+            )
+            # Fewer tasks cost less; towards the end they are small, so that all streams end
+            # together.
             size = step if total - stop >= streams * step else batch_size
             tasks = (crops[first : first + size] for first in range(0, len(crops), size))
             pending.append((stop, [pool.submit(classify, task) for task in tasks]))
@@ -91,5 +103,7 @@ def probabilities(
             yield _wait_for(*pending.popleft())
 
 
-def _wait_for(done: int, batches: list[Future[NDArray[np.float32]]]) -> tuple[int, NDArray[np.float32]]:
+def _wait_for(
+    done: int, batches: list[Future[NDArray[np.float32]]]
+) -> tuple[int, NDArray[np.float32]]:
     return done, np.concatenate([batch.result() for batch in batches])

@@ -16,7 +16,10 @@ __all__ = ["half_of_the_cores"]
 
 @contextlib.contextmanager
 def half_of_the_cores() -> Iterator[None]:
-    """Limit torch to half of the processor's cores; the other half drives the microscope or renders virtual frames."""
+    """Limit torch to half of the processor's cores.
+
+    The other half drives the microscope or renders virtual frames.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(max(1, min(before, (os.cpu_count() or 2) // 2)))
     try:

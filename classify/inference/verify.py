@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BundleCheck", "check_logits", "trial_images", "verify_bundle"]
 
-#: Logits of two float32 engines differ by rounding, in proportion to the largest logit: 3e-7 was measured, and 4e-3 or
-#: more with an error of 10 % in one layer.
+#: Logits of two float32 engines differ by rounding, in proportion to the largest logit: 3e-7 was
+#: measured, and 4e-3 or more with an error of 10 % in one layer.
 TOLERANCE: Final = 1e-4
 TRIAL_CELLS: Final = 16
 
@@ -75,18 +75,22 @@ def check_logits(
     """
     found, expected = network(images), reference(images)
     if found.shape != expected.shape:
-        raise BundleError(f"{what}: logits have shape {found.shape}, those of torch {expected.shape}; export it again.")
+        raise BundleError(
+            f"{what}: logits have shape {found.shape}, those of torch {expected.shape}; export it "
+            f"again."
+        )
     difference = float(np.abs(found - expected).max() / max(float(np.abs(expected).max()), 1e-9))
     if not difference <= TOLERANCE:
         raise BundleError(
-            f"{what}: logits differ from torch's by {difference:.2g} of the largest (allowed: {TOLERANCE:g}); "
-            "do not use it; export it again from this bundle."
+            f"{what}: logits differ from torch's by {difference:.2g} of the largest (allowed: "
+            f"{TOLERANCE:g}); do not use it; export it again from this bundle."
         )
     return difference
 
 
 def verify_bundle(bundle: Bundle) -> BundleCheck:
-    """Check that the weights fit the network, that its logits are finite, and that the model card is of the weights.
+    """Check that the weights fit the network, that its logits are finite, and that the model card
+    is of the weights.
 
     The SHA-256 of the weights was compared with `bundle.json` when the bundle was loaded.
 
@@ -108,6 +112,8 @@ def verify_bundle(bundle: Bundle) -> BundleCheck:
         )
     card = bundle.path / CARD
     if not card.is_file() or info.sha256 not in card.read_text(encoding="utf-8"):
-        raise BundleError(f"{card}: absent, or not of the weights {info.sha256[:12]}; copy the folder again.")
+        raise BundleError(
+            f"{card}: absent, or not of the weights {info.sha256[:12]}; copy the folder again."
+        )
     parameters = sum(tensor.numel() for tensor in network.parameters())
     return BundleCheck(info.name, str(bundle.path), info.sha256, parameters, TRIAL_CELLS)

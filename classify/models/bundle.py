@@ -15,7 +15,14 @@ from wbcpipe.classify.models.bundle_info import BundleInfo
 from wbcpipe.classify.models.card import model_card
 from wbcpipe.errors import BundleError
 from wbcpipe.system.file_kinds import is_file
-from wbcpipe.system.files import make_folder, parse_json, remove_tree, rename, write_atomic, write_json
+from wbcpipe.system.files import (
+    make_folder,
+    parse_json,
+    remove_tree,
+    rename,
+    write_atomic,
+    write_json,
+)
 from wbcpipe.system.validation_messages import explain
 
 if TYPE_CHECKING:
@@ -55,33 +62,45 @@ class Bundle:
 
     @property
     def calibration_digest(self) -> str:
-        """Short hash of the calibration: with another calibration, the same weights predict other classes."""
+        """Short hash of the calibration: with another calibration, the same weights predict other
+        classes.
+        """
         return hashlib.sha256(self.info.calibration.model_dump_json().encode()).hexdigest()[:16]
 
     def network(self) -> FusionNetwork:
         """Return the network with its weights, float32, in evaluation mode.
 
         Raises:
-            BundleError: the weights do not fit the network that ``bundle.json`` describes, or are not finite.
+            BundleError: the weights do not fit the network that ``bundle.json`` describes, or are
+                not finite.
         """
         import safetensors.torch
 
-        from wbcpipe.classify.networks import build_network
+        from wbcpipe.classify.networks import InputLayers, build_network
 
         info = self.info
-        network = build_network(info.method, info.backbone, len(info.modalities), info.planes, len(info.classes))
+        network = build_network(
+            info.method,
+            info.backbone,
+            len(info.modalities),
+            info.planes,
+            len(info.classes),
+            InputLayers(info.stem, info.told_missing),
+        )
         try:
             tensors = safetensors.torch.load_file(self.path / WEIGHTS)
             kinds = {name: tensor.dtype for name, tensor in network.state_dict().items()}
-            network.load_state_dict({name: tensor.to(kinds[name]) for name, tensor in tensors.items()})
+            network.load_state_dict(
+                {name: tensor.to(kinds[name]) for name, tensor in tensors.items()}
+            )
         except (KeyError, RuntimeError, safetensors.SafetensorError) as error:
             what = f"{info.method} on {info.backbone}"
             raise BundleError(f"{self.path}: the weights do not fit {what}: {error}") from error
         for name, tensor in network.state_dict().items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise BundleError(
-                    f"{self.path / WEIGHTS}: {name} holds values that are not finite: the training diverged; train the "
-                    "bundle again."
+                    f"{self.path / WEIGHTS}: {name} holds values that are not finite: the "
+                    f"training diverged; train the bundle again."
                 )
         return network.eval().requires_grad_(False)
 
@@ -98,30 +117,36 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
     """Find a bundle by the name of a shipped one or by its folder, and verify it.
 
     Raises:
-        BundleError: no such bundle, a file missing or not valid, or weights that are not those it names.
+        BundleError: no such bundle, a file missing or not valid, or weights that are not those it
+            names.
     """
     path = Path(name_or_path)
     if not is_file(path / INFO):
         known = shipped_bundles()
         if str(name_or_path) not in known:
             raise BundleError(
-                f"no bundle {str(name_or_path)!r}: it is neither a folder with {INFO} nor one of those shipped "
-                f"({', '.join(known) or 'none'}); `wbcpipe train` makes one."
+                f"no bundle {str(name_or_path)!r}: it is neither a folder with {INFO} nor one of "
+                f"those shipped ({', '.join(known) or 'none'}); `wbcpipe train` makes one."
             )
         path = known[str(name_or_path)]
     try:
         info = BundleInfo.model_validate(parse_json((path / INFO).read_text(encoding="utf-8")))
     except ValidationError as error:
         findings = "; ".join(explain(item, BundleInfo) for item in error.errors()[:3])
-        raise BundleError(f"{path / INFO}: {findings}; train the bundle again, or copy it again.") from error
+        raise BundleError(
+            f"{path / INFO}: {findings}; train the bundle again, or copy it again."
+        ) from error
     except (OSError, ValueError) as error:
-        raise BundleError(f"{path / INFO}: not readable ({error}); copy the bundle again.") from error
+        raise BundleError(
+            f"{path / INFO}: not readable ({error}); copy the bundle again."
+        ) from error
     _verify(path, info)
     return Bundle(path, info)
 
 
 def find_bundle(name: str, *, kind: SampleKind | None = None) -> Bundle:
-    """Return the bundle ``name`` (a shipped one, or a folder); ``auto`` is the shipped one for samples of ``kind``.
+    """Return the bundle ``name`` (a shipped one, or a folder); ``auto`` is the shipped one for
+    samples of ``kind``.
 
     Raises:
         BundleError: no such bundle, or none is shipped for that kind.
@@ -130,7 +155,8 @@ def find_bundle(name: str, *, kind: SampleKind | None = None) -> Bundle:
         return load_bundle(name)
     if kind not in AUTO_BUNDLES:
         raise BundleError(
-            f"no bundle is shipped for samples of kind {kind!r} (there is one for {', '.join(AUTO_BUNDLES)}); name one "
+            f"no bundle is shipped for samples of kind {kind!r} (there is one for "
+            f"{', '.join(AUTO_BUNDLES)}); name one "
             "with --bundle, or train one with `wbcpipe train`."
         )
     return load_bundle(AUTO_BUNDLES[kind])
@@ -143,13 +169,16 @@ def _verify(path: Path, info: BundleInfo) -> None:
     found = hashlib.sha256(weights.read_bytes()).hexdigest()
     if found != info.sha256:
         raise BundleError(
-            f"{weights}: SHA-256 {found}, but {INFO} names {info.sha256}; the weights are damaged or of another "
-            "bundle; copy the bundle again."
+            f"{weights}: SHA-256 {found}, but {INFO} names {info.sha256}; the weights are damaged "
+            f"or of another bundle; copy the bundle again."
         )
 
 
 def half_precision(network: FusionNetwork) -> FusionNetwork:
-    """Round a network's weights as a bundle stores them: matrices to float16; vectors stay as they are."""
+    """Round a network's weights as a bundle stores them: matrices to float16.
+
+    Vectors stay as they are.
+    """
     import torch
 
     with torch.no_grad():
@@ -160,7 +189,9 @@ def half_precision(network: FusionNetwork) -> FusionNetwork:
 
 
 def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> Bundle:
-    """Write a bundle to a temporary folder and rename it to ``directory``; a bundle there with the same weights stays.
+    """Write a bundle to a temporary folder and rename it to ``directory``.
+
+    A bundle there with the same weights stays.
 
     Raises:
         BundleError: the name is not allowed, or ``directory`` holds another bundle.
@@ -169,10 +200,13 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", info.name):
         raise BundleError(
-            f"bundle name {info.name!r} is not allowed; use letters, digits, '-', '_' and '.', at most 64."
+            f"bundle name {info.name!r} is not allowed; use letters, digits, '-', '_' and '.', at "
+            f"most 64."
         )
     tensors = {
-        name: (tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor).contiguous()
+        name: (
+            tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor
+        ).contiguous()
         for name, tensor in network.state_dict().items()
     }
     payload = safetensors.torch.save(tensors)
@@ -181,8 +215,8 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
         bundle = load_bundle(directory)
         if bundle.info.sha256 != info.sha256:
             raise BundleError(
-                f"{directory}: another bundle is there (weights {bundle.info.sha256[:12]}, new {info.sha256[:12]}); "
-                "give another --name or --out, or move it away."
+                f"{directory}: another bundle is there (weights {bundle.info.sha256[:12]}, new "
+                f"{info.sha256[:12]}); give another --name or --out, or move it away."
             )
         return bundle
     aside = directory.with_name(f".{directory.name}.partial")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
 from wbcpipe.classify.metrics import Scores
-from wbcpipe.classify.models.classes import Backbone, Method
+from wbcpipe.classify.models.classes import Backbone, Method, Stem
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.samples.records import SampleKind
@@ -20,7 +20,8 @@ class _Table(BaseModel):
 
 
 class Improvement(_Table):
-    """How much better a network is than the bundle that it started from, on cells that it was not trained on.
+    """How much better a network is than the bundle that it started from, on cells that it was not
+    trained on.
 
     Attributes:
         parent: name of that bundle.
@@ -30,7 +31,8 @@ class Improvement(_Table):
         parent_accuracy: the same of the parent.
         difference: of both.
         interval: 95 % interval of the difference.
-        seen_by_parent: the parent was trained on cells of these samples, so the comparison favours it.
+        seen_by_parent: the parent was trained on cells of these samples, so the comparison favours
+            it.
     """
 
     parent: str
@@ -49,7 +51,10 @@ class Improvement(_Table):
         low, high = (100 * limit for limit in self.interval)
         seen = "; the parent was trained on cells of these samples" if self.seen_by_parent else ""
         own = f"{100 * self.accuracy:.1f} % of {self.cells} cells right ({how})"
-        gain = f"{100 * self.difference:+.1f} percentage points, 95 % interval {low:+.1f} to {high:+.1f}"
+        gain = (
+            f"{100 * self.difference:+.1f} percentage points, 95 % interval {low:+.1f} to "
+            f"{high:+.1f}"
+        )
         return f"{own}, {100 * self.parent_accuracy:.1f} % by {self.parent}: {gain}{seen}"
 
 
@@ -106,6 +111,8 @@ class BundleInfo(_Table):
         name: of the bundle.
         method: how modalities are fused.
         backbone: name of the network in torchvision.
+        stem: its first layers, see `networks.divide_stem`.
+        told_missing: its heads are told which inputs are zero everywhere.
         classes: K names.
         modalities: M names, in input order.
         derived: those of them that are computed from others.
@@ -117,8 +124,8 @@ class BundleInfo(_Table):
         normalisation: of the input.
         calibration: of the output.
         missing_modality: modality to the calibration that is valid if it is missing.
-        typical_profiles: per plane (M * c), 17 mean normalised values from the centre of a crop outwards; they replace
-            a plane that is missing. Empty: zeros replace it.
+        typical_profiles: per plane (M * c), 17 mean normalised values from the centre of a crop
+            outwards; they replace a plane that is missing. Empty: zeros replace it.
         validation: scores on cells that were not used for training.
         training: provenance of the weights.
         sha256: of ``model.safetensors``.
@@ -128,6 +135,8 @@ class BundleInfo(_Table):
     name: str
     method: Method
     backbone: Backbone
+    stem: Stem = "shared"
+    told_missing: bool = False
     classes: Annotated[tuple[str, ...], Field(min_length=2)]
     modalities: Annotated[tuple[str, ...], Field(min_length=1)]
     derived: tuple[str, ...] = ()
@@ -146,6 +155,8 @@ class BundleInfo(_Table):
 
     @property
     def head_names(self) -> tuple[str, ...]:
-        """Names of the network's outputs: the modalities, or ``fused`` where one output is for all."""
+        """Names of the network's outputs: the modalities, or ``fused`` where one output is for
+        all.
+        """
         count = len(self.calibration.temperatures)
         return self.modalities if count == len(self.modalities) else ("fused",) * count

@@ -1,19 +1,27 @@
-"""From 16-bit crops to the input of a network: resizing and normalisation of each cell, in training and inference.
+"""From 16-bit crops to the input of a network.
 
-Exposure, lamp and stain strength change from day to day, so each plane of each cell is scaled by its own values:
+Resizing and normalisation of each cell, in training and inference.
 
-- a *bright* plane (bright-field: light background, dark cell) is divided by its background. The result is the
-  transmission of Beer-Lambert's law, independent of the lamp.
-- a *stained* plane is a bright one that is scaled between its darkest stain and its background. The result is the
-  distribution of the stain, independent of its strength, which differs between laboratories.
-- a *dark* plane (fluorescence: dark background, bright cell) has its background subtracted and is divided by its bright
-  level. The result is the pattern, independent of exposure and bleaching.
+Exposure, lamp and stain strength change from day to day, so each plane of each cell is scaled by
+its own values:
 
-Where the intensity itself distinguishes classes (the DNA content in the cell cycle), planes are *fixed*: grey levels
-are not changed, which requires a constant exposure and lamp.
+- a *bright* plane (bright-field: light background, dark cell) is divided by its background. The
+  result is the transmission of Beer-Lambert's law, independent of the lamp.
+- a *stained* plane is a bright one that is scaled between its darkest stain and its background. The
+  result is the distribution of the stain, independent of its strength, which differs between
+  laboratories.
+- a *cell-stained* plane is a stained one whose darkest stain is measured in the middle of the crop,
+  where the white cell is. Of a complete crop it may be the dark rim of a refracting red cell: the
+  nucleus then appears pale, and a lymphocyte is taken for a monocyte
+  (``docs/results/laboratory-shift.md``).
+- a *dark* plane (fluorescence: dark background, bright cell) has its background subtracted and is
+  divided by its bright level. The result is the pattern, independent of exposure and bleaching.
 
-Each is one offset and one gain per plane. Fixed means and standard deviations of the training cells then standardise
-the values.
+Where the intensity itself distinguishes classes (the DNA content in the cell cycle), planes are
+*fixed*: grey levels are not changed, which requires a constant exposure and lamp.
+
+Each is one offset and one gain per plane. Fixed means and standard deviations of the training cells
+then standardise the values.
 """
 
 from __future__ import annotations
@@ -35,13 +43,17 @@ BACKGROUND_BRIGHT: Final = 0.90
 BACKGROUND_DARK: Final = 0.10
 STAIN: Final = 0.02
 """Quantile of the darkest stain of a stained plane."""
+CELL_STAIN: Final = 0.05
+"""The same of a cell-stained plane, in the middle of the crop."""
+MIDDLE: Final = 0.45
+"""Radius of the middle relative to half the side: 5 um of crops of 22.4 um."""
 SIGNAL_DARK: Final = 0.99
 GRID_PX: Final = 28
 """Quantiles are taken on about this many rows and columns of pixels, for speed."""
 MIN_RANGE: Final = 64.0
 """In grey levels; an empty plane divided by its own range would be amplified noise."""
 CLIP: Final = 8.0
-_CACHE_BYTES: Final = 1 << 18
+CACHE_BYTES: Final = 1 << 18
 """Size that fits into a core's cache."""
 
 
@@ -56,7 +68,7 @@ class Normalisation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    polarity: tuple[Literal["bright", "stained", "dark", "fixed"], ...]
+    polarity: tuple[Literal["bright", "stained", "cell-stained", "dark", "fixed"], ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -69,7 +81,8 @@ class Normalisation(BaseModel):
         return self
 
     def affine(self, images: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Return gain and offset (N, M * c) of each plane, so that ``image * gain + offset`` is normalised.
+        """Return gain and offset (N, M * c) of each plane, so that ``image * gain + offset`` is
+        normalised.
 
         Args:
             images: (N, M * c, side, side) uint16.
@@ -79,8 +92,12 @@ class Normalisation(BaseModel):
         mean = np.asarray(self.mean, np.float32)
         return (scale / std).astype(np.float32), ((shift - mean) / std).astype(np.float32)
 
-    def apply(self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
-        """Return the normalised planes (N, M * c, side, side) float32 of raw ones, in ``out`` (C order) if given."""
+    def apply(
+        self, images: NDArray[np.uint16], out: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Return the normalised planes (N, M * c, side, side) float32 of raw ones, in ``out`` (C
+        order) if given.
+        """
         return scaled(images, *self.affine(images), out)
 
     def modality(self, index: int, planes: int) -> Normalisation:
@@ -107,7 +124,7 @@ def scaled(
     rows = images.reshape(len(gain), -1)
     results = found.reshape(rows.shape)
     # A few planes at a time, so that all steps find them in the processor's cache.
-    planes = max(1, _CACHE_BYTES // max(1, 4 * rows.shape[1]))
+    planes = max(1, CACHE_BYTES // max(1, 4 * rows.shape[1]))
     for start in range(0, len(rows), planes):
         some = slice(start, start + planes)
         values = results[some]
@@ -118,35 +135,55 @@ def scaled(
     return found
 
 
-def row_scale(images: NDArray[np.uint16], polarity: tuple[str, ...]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def row_scale(
+    images: NDArray[np.uint16], polarity: tuple[str, ...]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return scale and shift (N, C) that bring each plane's background and signal to fixed values.
 
     Args:
         images: (N, C, side, side) uint16.
-        polarity: C entries, ``bright``, ``stained``, ``dark`` or ``fixed``.
+        polarity: C entries, ``bright``, ``stained``, ``cell-stained``, ``dark`` or ``fixed``.
     """
     count, channels, side, _ = images.shape
     step = max(1, side // GRID_PX)
     grid = np.sort(images[:, :, ::step, ::step].reshape(count, channels, -1), axis=-1)
     last = grid.shape[-1] - 1
     stained = np.array([name == "stained" for name in polarity])
-    light = stained | np.array([name == "bright" for name in polarity])
+    cell_stained = np.array([name == "cell-stained" for name in polarity])
+    light = stained | cell_stained | np.array([name == "bright" for name in polarity])
     low = np.where(light, 0.0, grid[..., round(BACKGROUND_DARK * last)]).astype(np.float32)
     low = np.where(stained, grid[..., round(STAIN * last)].astype(np.float32), low)
-    high = np.where(light, grid[..., round(BACKGROUND_BRIGHT * last)], grid[..., round(SIGNAL_DARK * last)])
+    if cell_stained.any():
+        low[:, cell_stained] = _darkest_in_the_middle(images[:, cell_stained, ::step, ::step])
+    high = np.where(
+        light, grid[..., round(BACKGROUND_BRIGHT * last)], grid[..., round(SIGNAL_DARK * last)]
+    )
     scale = 1.0 / np.maximum(high.astype(np.float32) - low, np.float32(MIN_RANGE))
     fixed = np.array([name == "fixed" for name in polarity])
     low, scale = np.where(fixed, np.float32(0), low), np.where(fixed, np.float32(1 / 65535), scale)
     return scale.astype(np.float32), (-low * scale).astype(np.float32)
 
 
-def fit_normalisation(images: NDArray[np.uint16], how: Literal["cell", "stain", "fixed"] = "cell") -> Normalisation:
-    """Find each plane's polarity from the cells, then the mean and standard deviation of the scaled values.
+def _darkest_in_the_middle(images: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """Return the `CELL_STAIN` quantile (N, C) of the middle of planes (N, C, side, side)."""
+    side = images.shape[-1]
+    y, x = np.mgrid[:side, :side] - (side - 1) / 2
+    middle = images[:, :, np.hypot(y, x) < MIDDLE * side / 2]  # (N, C, pixels)
+    rank = round(CELL_STAIN * (middle.shape[-1] - 1))
+    return np.partition(middle, rank, axis=-1)[..., rank].astype(np.float32)
+
+
+def fit_normalisation(
+    images: NDArray[np.uint16], how: Literal["cell", "stain", "cell-stain", "fixed"] = "cell"
+) -> Normalisation:
+    """Find each plane's polarity from the cells, then the mean and standard deviation of the scaled
+    values.
 
     Args:
         images: (N, C, side, side) uint16, the training cells.
-        how: ``cell`` scales each cell by its background and, where that is dark, its signal; ``stain`` also scales
-            light planes by their darkest stain; ``fixed`` keeps grey levels.
+        how: ``cell`` scales each cell by its background and, where that is dark, its signal;
+            ``stain`` also scales light planes by their darkest stain, ``cell-stain`` by that in
+            the middle of the crop; ``fixed`` keeps grey levels.
     """
     side = images.shape[-1]
     rim = max(1, side // 16)
@@ -156,8 +193,11 @@ def fit_normalisation(images: NDArray[np.uint16], how: Literal["cell", "stain", 
     edge[rim:-rim, rim:-rim] = False
     middle = slice(side // 3, side - side // 3)
     lighter = np.median(some[:, :, edge], axis=-1) >= some[:, :, middle, middle].mean(axis=(-2, -1))
-    light = "stained" if how == "stain" else "bright"
-    polarity = tuple("fixed" if how == "fixed" else light if share >= 0.5 else "dark" for share in lighter.mean(axis=0))
+    light = {"stain": "stained", "cell-stain": "cell-stained"}.get(how, "bright")
+    polarity = tuple(
+        "fixed" if how == "fixed" else light if share >= 0.5 else "dark"
+        for share in lighter.mean(axis=0)
+    )
     scale, shift = row_scale(images[::step], polarity)
     values = some * scale[:, :, None, None] + shift[:, :, None, None]
     return Normalisation(
@@ -190,7 +230,10 @@ def resize(images: NDArray[np.uint16], side: int) -> NDArray[np.uint16]:
 
 
 def _block_means(images: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]:
-    """Return means of factor x factor blocks; adding strided rows, then columns, is ten times faster than one sum."""
+    """Return means of factor x factor blocks.
+
+    Adding strided rows, then columns, is ten times faster than one sum.
+    """
     if factor == 2:
         return bin_2x2(images)
     rows = images[:, :, 0::factor].astype(np.uint32)
@@ -206,7 +249,9 @@ def _block_means(images: NDArray[np.uint16], factor: int) -> NDArray[np.uint16]:
 
 
 def _area_weights(size: int, side: int) -> NDArray[np.float32]:
-    """Return the matrix (side, size) whose row i averages the pixels that output pixel i covers, by covered area."""
+    """Return the matrix (side, size) whose row i averages the pixels that output pixel i covers, by
+    covered area.
+    """
     edges = np.arange(side + 1) * (size / side)
     left, right = edges[:-1, None], edges[1:, None]
     pixel = np.arange(size)[None, :]

@@ -1,1 +1,4 @@
-"""The learning study: every way to fuse the modalities, trained and tested on the same folds of a lab's cells."""
+"""The learning study.
+
+Every way to fuse the modalities, trained and tested on the same folds of a lab's cells.
+"""

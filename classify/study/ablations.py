@@ -1,4 +1,7 @@
-"""Ablations of the steps beyond the published method: fitted on calibration cells, scored on test cells, per fold."""
+"""Ablations of the steps beyond the published method.
+
+Fitted on calibration cells, scored on test cells, per fold.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from wbcpipe.classify.uncertainty.probability_calibration import (
     stratified_parts,
     without_heads,
 )
+from wbcpipe.classify.uncertainty.risk_control import MIN_CELLS
 from wbcpipe.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -49,8 +53,8 @@ class FoldLogits:
         calibration_labels: (N,) int64.
         test_logits: (n, H, K) of the cells to score.
         test_labels: (n,) int64.
-        faults: name of a fault to logits (M, n, H, K) of the test cells with this fault in modality m: ``zeros`` or
-            ``typical`` planes in its place...
+        faults: name of a fault to logits (M, n, H, K) of the test cells with this fault in modality
+            m: ``zeros`` or ``typical`` planes in its place...
     """
 
     calibration_logits: NDArray[np.floating[Any]]
@@ -83,7 +87,9 @@ Figures = dict[str, dict[str, float]]
 """Variant to figure to value; the others are compared with the first variant."""
 
 
-def ablations(folds: Sequence[FoldLogits], classes: Sequence[str], modalities: Sequence[str]) -> list[Row]:
+def ablations(
+    folds: Sequence[FoldLogits], classes: Sequence[str], modalities: Sequence[str]
+) -> list[Row]:
     """Return every ablation over some folds.
 
     Args:
@@ -103,7 +109,9 @@ def ablations(folds: Sequence[FoldLogits], classes: Sequence[str], modalities: S
     return [
         row
         for name, step in steps.items()
-        for row in _rows(name, [step(fold, chosen) for fold, chosen in zip(folds, fitted, strict=True)])
+        for row in _rows(
+            name, [step(fold, chosen) for fold, chosen in zip(folds, fitted, strict=True)]
+        )
     ]
 
 
@@ -121,10 +129,14 @@ def _rows(ablation: str, by_fold: Sequence[Figures]) -> list[Row]:
 
 
 def _f1(labels: NDArray[np.int64], probability: NDArray[np.float64]) -> float:
-    return class_scores(confusion_matrix(labels, probability.argmax(axis=1), probability.shape[1])).weighted_f1
+    return class_scores(
+        confusion_matrix(labels, probability.argmax(axis=1), probability.shape[1])
+    ).weighted_f1
 
 
-def _probability_quality(labels: NDArray[np.int64], probability: NDArray[np.float64]) -> dict[str, float]:
+def _probability_quality(
+    labels: NDArray[np.int64], probability: NDArray[np.float64]
+) -> dict[str, float]:
     return {
         "NLL": negative_log_likelihood(labels, probability),
         "ECE": metrics.expected_calibration_error(labels, probability),
@@ -138,7 +150,10 @@ def _fusion(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
         found[name] = fused_probability(fold.test_logits, fitted)
     found["as bundled (half to certify)"] = fused_probability(fold.test_logits, chosen)
     return {
-        name: {"weighted F1": _f1(fold.test_labels, probability), **_probability_quality(fold.test_labels, probability)}
+        name: {
+            "weighted F1": _f1(fold.test_labels, probability),
+            **_probability_quality(fold.test_labels, probability),
+        }
         for name, probability in found.items()
     }
 
@@ -161,7 +176,10 @@ def _temperature(fold: FoldLogits) -> Figures:
 
 
 def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
-    """Return the error of accepted test cells at thresholds with and without a bound; a broken bound counts as 1."""
+    """Return the error of accepted test cells at thresholds with and without a bound.
+
+    A broken bound counts as 1.
+    """
     fused = fused_probability(fold.test_logits, chosen)
     confidence, right = fused.max(axis=1), fused.argmax(axis=1) == fold.test_labels
     held = fused_probability(fold.calibration_logits, chosen)
@@ -171,23 +189,34 @@ def _abstention(fold: FoldLogits, chosen: ProbabilityCalibration) -> Figures:
         accepted = confidence >= threshold
         error = float((~right[accepted]).mean()) if accepted.any() else 0.0
         refused = float(1 - accepted.mean())
-        figures[name] = {"error": error, "unidentified": refused, "over the limit": float(error > limit)}
+        figures[name] = {
+            "error": error,
+            "unidentified": refused,
+            "over the limit": float(error > limit),
+        }
 
     for limit in MAX_ERRORS:
         aim = choose_threshold(fold.calibration_labels, held, 1 - limit, 1.0)
         add(f"aimed at {100 * limit:g} %", aim, limit)
         if chosen.risk_bounds is not None:
             try:
-                add(f"guaranteed {100 * limit:g} %", chosen.risk_bounds.level_for(limit).threshold, limit)
+                add(
+                    f"guaranteed {100 * limit:g} %",
+                    chosen.risk_bounds.level_for(limit).threshold,
+                    limit,
+                )
             except ConfigError:
                 figures[f"guaranteed {100 * limit:g} %"] = {"refused to promise": 1.0}
     return figures
 
 
-def _missing(fold: FoldLogits, chosen: ProbabilityCalibration, modalities: Sequence[str]) -> Figures:
+def _missing(
+    fold: FoldLogits, chosen: ProbabilityCalibration, modalities: Sequence[str]
+) -> Figures:
     """Return F1 without each modality, for each replacement of its input and each calibration.
 
-    The calibration for the fault is fitted on half of the test cells and scored on the other half, both ways.
+    The calibration for the fault is fitted on half of the test cells and scored on the other half,
+    both ways.
     """
     labels, heads = fold.test_labels, fold.test_logits.shape[1]
     complete = _f1(labels, fused_probability(fold.test_logits, chosen))
@@ -209,14 +238,20 @@ def _refitted(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> N
     fused = np.empty((len(labels), logits.shape[2]))
     for scored in (part == 0, part == 1):
         known, truth = logits[~scored], labels[~scored]
+        # Of fewer cells a bundle has the weighted mean too; see `calibrate`.
+        stacked = len(truth) >= MIN_CELLS and stacking_helps(known, truth)
         fused[scored] = fused_probability(
-            logits[scored], fit_calibration(known, truth, stacked=stacking_helps(known, truth))
+            logits[scored], fit_calibration(known, truth, stacked=stacked)
         )
     return fused
 
 
-def _disagreement(fold: FoldLogits, chosen: ProbabilityCalibration, modalities: Sequence[str]) -> Figures:
-    """Return how often heads disagree in samples of test cells, intact or with one faulty modality."""
+def _disagreement(
+    fold: FoldLogits, chosen: ProbabilityCalibration, modalities: Sequence[str]
+) -> Figures:
+    """Return how often heads disagree in samples of test cells, intact or with one faulty
+    modality.
+    """
     limits = chosen.head_disagreement
     if limits is None:
         return {}
@@ -247,16 +282,27 @@ def _disagreement(fold: FoldLogits, chosen: ProbabilityCalibration, modalities: 
 def _draw(
     rng: np.random.Generator, labels: NDArray[np.int64], share: NDArray[np.float64], number: int
 ) -> NDArray[np.int64]:
-    """Draw rows of cells with replacement, with given class shares; classes without cells are skipped."""
+    """Draw rows of cells with replacement, with given class shares.
+
+    Classes without cells are skipped.
+    """
     count = np.bincount(labels, minlength=len(share))
     wanted = np.where(count > 0, share, 0.0)
     numbers = rng.multinomial(number, wanted / wanted.sum())
-    parts = [rng.choice(np.flatnonzero(labels == k), number) for k, number in enumerate(numbers) if number]
+    parts = [
+        rng.choice(np.flatnonzero(labels == k), number)
+        for k, number in enumerate(numbers)
+        if number
+    ]
     return np.concatenate(parts).astype(np.int64)
 
 
-def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str]) -> Figures:
-    """Return the mean absolute error, in points, of each class's percentage in simulated samples of blood."""
+def _prevalence(
+    fold: FoldLogits, chosen: ProbabilityCalibration, classes: Sequence[str]
+) -> Figures:
+    """Return the mean absolute error, in points, of each class's percentage in simulated samples of
+    blood.
+    """
     if chosen.confusion is None:
         return {}
     natural = np.array([BLOOD.get(name, 0.0) for name in classes])
@@ -290,7 +336,10 @@ def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Seque
     figures: Figures = {}
     for name, found in errors.items():
         mean = np.mean(found, axis=0)
-        figures[name] = {"MAE": float(mean.mean()), **dict(zip(classes, map(float, mean), strict=True))}
+        figures[name] = {
+            "MAE": float(mean.mean()),
+            **dict(zip(classes, map(float, mean), strict=True)),
+        }
     figures["Saerens, as reported"] |= {
         "truth in 95 % interval": float(np.mean(inside)),
         "width": float(np.mean(widths)),
@@ -299,7 +348,9 @@ def _prevalence(fold: FoldLogits, chosen: ProbabilityCalibration, classes: Seque
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return a table for each ablation: folds, mean and deviation, and the paired difference from its first variant."""
+    """Return a table for each ablation: folds, mean and deviation, and the paired difference from
+    its first variant.
+    """
     lines: list[str] = []
     for ablation in dict.fromkeys(row.ablation for row in rows):
         some = [row for row in rows if row.ablation == ablation]

@@ -19,6 +19,7 @@ from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError, TrainingDataError, WbcpipeError
 from wbcpipe.samples.sample import data_root
 from wbcpipe.system.child_process import ChildLostError, ChildProcess
+from wbcpipe.system.packages import CLASSIFICATION, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -65,13 +66,32 @@ class StudyRequest:
 
 @click.command()
 @click.argument("samples", nargs=-1, required=True, metavar="SAMPLE...")
-@click.option("--out", type=OutputFolder(), required=True, help="Folder of the study; the command resumes it.")
-@click.option("--methods", default="all", show_default=True, help=f"all, or some of {', '.join(METHODS)}.")
 @click.option(
-    "--backbones", default="shufflenet", show_default=True, help="shufflenet, resnet34, or shufflenet,resnet34."
+    "--out", type=OutputFolder(), required=True, help="Folder of the study; the command resumes it."
 )
-@click.option("--folds", type=click.IntRange(min=2), default=5, show_default=True, help="Of the cross-validation.")
-@click.option("--side", type=int, default=224, show_default=True, help="Input side in pixels; 224 is as published.")
+@click.option(
+    "--methods", default="all", show_default=True, help=f"all, or some of {', '.join(METHODS)}."
+)
+@click.option(
+    "--backbones",
+    default="shufflenet",
+    show_default=True,
+    help="shufflenet, resnet34, or shufflenet,resnet34.",
+)
+@click.option(
+    "--folds",
+    type=click.IntRange(min=2),
+    default=5,
+    show_default=True,
+    help="Of the cross-validation.",
+)
+@click.option(
+    "--side",
+    type=int,
+    default=224,
+    show_default=True,
+    help="Input side in pixels; 224 is as published.",
+)
 @click.option(
     "--epochs",
     type=click.IntRange(min=1),
@@ -85,12 +105,25 @@ class StudyRequest:
     show_default=True,
     help="Train as the paper does, or as `wbcpipe train` does.",
 )
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any key of the recipe, for all networks.")
 @click.option(
-    "--variant", "variants", multiple=True, metavar="NAME:KEY=VALUE,...", help="Another row: a method with other keys."
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Any key of the recipe, for all networks.",
 )
 @click.option(
-    "--min-class-size", type=click.IntRange(min=0), default=0, help="Merge classes of fewer cells into one, 'rare'."
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME:KEY=VALUE,...",
+    help="Another row: a method with other keys.",
+)
+@click.option(
+    "--min-class-size",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Merge classes of fewer cells into one, 'rare'.",
 )
 @click.option(
     "--group-by",
@@ -113,28 +146,38 @@ class StudyRequest:
     type=click.IntRange(min=1),
     help="Networks that train in parallel. Default: one per GPU, else cores / threads.",
 )
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="CPU threads of each.")
-@click.option("--tables-only", is_flag=True, help="Train nothing; write the tables of the results so far.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="CPU threads of each.",
+)
+@click.option(
+    "--tables-only", is_flag=True, help="Train nothing; write the tables of the results so far."
+)
 @device_option
 @data_option
 @json_option
 def study(**options: Any) -> None:
-    """Compare ways to fuse the modalities on labelled cells: the paper's Table 1 and Figure 4, for your own cells.
+    """Compare ways to fuse the modalities on labelled cells: the paper's Table 1 and Figure 4, for
+    your own cells.
 
-    SAMPLE is the name of a sample in the data root, the path of a cells.zarr, or a folder of `wbcpipe labels
-    export --verified`. Every method is trained and tested on
-    the same folds. The same command resumes after a stop; with the same --out, several processes or machines share the
+    SAMPLE is the name of a sample in the data root, the path of a cells.zarr, or a folder of
+    `wbcpipe labels export --verified`. Every method is trained and tested on the same folds. The
+    same command resumes after a stop; with the same --out, several processes or machines share the
     work, also under torchrun. OUT/study.html, study.md and study.csv contain the tables.
 
     \b
     Examples:
       wbcpipe study vs1 vs2 vs3 vs4 vs5 --out studies/ours
-      wbcpipe study smears --side 64 --epochs 40 --methods single,late-fusion,mm-mimo,mm-mimo-kd --out studies/s
+      wbcpipe study smears --side 64 --epochs 40 --methods single,mm-mimo,mm-mimo-kd --out studies/s
       wbcpipe study smears --out studies/s --variant rho5:method=mm-mimo,input_repetition_prob=0.5
       torchrun --nproc-per-node 4 -m wbcpipe study smears --out studies/s
     """
     request = StudyRequest(**options)
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    require(CLASSIFICATION, "a study")
     with Reporter() as reporter:
         reporter.say("loading torch")
         text = _study(request, reporter)
@@ -155,7 +198,9 @@ def _study(request: StudyRequest, reporter: Reporter) -> str | None:
     first = os.environ.get("RANK", "0") == "0" and "WBCPIPE_STUDY_WORKER" not in os.environ
     if first:
         counts = ", ".join(f"{name} {count}" for name, count in cells.cells.counts().items())
-        reporter.say(f"{len(cells.cells)} cells ({counts}) in {request.folds} folds, grouped by {by}")
+        reporter.say(
+            f"{len(cells.cells)} cells ({counts}) in {request.folds} folds, grouped by {by}"
+        )
     from wbcpipe.classify.study.runner import check_settings
 
     check_settings(jobs, request.out, cells)
@@ -166,7 +211,14 @@ def _study(request: StudyRequest, reporter: Reporter) -> str | None:
     return _tables(request.out, request.as_json) if first else None
 
 
-def _run(request: StudyRequest, jobs: Sequence[Job], cells: StudyCells, reporter: Reporter, *, processes: int) -> None:
+def _run(
+    request: StudyRequest,
+    jobs: Sequence[Job],
+    cells: StudyCells,
+    reporter: Reporter,
+    *,
+    processes: int,
+) -> None:
     """Run the jobs in this process and in others.
 
     Raises:
@@ -176,7 +228,13 @@ def _run(request: StudyRequest, jobs: Sequence[Job], cells: StudyCells, reporter
 
     others = [_start_worker(number) for number in range(1, processes)]
     try:
-        run_jobs(jobs, request.out, cells, device=request.device, progress=_StudyReporter(jobs, request.out, reporter))
+        run_jobs(
+            jobs,
+            request.out,
+            cells,
+            device=request.device,
+            progress=_StudyReporter(jobs, request.out, reporter),
+        )
     except BaseException:
         for other in others:
             other.close()
@@ -184,7 +242,8 @@ def _run(request: StudyRequest, jobs: Sequence[Job], cells: StudyCells, reporter
     failed = [failure for other in others if (failure := _failure_of(other))]
     if failed and _unfinished(jobs, request.out):
         raise TrainingDataError(
-            f"{len(failed)} of {processes} processes failed ({failed[0]}); run the same command to resume."
+            f"{len(failed)} of {processes} processes failed ({failed[0]}); run the same command "
+            f"to resume."
         )
 
 
@@ -192,7 +251,12 @@ def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], GroupBy]:
     from wbcpipe.classify.study.jobs import group_cells, plan_jobs, split_cells
     from wbcpipe.classify.study.runner import StudyCells
     from wbcpipe.classify.training.data import cell_sources, load_cells
-    from wbcpipe.classify.training.recipe import Recipe, merge_keys, parse_settings, with_defaults_for
+    from wbcpipe.classify.training.recipe import (
+        Recipe,
+        merge_keys,
+        parse_settings,
+        with_defaults_for,
+    )
 
     methods = _names(request.methods, METHODS, "method")
     backbones = _names(request.backbones, tuple(BACKBONE_NAMES), "backbone")
@@ -201,7 +265,11 @@ def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], GroupBy]:
         keys["epochs"] = request.epochs
     if request.recipe == "published":
         plain = Recipe.published(**keys).model_dump(mode="json", exclude_defaults=True)
-        keys = {key: value for key, value in plain.items() if key != "teacher_epochs"} | keys | {"normalise": "cell"}
+        keys = (
+            {key: value for key, value in plain.items() if key != "teacher_epochs"}
+            | keys
+            | {"normalise": "cell"}
+        )
     for text in request.settings:
         keys = merge_keys(keys, parse_settings(text))
     variants = {}
@@ -213,10 +281,14 @@ def _plan(request: StudyRequest) -> tuple[StudyCells, list[Job], GroupBy]:
     root = data_root(request.data)
     cells = load_cells(cell_sources(root, request.samples), int(keys["side"]))
     cells = cells.merge_rare_classes(request.min_class_size)
-    keys["normalise"] = with_defaults_for(keys, cells.source, len(cells)).get("normalise", "cell")  # one for all rows
+    keys["normalise"] = with_defaults_for(keys, cells.source, len(cells)).get(
+        "normalise", "cell"
+    )  # one for all rows
     groups, by = group_cells(cells, request.group_by, request.folds)
     jobs = plan_jobs(cells, methods, backbones, request.folds, keys, variants)
-    splits = split_cells(cells.labels, groups, request.folds, request.calibration_fraction, request.seed)
+    splits = split_cells(
+        cells.labels, groups, request.folds, request.calibration_fraction, request.seed
+    )
     return StudyCells(cells, splits), jobs, by
 
 
@@ -226,13 +298,19 @@ def _names(text: str, known: tuple[str, ...], what: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(",") if part.strip())
     for name in names:
         if name not in known:
-            raise ConfigError(f"{what} {name!r} is not known; use all, or some of {', '.join(known)}.")
+            raise ConfigError(
+                f"{what} {name!r} is not known; use all, or some of {', '.join(known)}."
+            )
     return names
 
 
 def _start_worker(number: int) -> ChildProcess[None]:
-    """Start this command again in a process that only trains, on a GPU of its own if there are several."""
-    child: ChildProcess[None] = ChildProcess(_train_only, number, sys.argv[1:], name=f"wbcpipe-study-{number}", end_s=0)
+    """Start this command again in a process that only trains, on a GPU of its own if there are
+    several.
+    """
+    child: ChildProcess[None] = ChildProcess(
+        _train_only, number, sys.argv[1:], name=f"wbcpipe-study-{number}", end_s=0
+    )
     child.start()
     return child
 
@@ -265,7 +343,9 @@ def _unfinished(jobs: Sequence[Job], out: Path) -> list[Job]:
 
 
 class _StudyReporter:
-    """Report a line per minute, and one for each finished network, with the time left for the study."""
+    """Report a line per minute, and one for each finished network, with the time left for the
+    study.
+    """
 
     _EVERY_S = 60.0
 
@@ -283,9 +363,17 @@ class _StudyReporter:
         unfinished = _unfinished(self._jobs, self._out)
         cost = sum(one.cost for one in unfinished) - (job.cost * report.work if report else 0.0)
         done = self._first - cost
-        left = str(timedelta(seconds=round((now_s - self._began_s) * cost / done))) if done > 0 else "?"
+        left = (
+            str(timedelta(seconds=round((now_s - self._began_s) * cost / done)))
+            if done > 0
+            else "?"
+        )
         where = f"{job.backbone} {job.name}, fold {job.fold + 1}"
-        what = "done" if report is None else f"epoch {report.epoch}/{report.epochs}, loss {report.loss:.3f}"
+        what = (
+            "done"
+            if report is None
+            else f"epoch {report.epoch}/{report.epochs}, loss {report.loss:.3f}"
+        )
         finished = len(self._jobs) - len(unfinished)
         self._reporter.say(f"{where}: {what}; {finished}/{len(self._jobs)} networks, {left} left")
 
@@ -297,7 +385,9 @@ def _tables(out: Path, as_json: bool) -> str:
 
     results = read_results(out)
     if not results:
-        raise TrainingDataError(f"{out}: there is no result yet; run the study without --tables-only first.")
+        raise TrainingDataError(
+            f"{out}: there is no result yet; run the study without --tables-only first."
+        )
     summary = summarise_study(results)
     text = write_tables(out, summary, results)
     return json.dumps(summary) if as_json else text

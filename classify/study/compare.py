@@ -1,4 +1,7 @@
-"""The figures of a study: means over folds, paired differences, and the confidence of heads; plain numbers for JSON."""
+"""The figures of a study: means over folds, paired differences, and the confidence of heads.
+
+Plain numbers for JSON.
+"""
 
 from __future__ import annotations
 
@@ -137,8 +140,11 @@ class StudySummary(TypedDict):
     versions: dict[str, str]
 
 
-def paired_difference(first: Sequence[float], second: Sequence[float], trained: int, tested: int) -> Difference:
-    """Return the mean difference of two rows on the same folds, its 95 % interval and p (corrected resampled t-test).
+def paired_difference(
+    first: Sequence[float], second: Sequence[float], trained: int, tested: int
+) -> Difference:
+    """Return the mean difference of two rows on the same folds, its 95 % interval and p (corrected
+    resampled t-test).
 
     Folds share training cells, so their scatter is too small: the variance of the mean is taken as
     (1 / folds + tested / trained) times that of the differences. Nadeau and Bengio,
@@ -162,11 +168,12 @@ def paired_difference(first: Sequence[float], second: Sequence[float], trained: 
 
 
 def class_intervals(confusion: Sequence[Sequence[int]]) -> list[tuple[float, float] | None]:
-    """Return the 95 % interval of each class's F1 over the tested cells of all folds; None for a class without cells.
+    """Return the 95 % interval of each class's F1 over the tested cells of all folds; None for a
+    class without cells.
 
-    F1 depends on the numbers of true and false positives and negatives. These four counts are resampled, as a bootstrap
-    over cells does (Efron, https://doi.org/10.1214/aos/1176344552). Cells are taken as independent: if few patients
-    gave many cells each, the true interval is wider.
+    F1 depends on the numbers of true and false positives and negatives. These four counts are
+    resampled, as a bootstrap over cells does (Efron, https://doi.org/10.1214/aos/1176344552). Cells
+    are taken as independent: if few patients gave many cells each, the true interval is wider.
 
     Args:
         confusion: (K, K); rows are the true class.
@@ -194,10 +201,15 @@ def summarise_study(results: Mapping[str, Mapping[str, Sequence[FoldResult]]]) -
     first = next(iter(next(iter(results.values())).values()))[0].info
     backbones: dict[str, BackboneSummary] = {}
     for backbone, rows in results.items():
-        table = {name: _row(rows[name]) for name in sorted(rows, key=lambda name: _rank(name, rows[name][0]))}
+        table = {
+            name: _row(rows[name])
+            for name in sorted(rows, key=lambda name: _rank(name, rows[name][0]))
+        }
         backbones[backbone] = {
             "rows": table,
-            "claims": [_claim(rows, *claim) for claim in CLAIMS if claim[0] in rows and claim[1] in rows],
+            "claims": [
+                _claim(rows, *claim) for claim in CLAIMS if claim[0] in rows and claim[1] in rows
+            ],
             "recommended": recommend(
                 {
                     name: Candidate(
@@ -257,25 +269,34 @@ def _heads(folds: Sequence[FoldResult]) -> HeadSummary:
 
 
 def _calibrated(fold: FoldResult) -> tuple[Scores, float]:
-    """Return scores and calibration error of the heads fused as in a bundle, fitted on the calibration cells."""
+    """Return scores and calibration error of the heads fused as in a bundle, fitted on the
+    calibration cells.
+    """
     chosen, _ = calibrate(fold.arrays["calibration_logits"], fold.arrays["calibration_labels"])
     fused = fused_probability(fold.arrays["test_logits"], chosen)
     truth = fold.arrays["test_labels"]
-    return metrics.scores(truth, fused, fold.info.classes), metrics.expected_calibration_error(truth, fused)
+    return metrics.scores(truth, fused, fold.info.classes), metrics.expected_calibration_error(
+        truth, fused
+    )
 
 
 def _f1_without(folds: Sequence[FoldResult], index: int) -> MissingF1:
     """Return the weighted F1 of the plain mean with one modality's planes zero, or typical."""
 
     def f1(key: str) -> float:
-        parts = [(fold.arrays["test_labels"], mean_probability(fold.arrays[key][index])) for fold in folds]
+        parts = [
+            (fold.arrays["test_labels"], mean_probability(fold.arrays[key][index]))
+            for fold in folds
+        ]
         scores = [metrics.scores(*part, folds[0].info.classes) for part in parts]
         return float(np.mean([score["f1_weighted"] for score in scores]))
 
     return {"missing": f1("missing_logits"), "typical": f1("typical_logits")}
 
 
-def _claim(rows: Mapping[str, Sequence[FoldResult]], name: str, other: str, words: str) -> ClaimSummary:
+def _claim(
+    rows: Mapping[str, Sequence[FoldResult]], name: str, other: str, words: str
+) -> ClaimSummary:
     one, two = ({fold.info.fold: fold.info for fold in rows[row]} for row in (name, other))
     both = sorted(set(one) & set(two))
     difference, cost_ratio = None, None
@@ -295,16 +316,22 @@ def _claim(rows: Mapping[str, Sequence[FoldResult]], name: str, other: str, word
 
 
 def confidence_table(folds: Sequence[FoldResult]) -> ConfidenceTable:
-    """Return the paper's Figure 4: each head's mean confidence, its quartiles and its accuracy for M + 1 inputs.
+    """Return the paper's Figure 4: each head's mean confidence, its quartiles and its accuracy for
+    M + 1 inputs.
 
-    Returns:
-        ``inputs``: names, ``all`` first; ``confidence``, ``low``, ``high``, ``accuracy``: (M + 1, H) lists.
+    Returns: ``inputs``: names, ``all`` first; ``confidence``, ``low``, ``high``, ``accuracy``: (M +
+        1, H) lists.
     """
     modalities = folds[0].info.modalities
     logits = [np.concatenate([fold.arrays["test_logits"] for fold in folds])]
-    logits += [np.concatenate([fold.arrays["single_logits"][m] for fold in folds]) for m in range(len(modalities))]
+    logits += [
+        np.concatenate([fold.arrays["single_logits"][m] for fold in folds])
+        for m in range(len(modalities))
+    ]
     labels = np.concatenate([fold.arrays["test_labels"] for fold in folds])
-    stacked = np.stack([softmax(part.astype(np.float64), axis=-1) for part in logits])  # (M + 1, N, H, K)
+    stacked = np.stack(
+        [softmax(part.astype(np.float64), axis=-1) for part in logits]
+    )  # (M + 1, N, H, K)
     confidence = stacked.max(axis=-1)
     low, high = np.quantile(confidence, (0.25, 0.75), axis=1)
     right = (stacked.argmax(axis=-1) == labels[None, :, None]).mean(axis=1)
@@ -318,13 +345,19 @@ def confidence_table(folds: Sequence[FoldResult]) -> ConfidenceTable:
 
 
 def reliability_bins(folds: Sequence[FoldResult], bins: int = 10) -> list[tuple[float, float, int]]:
-    """Return confidence, accuracy and number of cells of the plain mean, in equal bins of confidence with cells."""
+    """Return confidence, accuracy and number of cells of the plain mean, in equal bins of
+    confidence with cells.
+    """
     probability = np.concatenate([mean_probability(fold.arrays["test_logits"]) for fold in folds])
     labels = np.concatenate([fold.arrays["test_labels"] for fold in folds])
     confidence, right = probability.max(axis=1), probability.argmax(axis=1) == labels
     index = np.clip((confidence * bins).astype(int), 0, bins - 1)
     return [
-        (float(confidence[index == b].mean()), float(right[index == b].mean()), int((index == b).sum()))
+        (
+            float(confidence[index == b].mean()),
+            float(right[index == b].mean()),
+            int((index == b).sum()),
+        )
         for b in range(bins)
         if (index == b).any()
     ]
@@ -346,13 +379,18 @@ class Candidate:
 def recommend(rows: Mapping[str, Candidate]) -> Recommendation:
     """Return the row of highest weighted F1, and the cheapest within a standard error of it.
 
-    In an unfinished study some rows have more folds than others. All are compared on the folds that they share, because
-    folds differ in difficulty; if they share none, on the fold that most rows have.
+    In an unfinished study some rows have more folds than others. All are compared on the folds that
+    they share, because folds differ in difficulty; if they share none, on the fold that most rows
+    have.
     """
     shared = set.intersection(*(set(row.f1) for row in rows.values()))
     if not shared:
         shared = {Counter(fold for row in rows.values() for fold in row.f1).most_common(1)[0][0]}
-    compared = {name: [row.f1[fold] for fold in sorted(shared)] for name, row in rows.items() if shared <= set(row.f1)}
+    compared = {
+        name: [row.f1[fold] for fold in sorted(shared)]
+        for name, row in rows.items()
+        if shared <= set(row.f1)
+    }
     mean = {name: float(np.mean(values)) for name, values in compared.items()}
     best = max(mean, key=lambda name: mean[name])
     error = float(np.std(compared[best], ddof=1) / np.sqrt(len(shared))) if len(shared) > 1 else 0.0

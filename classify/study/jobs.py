@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["GroupBy", "Job", "Split", "group_cells", "plan_jobs", "split_cells"]
 
 GroupBy = Literal["auto", "sample", "field", "cell"]
-#: Cost of an epoch relative to a network that reads one modality; of a student with teachers relative to one without.
+#: Cost of an epoch relative to a network that reads one modality; of a student with teachers
+#: relative to one without.
 _COST: Final = {"single": 1.0, "late-fusion": 0.01}
 _DISTILLATION_COST: Final = 1.6
 #: Recipe keys that all rows share: cells are resized once, and each backbone has its own table.
@@ -89,12 +90,19 @@ def plan_jobs(
         variants: row name to recipe keys, ``method`` among them.
 
     Raises:
-        ConfigError: a name or a recipe key is not known, or a variant's key is one that all rows share.
+        ConfigError: a name or a recipe key is not known, or a variant's key is one that all rows
+            share.
     """
     rows: dict[str, RecipeKeys] = {name: {"method": name} for name in methods if name != "single"}
     for name, keys in variants.items():
-        if name in rows or name in cells.modalities or not name.replace("-", "").replace("_", "").isalnum():
-            raise ConfigError(f"variant {name!r}: choose another name, of letters, digits, '-' and '_'.")
+        if (
+            name in rows
+            or name in cells.modalities
+            or not name.replace("-", "").replace("_", "").isalnum()
+        ):
+            raise ConfigError(
+                f"variant {name!r}: choose another name, of letters, digits, '-' and '_'."
+            )
         _check_variant(name, keys, cells.modalities)
         rows[name] = dict(keys)
     built = {name for name, keys in rows.items() if _is_built_on_singles(_method(keys))}
@@ -103,12 +111,17 @@ def plan_jobs(
     for backbone in backbones:
         for fold in range(folds):
             for modality in singles:
-                recipe = _recipe({"method": "single", "modality": modality}, backbone, settings, cells)
+                recipe = _recipe(
+                    {"method": "single", "modality": modality}, backbone, settings, cells
+                )
                 jobs.append(Job(backbone, modality, fold, recipe))
             for name, keys in rows.items():
                 recipe = _recipe(keys, backbone, settings, cells)
-                jobs.append(Job(backbone, name, fold, recipe, tuple(singles) if name in built else ()))
-    # Fold by fold, so that an interrupted study has complete folds; in each, teachers before their students.
+                jobs.append(
+                    Job(backbone, name, fold, recipe, tuple(singles) if name in built else ())
+                )
+    # Fold by fold, so that an interrupted study has complete folds; in each, teachers before their
+    # students.
     return sorted(jobs, key=lambda job: (job.fold, bool(job.needs), -job.cost))
 
 
@@ -121,16 +134,21 @@ def _is_built_on_singles(method: str) -> bool:
 
 
 def _check_variant(name: str, keys: RecipeKeys, modalities: Sequence[str]) -> None:
-    """Refuse a variant that would fail, or be compared wrongly, only after other networks were trained."""
+    """Refuse a variant that would fail, or be compared wrongly, only after other networks were
+    trained.
+    """
     method = _method(keys)
     for key in (*_SHARED, *(("normalise",) if _is_built_on_singles(method) else ())):
         if key in keys:
             raise ConfigError(
-                f"variant {name!r}: {key} must be the same for all rows that it is compared with or built on; "
-                "give it with --set."
+                f"variant {name!r}: {key} must be the same for all rows that it is compared with "
+                f"or built on; give it with --set."
             )
     if method == "single" and keys.get("modality") not in modalities:
-        raise ConfigError(f"variant {name!r}: modality {keys.get('modality')!r} is none of {', '.join(modalities)}.")
+        raise ConfigError(
+            f"variant {name!r}: modality {keys.get('modality')!r} is none of "
+            f"{', '.join(modalities)}."
+        )
 
 
 def _recipe(keys: RecipeKeys, backbone: str, settings: RecipeKeys, cells: CellSet) -> Recipe:
@@ -139,7 +157,9 @@ def _recipe(keys: RecipeKeys, backbone: str, settings: RecipeKeys, cells: CellSe
     try:
         return Recipe.model_validate(with_defaults_for(content, cells.source, len(cells)))
     except ValidationError as error:
-        raise ConfigError(f"recipe of {_method(content)}: {' '.join(str(error).split())}") from error
+        raise ConfigError(
+            f"recipe of {_method(content)}: {' '.join(str(error).split())}"
+        ) from error
 
 
 def group_cells(cells: CellSet, by: GroupBy, folds: int) -> tuple[NDArray[np.int64], GroupBy]:
@@ -147,7 +167,8 @@ def group_cells(cells: CellSet, by: GroupBy, folds: int) -> tuple[NDArray[np.int
 
     Args:
         cells: all.
-        by: ``sample``, ``field``, ``cell``, or ``auto``: by sample if there are as many as folds, else by field.
+        by: ``sample``, ``field``, ``cell``, or ``auto``: by sample if there are as many as folds,
+            else by field.
         folds: how many.
 
     Raises:
@@ -164,7 +185,11 @@ def group_cells(cells: CellSet, by: GroupBy, folds: int) -> tuple[NDArray[np.int
 
 
 def split_cells(
-    labels: NDArray[np.int64], groups: NDArray[np.int64], folds: int, calibration_fraction: float, seed: int
+    labels: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    folds: int,
+    calibration_fraction: float,
+    seed: int,
 ) -> list[Split]:
     """Return the rows of each fold.
 

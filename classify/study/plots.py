@@ -37,7 +37,9 @@ def f1_plot(rows: Mapping[str, RowSummary]) -> str:
     axes = figure.subplots()
     for index, row in enumerate(rows.values()):
         values = 100 * np.array(row["f1_by_fold"])
-        axes.plot(values, np.full(len(values), index), "o", color="tab:blue", alpha=0.5, markersize=5)
+        axes.plot(
+            values, np.full(len(values), index), "o", color="tab:blue", alpha=0.5, markersize=5
+        )
         axes.plot([values.mean()] * 2, [index - 0.3, index + 0.3], color="tab:blue", linewidth=2)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.invert_yaxis()
@@ -66,7 +68,9 @@ def confidence_plot(summary: HeadSummary) -> str:
 
 
 def jacobian_shares(summary: HeadSummary) -> NDArray[np.float64]:
-    """Return the dependence of each head on each input (H, M): the norms of its Jacobian over their sum."""
+    """Return the dependence of each head on each input (H, M): the norms of its Jacobian over their
+    sum.
+    """
     norms = np.array(summary["jacobian"], dtype=np.float64)
     shares: NDArray[np.float64] = norms / norms.sum(axis=1, keepdims=True)
     return shares
@@ -79,7 +83,14 @@ def jacobian_plot(summary: HeadSummary) -> str:
     axes = figure.subplots()
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for (i, j), value in np.ndenumerate(share):
-        axes.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color="white" if value > 0.6 else "black")
+        axes.text(
+            j,
+            i,
+            f"{100 * value:.0f}",
+            ha="center",
+            va="center",
+            color="white" if value > 0.6 else "black",
+        )
     axes.set_xticks(range(share.shape[1]), summary["inputs"], rotation=60, ha="right", fontsize=8)
     axes.set_yticks(range(share.shape[0]), summary["heads"], fontsize=8)
     axes.set_xlabel("input")

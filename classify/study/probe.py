@@ -1,4 +1,7 @@
-"""Tests of how independent the heads are: one modality on all inputs, missing modalities, and the Jacobian."""
+"""Tests of how independent the heads are.
+
+One modality on all inputs, missing modalities, and the Jacobian.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from wbcpipe.classify.inference.missing_modality import blank, evenly_spaced_rows, typical_profiles_of
+from wbcpipe.classify.inference.engine import TorchEngine, pick_device
+from wbcpipe.classify.inference.missing_modality import (
+    blank,
+    evenly_spaced_rows,
+    typical_profiles_of,
+)
+from wbcpipe.classify.networks import SharedBackbone
 from wbcpipe.classify.training.train import predict_logits
 
 if TYPE_CHECKING:
@@ -25,19 +34,28 @@ __all__ = ["jacobian_norms", "probe_inputs"]
 
 
 def probe_inputs(
-    network: FusionNetwork, training: CellSet, test: CellSet, normalisation: Normalisation, device: Device
+    network: FusionNetwork,
+    training: CellSet,
+    test: CellSet,
+    normalisation: Normalisation,
+    device: Device,
 ) -> dict[str, NDArray[np.float32]]:
     """Return logits (M, N, H, K) of test cells for changed inputs.
 
-    ``single``: modality m on all inputs, as in the paper's Figure 4 (b) to (e); ``missing``: zeros in its place;
-    ``typical``: a typical image in its place.
+    ``single``: modality m on all inputs, as in the paper's Figure 4 (b) to (e); ``missing``: zeros
+    in its place; ``typical``: a typical image in its place.
     """
     modalities, planes = network.modalities, network.planes
-    typical = typical_profiles_of(training.images, normalisation).tolist()
+    # Heads that are told of missing inputs expect zeros.
+    told = isinstance(network, SharedBackbone) and network.missing is not None
+    engine = TorchEngine(network, pick_device(device))
+    typical = [] if told else typical_profiles_of(training.images, normalisation).tolist()
 
-    def logits(prepare: Callable[[int, NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.float32]:
+    def logits(
+        prepare: Callable[[int, NDArray[np.float32]], NDArray[np.float32]],
+    ) -> NDArray[np.float32]:
         by_modality = [
-            predict_logits(network, test, normalisation, device=device, prepare=partial(prepare, index))
+            predict_logits(engine, test, normalisation, prepare=partial(prepare, index))
             for index in range(modalities)
         ]
         return np.stack(by_modality)
@@ -55,9 +73,11 @@ def probe_inputs(
 def jacobian_norms(
     network: FusionNetwork, cells: CellSet, normalisation: Normalisation, *, max_cells: int = 64
 ) -> NDArray[np.float64]:
-    """Return the mean Frobenius norm over cells of the Jacobian of head i's logits by input j: (H, M).
+    """Return the mean Frobenius norm over cells of the Jacobian of head i's logits by input j: (H,
+    M).
 
-    Independent heads, as the paper intends, depend on their own input alone: the matrix is diagonal.
+    Independent heads, as the paper intends, depend on their own input alone: the matrix is
+    diagonal.
 
     Args:
         network: in evaluation mode.

@@ -20,7 +20,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CellCounts", "FoldResult", "ResultInfo", "is_done", "read_result", "read_results", "write_result"]
+__all__ = [
+    "CellCounts",
+    "FoldResult",
+    "ResultInfo",
+    "is_done",
+    "read_result",
+    "read_results",
+    "write_result",
+]
 
 _JSON: Final = "result.json"
 _TENSORS: Final = "result.safetensors"
@@ -83,11 +91,11 @@ class FoldResult:
 
     Attributes:
         info: the figures.
-        arrays: ``test_rows``, ``test_labels``, ``calibration_rows``, ``calibration_labels`` int64 (N,);
-            ``test_logits`` and ``calibration_logits`` float32 (N, H, K). For networks with several inputs, float32
-            (M, N, H, K) of the test cells: ``single_logits`` (modality m on all inputs), ``missing_logits`` (zeros in
-            its place), ``typical_logits`` (a typical image in its place); and ``jacobian`` (H, M), see
-            `jacobian_norms`.
+        arrays: ``test_rows``, ``test_labels``, ``calibration_rows``, ``calibration_labels`` int64
+            (N,); ``test_logits`` and ``calibration_logits`` float32 (N, H, K). For networks with
+            several inputs, float32 (M, N, H, K) of the test cells: ``single_logits`` (modality m on
+            all inputs), ``missing_logits`` (zeros in its place), ``typical_logits`` (a typical
+            image in its place); and ``jacobian`` (H, M), see `jacobian_norms`.
     """
 
     info: ResultInfo
@@ -103,7 +111,11 @@ def write_result(folder: Path, result: FoldResult) -> None:
     """Write a result; after an interruption there is none."""
     make_folder(folder)
     with write_atomic(folder / _TENSORS) as handle:
-        handle.write(safetensors.numpy.save({name: np.ascontiguousarray(a) for name, a in result.arrays.items()}))
+        handle.write(
+            safetensors.numpy.save(
+                {name: np.ascontiguousarray(a) for name, a in result.arrays.items()}
+            )
+        )
     write_json(folder / _JSON, result.info.model_dump(mode="json"))
 
 
@@ -118,7 +130,9 @@ def read_result(folder: Path) -> FoldResult:
         arrays = safetensors.numpy.load_file(folder / _TENSORS)
     except (ValidationError, SafetensorError, OSError) as error:
         reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else error
-        raise TrainingDataError(f"{folder}: this result cannot be read ({reason}); remove it and run again.") from error
+        raise TrainingDataError(
+            f"{folder}: this result cannot be read ({reason}); remove it and run again."
+        ) from error
     return FoldResult(info, arrays)
 
 

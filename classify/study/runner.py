@@ -13,9 +13,22 @@ import numpy as np
 from wbcpipe.classify import metrics
 from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.study.probe import jacobian_norms, probe_inputs
-from wbcpipe.classify.study.results import CellCounts, FoldResult, ResultInfo, is_done, read_result, write_result
+from wbcpipe.classify.study.results import (
+    CellCounts,
+    FoldResult,
+    ResultInfo,
+    is_done,
+    read_result,
+    write_result,
+)
 from wbcpipe.classify.training.progress import TrainingOptions
-from wbcpipe.classify.training.train import TrainingTask, late_fusion_of, predict_logits, train_network
+from wbcpipe.classify.training.teacher import (
+    MeanOfNetworks,
+    Teacher,
+    fit_teacher_fusion,
+    late_fusion_of,
+)
+from wbcpipe.classify.training.train import TrainingTask, predict_logits, train_network
 from wbcpipe.classify.training.train_and_validate import select_modality
 from wbcpipe.classify.uncertainty.probability_calibration import mean_probability
 from wbcpipe.errors import TrainingDataError
@@ -26,7 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.classify.models.normalise import Normalisation
-    from wbcpipe.classify.networks import FusionNetwork, LateFusion
+    from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.study.jobs import Job, Split
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.progress import EpochReport
@@ -65,7 +78,9 @@ def check_settings(jobs: Sequence[Job], out: Path, study: StudyCells) -> None:
         same_cells = _has_cells_of(result, study, job.fold)
         if result.info.recipe != job.recipe or not same_cells:
             what = "another recipe" if same_cells else "other cells, classes or folds"
-            raise TrainingDataError(f"{folder}: this result is of {what}; give another --out, or remove it.")
+            raise TrainingDataError(
+                f"{folder}: this result is of {what}; give another --out, or remove it."
+            )
 
 
 def _has_cells_of(result: FoldResult, study: StudyCells, fold: int) -> bool:
@@ -88,7 +103,9 @@ def run_jobs(
     device: Device = "auto",
     progress: Callable[[Job, EpochReport | None], None] | None = None,
 ) -> None:
-    """Run the jobs that no process runs yet, until all are done; several processes may do so at once.
+    """Run the jobs that no process runs yet, until all are done.
+
+    Several processes may do so at once.
 
     Args:
         jobs: all of the study.
@@ -117,7 +134,9 @@ def _try_job(
         if not held or is_done(folder):
             return False
         report = None if progress is None else lambda epoch: progress(job, epoch)
-        write_result(folder, run_job(job, out, study, TrainingOptions(device=device, on_epoch=report)))
+        write_result(
+            folder, run_job(job, out, study, TrainingOptions(device=device, on_epoch=report))
+        )
     if progress is not None:
         progress(job, None)
     return True
@@ -127,17 +146,25 @@ def run_job(job: Job, out: Path, study: StudyCells, options: TrainingOptions) ->
     """Train one network on one fold, or resume it, and evaluate it."""
     began_s = time.perf_counter()
     split, recipe = study.splits[job.fold], job.recipe
-    training, calibration, test = (study.cells.subset(rows) for rows in (split.train, split.calibration, split.test))
+    training, calibration, test = (
+        study.cells.subset(rows) for rows in (split.train, split.calibration, split.test)
+    )
     normalisation = fit_normalisation(training.images, recipe.normalise)
-    teacher = _late_fusion(job, out, training, normalisation, options.device) if job.needs else None
-    training, calibration, test = (select_modality(part, recipe) for part in (training, calibration, test))
+    teacher = (
+        _teacher(job, out, (training, calibration), normalisation, options.device)
+        if job.needs
+        else None
+    )
+    training, calibration, test = (
+        select_modality(part, recipe) for part in (training, calibration, test)
+    )
     if recipe.method == "single":
         index = study.cells.modalities.index(str(recipe.modality))
         normalisation = normalisation.modality(index, study.cells.planes)
     network: FusionNetwork
     if recipe.method == "late-fusion":
         assert teacher is not None
-        network = teacher
+        network = teacher.network
     else:
         role = f"teacher {recipe.modality}" if recipe.method == "single" else recipe.method
         task = TrainingTask(training, normalisation, recipe, role=role, teacher=teacher)
@@ -149,7 +176,9 @@ def run_job(job: Job, out: Path, study: StudyCells, options: TrainingOptions) ->
         "test_logits": logits,
         "calibration_rows": split.calibration,
         "calibration_labels": calibration.labels,
-        "calibration_logits": predict_logits(network, calibration, normalisation, device=options.device),
+        "calibration_logits": predict_logits(
+            network, calibration, normalisation, device=options.device
+        ),
     }
     if network.modalities > 1:
         arrays |= probe_inputs(network, training, test, normalisation, options.device)
@@ -175,19 +204,53 @@ def run_job(job: Job, out: Path, study: StudyCells, options: TrainingOptions) ->
     return FoldResult(info, arrays)
 
 
-def _late_fusion(job: Job, out: Path, cells: CellSet, normalisation: Normalisation, device: Device) -> LateFusion:
-    """Return the late fusion of the single-modality networks that a job needs."""
-    members = []
-    for index, name in enumerate(job.needs):
-        folder = out / job.backbone / name / f"fold-{job.fold}"
-        part, own = cells.modality(index), normalisation.modality(index, cells.planes)
-        task = TrainingTask(part, own, read_result(folder).info.recipe, role=f"teacher {name}")
-        members.append(train_network(task, folder / "training", TrainingOptions(device=device)))
-    return late_fusion_of(members, job.recipe.backbone)
+def _teacher(
+    job: Job,
+    out: Path,
+    parts: tuple[CellSet, CellSet],
+    normalisation: Normalisation,
+    device: Device,
+) -> Teacher:
+    """Return the late fusion of the single-modality networks that a job needs.
+
+    Teachers of other seeds are trained in the job's own folder. A calibrated fusion is fitted on
+    the fold's calibration cells; the test cells stay unseen.
+
+    Args:
+        job: with teachers.
+        out: folder of the study.
+        parts: training and calibration cells, of all modalities.
+        normalisation: of all modalities.
+        device: where to train.
+    """
+    cells, calibration = parts
+    options = job.recipe.distillation
+    seeds = options.teacher_seeds if job.recipe.method.endswith("-kd") else 1
+    networks: list[FusionNetwork] = []
+    for number in range(seeds):
+        members = []
+        for index, name in enumerate(job.needs):
+            folder = out / job.backbone / name / f"fold-{job.fold}"
+            recipe = read_result(folder).info.recipe
+            work = folder / "training"
+            if number:
+                recipe = recipe.model_copy(update={"seed": recipe.seed + number})
+                work = job.folder(out) / f"teacher-{name}-{number}"
+            part, own = cells.modality(index), normalisation.modality(index, cells.planes)
+            task = TrainingTask(part, own, recipe, role=f"teacher {name}")
+            members.append(train_network(task, work, TrainingOptions(device=device)))
+        networks.append(late_fusion_of(members, job.recipe.backbone))
+    network = networks[0] if seeds == 1 else MeanOfNetworks(networks)
+    if options.teacher_fusion == "mean":
+        return Teacher(network)
+    logits = predict_logits(network, calibration, normalisation, device=device)
+    return Teacher(network, fit_teacher_fusion(logits, calibration.labels))
 
 
 def count_flops(network: FusionNetwork, side: int) -> int | None:
-    """Return the multiply-adds for one cell, as fvcore counts them and the paper states them; None without fvcore."""
+    """Return the multiply-adds for one cell, as fvcore counts them and the paper states them; None
+    without fvcore.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:

@@ -11,7 +11,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from wbcpipe.classify.metrics import percent
 from wbcpipe.classify.study.ablations import FoldLogits, ablations, markdown
 from wbcpipe.classify.study.compare import reliability_bins
-from wbcpipe.classify.study.plots import confidence_plot, f1_plot, jacobian_plot, jacobian_shares, reliability_plot
+from wbcpipe.classify.study.plots import (
+    confidence_plot,
+    f1_plot,
+    jacobian_plot,
+    jacobian_shares,
+    reliability_plot,
+)
 from wbcpipe.system.files import write_atomic
 
 if TYPE_CHECKING:
@@ -32,8 +38,19 @@ _FAULTS: Final = {"missing_logits": "zeros", "typical_logits": "typical"}
 
 
 def write_tables(out: Path, summary: StudySummary, results: Results) -> str:
-    """Write ``study.md``, ``study.csv`` and ``study.html`` into a folder; return the tables in Markdown."""
-    functions = (_row_cells, _claim_cells, _class_cells, jacobian_shares, f1_plot, confidence_plot, jacobian_plot)
+    """Write ``study.md``, ``study.csv`` and ``study.html`` into a folder.
+
+    Return the tables in Markdown.
+    """
+    functions = (
+        _row_cells,
+        _claim_cells,
+        _class_cells,
+        jacobian_shares,
+        f1_plot,
+        confidence_plot,
+        jacobian_plot,
+    )
     environment = Environment(
         loader=PackageLoader("wbcpipe.classify.study", "."),
         autoescape=select_autoescape(("html.j2",)),
@@ -43,13 +60,21 @@ def write_tables(out: Path, summary: StudySummary, results: Results) -> str:
     environment.globals |= {function.__name__.lstrip("_"): function for function in functions}
     beyond = _beyond(results)
     reliability = {
-        backbone: reliability_plot({name: reliability_bins(results[backbone][name]) for name in part["rows"]})
+        backbone: reliability_plot(
+            {name: reliability_bins(results[backbone][name]) for name in part["rows"]}
+        )
         for backbone, part in summary["backbones"].items()
     }
     text = environment.get_template("study.md.j2").render(summary=summary)
-    page = environment.get_template("study.html.j2").render(summary=summary, reliability=reliability, beyond=beyond)
+    page = environment.get_template("study.html.j2").render(
+        summary=summary, reliability=reliability, beyond=beyond
+    )
     for name, content in (
-        ("study.md", text + "".join(f"\n# Beyond the paper: {row}\n\n{part}" for row, part in beyond.items())),
+        (
+            "study.md",
+            text
+            + "".join(f"\n# Beyond the paper: {row}\n\n{part}" for row, part in beyond.items()),
+        ),
         ("study.csv", _csv(summary)),
         ("study.html", page),
     ):
@@ -82,7 +107,9 @@ def _claim_cells(claim: ClaimSummary) -> list[str]:
 
 
 def _class_cells(row: RowSummary, classes: Sequence[str]) -> list[str]:
-    """Return ``92.80 ± 1.10 (88.95 to 95.92)``: mean and deviation over folds, and the interval over cells."""
+    """Return ``92.80 ± 1.10 (88.95 to 95.92)``: mean and deviation over folds, and the interval
+    over cells.
+    """
     cells = []
     for name in classes:
         span = row["f1_interval"][name]
@@ -101,14 +128,32 @@ def _csv(summary: StudySummary) -> str:
     for backbone, part in summary["backbones"].items():
         for name, row in part["rows"].items():
             values = [value for figure in _FIGURES for value in row["mean"][figure].values()]
-            rest = [row["f1_calibrated"], row["calibration_error"], row["flops"], row["parameters"], row["side"]]
+            rest = [
+                row["f1_calibrated"],
+                row["calibration_error"],
+                row["flops"],
+                row["parameters"],
+                row["side"],
+            ]
             by_class = [
                 figure
                 for one in summary["classes"]
-                for figure in (row["mean"]["f1"][one]["mean"], *(row["f1_interval"][one] or (None, None)))
+                for figure in (
+                    row["mean"]["f1"][one]["mean"],
+                    *(row["f1_interval"][one] or (None, None)),
+                )
             ]
             writer.writerow(
-                [backbone, name, row["method"], len(row["folds"]), *values, *rest, row["epochs"], *by_class]
+                [
+                    backbone,
+                    name,
+                    row["method"],
+                    len(row["folds"]),
+                    *values,
+                    *rest,
+                    row["epochs"],
+                    *by_class,
+                ]
             )
     return text.getvalue()
 
@@ -131,5 +176,7 @@ def _beyond(results: Results) -> dict[str, str]:
                 )
                 for fold in folds
             ]
-            found[f"{name}, {backbone}"] = markdown(ablations(parts, first.info.classes, first.info.modalities))
+            found[f"{name}, {backbone}"] = markdown(
+                ablations(parts, first.info.classes, first.info.modalities)
+            )
     return found

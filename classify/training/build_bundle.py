@@ -12,7 +12,12 @@ from wbcpipe.classify import metrics
 from wbcpipe.classify.models.bundle import Bundle, BundleInfo, write_bundle
 from wbcpipe.classify.models.bundle_info import BundleReference, Training, Validation
 from wbcpipe.classify.training.folds import holdout
-from wbcpipe.classify.training.held_out import cross_validation_folds, improvement, keep_apart, predict_by_folds
+from wbcpipe.classify.training.held_out import (
+    cross_validation_folds,
+    improvement,
+    keep_apart,
+    predict_by_folds,
+)
 from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.uncertainty.fusion import calibrate
 from wbcpipe.classify.uncertainty.probability_calibration import fused_probability
@@ -29,7 +34,9 @@ if TYPE_CHECKING:
 __all__ = ["build_bundle"]
 
 FALLBACK_THRESHOLD: Final = 0.5
-"""Of a network from random weights with too few cells to fit one: below it a call is more often wrong than right."""
+"""Of a network from random weights with too few cells to fit one: below it a call is more often
+wrong than right.
+"""
 
 
 def build_bundle(
@@ -45,8 +52,9 @@ def build_bundle(
 
     Args:
         cells: labelled cells.
-        validation: cells to validate and calibrate on; by default a fraction of ``cells``, in complete fields, or all
-            of them by cross-validation if a bundle is fine-tuned on few cells.
+        validation: cells to validate and calibrate on; by default a fraction of ``cells``, in
+            complete fields, or all of them by cross-validation if a bundle is fine-tuned on few
+            cells.
         recipe: how to train.
         name: of the bundle.
         out: work folder; training states in it are used again.
@@ -81,6 +89,8 @@ def build_bundle(
         name=name,
         method=recipe.method,
         backbone=recipe.backbone,
+        stem=recipe.stem,
+        told_missing=recipe.missing_input == "told",
         classes=tested.classes,
         modalities=tested.modalities,
         derived=tuple(item for item in cells.derived if item in tested.modalities),
@@ -120,7 +130,9 @@ def _split(cells: CellSet, validation: CellSet | None, recipe: Recipe) -> tuple[
         return cells.subset(train), cells.subset(test)
     both = sorted(set(validation.samples) & set(cells.samples))
     if both and set(validation.groups.tolist()) & set(cells.groups.tolist()):
-        raise TrainingDataError(f"samples {both} are named for training and for validation; choose one for each.")
+        raise TrainingDataError(
+            f"samples {both} are named for training and for validation; choose one for each."
+        )
     return cells, validation
 
 
@@ -130,9 +142,13 @@ def _provenance(cells: CellSet, recipe: Recipe, init_from: Bundle | None) -> Tra
     return Training(
         samples=cells.samples,
         cells=cells.counts(),
-        init_from=BundleReference(bundle=init_from.info.name, sha256=init_from.info.sha256) if init_from else None,
+        init_from=BundleReference(bundle=init_from.info.name, sha256=init_from.info.sha256)
+        if init_from
+        else None,
         recipe=recipe.model_dump(mode="json"),
-        versions={name: metadata.version(name) for name in ("wbcpipe", "torch", "torchvision", "numpy")},
+        versions={
+            name: metadata.version(name) for name in ("wbcpipe", "torch", "torchvision", "numpy")
+        },
         python=platform.python_version(),
         date=now.isoformat(timespec="seconds"),
     )

@@ -75,13 +75,19 @@ def load_state(path: Path, expected: str) -> tuple[dict[str, Tensor], Checkpoint
     try:
         with safe_open(path, framework="pt") as handle:
             info = CheckpointInfo.model_validate_json((handle.metadata() or {}).get("wbcpipe", ""))
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+            tensors = {
+                name: handle.get_tensor(name)
+                for name in handle.keys()  # noqa: SIM118 - a handle does not iterate
+            }
     except (SafetensorError, ValueError, OSError) as error:
-        raise TrainingDataError(f"{path}: training state cannot be read ({error}); move it away.") from error
+        raise TrainingDataError(
+            f"{path}: training state cannot be read ({error}); move it away."
+        ) from error
     if info.fingerprint != expected:
         raise TrainingDataError(
             f"{path}: this folder holds a training of other cells or another recipe (fingerprint "
-            f"{info.fingerprint}, expected {expected}); give another --out, or move the folder away."
+            f"{info.fingerprint}, expected {expected}); give another --out, or move the folder "
+            f"away."
         )
     return tensors, info
 
@@ -100,7 +106,11 @@ def fingerprint(cells: CellSet, text: str) -> str:
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return the optimizer's state as named tensors."""
     state = optimizer.state_dict()["state"]
-    return {f"opt.{index}.{key}": value for index, entry in state.items() for key, value in entry.items()}
+    return {
+        f"opt.{index}.{key}": value
+        for index, entry in state.items()
+        for key, value in entry.items()
+    }
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
@@ -111,7 +121,10 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
         if name.startswith("opt."):
             _, index, key = name.split(".")
             like = parameters[int(index)]
-            # Fused steps go through memory in order: a moment needs the memory layout of its parameter.
-            entry = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
+            # Fused steps go through memory in order: a moment needs the memory layout of its
+            # parameter.
+            entry = (
+                torch.empty_like(like, dtype=tensor.dtype).copy_(tensor) if tensor.ndim else tensor
+            )
             content["state"].setdefault(int(index), {})[key] = entry
     optimizer.load_state_dict(content)

@@ -17,6 +17,7 @@ from wbcpipe.cli.options import OutputFolder, data_option, device_option, json_o
 from wbcpipe.cli.progress import Reporter
 from wbcpipe.errors import ConfigError
 from wbcpipe.samples.sample import data_root
+from wbcpipe.system.packages import CLASSIFICATION, require
 from wbcpipe.system.user_files import UserFile
 
 if TYPE_CHECKING:
@@ -58,11 +59,17 @@ class TrainRequest:
         if self.fold is not None and self.folds is None:
             raise click.UsageError("--fold needs --folds: say how many folds there are.")
         if self.folds is not None and self.fold is None and self.name is not None:
-            raise click.UsageError("--name with --folds needs --fold: say which fold's network becomes the bundle.")
+            raise click.UsageError(
+                "--name with --folds needs --fold: say which fold's network becomes the bundle."
+            )
         if self.published and (self.recipe_path is not None or self.init_from is not None):
-            raise click.UsageError("--published excludes --recipe and --init-from: begin with one of them.")
+            raise click.UsageError(
+                "--published excludes --recipe and --init-from: begin with one of them."
+            )
         if self.folds is not None and self.validation:
-            raise click.UsageError("--folds excludes --validation: folds validate on the samples themselves.")
+            raise click.UsageError(
+                "--folds excludes --validation: folds validate on the samples themselves."
+            )
 
 
 @click.command()
@@ -70,17 +77,24 @@ class TrainRequest:
 @click.option(
     "--method",
     type=click.Choice(METHODS),
-    help="Network and loss. Default: mm-mimo-kd, as published. mm-mimo trains no teachers and takes less than half the "
-    "time; `wbcpipe study` compares both on your cells.",
+    help="Network and loss. Default: mm-mimo-kd, as published. mm-mimo trains no teachers and "
+    "takes less than half the time; `wbcpipe study` compares both on your cells.",
 )
 @click.option("--modality", help="The one modality of method single.")
 @click.option("--backbone", type=click.Choice(tuple(BACKBONE_NAMES)), help="Default: shufflenet.")
 @click.option("--name", help="Name of the bundle. Default: the folder of --out.")
-@click.option("--out", type=OutputFolder(), required=True, help="Work folder; the bundle is OUT/NAME.")
 @click.option(
-    "--validation", multiple=True, metavar="SAMPLE", help="Sample to validate and calibrate on, not to train."
+    "--out", type=OutputFolder(), required=True, help="Work folder; the bundle is OUT/NAME."
 )
-@click.option("--folds", type=click.IntRange(min=2), help="Cross-validate with this number of folds.")
+@click.option(
+    "--validation",
+    multiple=True,
+    metavar="SAMPLE",
+    help="Sample to validate and calibrate on, not to train.",
+)
+@click.option(
+    "--folds", type=click.IntRange(min=2), help="Cross-validate with this number of folds."
+)
 @click.option(
     "--fold",
     type=click.IntRange(min=0),
@@ -100,19 +114,30 @@ class TrainRequest:
 @click.option(
     "--normalise",
     type=click.Choice(["cell", "stain", "fixed"]),
-    help="Against each cell's own light, also its own darkest stain (the default for stained smears), or not at all.",
+    help="Against each cell's own light, also its own darkest stain (the default for stained "
+    "smears), or not at all.",
 )
 @click.option(
-    "--sampling", type=click.Choice(["natural", "sqrt", "balanced"]), help="How often rare classes are drawn."
+    "--sampling",
+    type=click.Choice(["natural", "sqrt", "balanced"]),
+    help="How often rare classes are drawn.",
 )
 @click.option("--seed", type=int, help="Seed of all random numbers. Default: 0.")
-@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe.")
-@click.option("--recipe", "recipe_path", type=click.Path(exists=True, path_type=Path), help="Recipe as a JSON file.")
+@click.option(
+    "--set", "settings", multiple=True, metavar="KEY=VALUE", help="Any other key of the recipe."
+)
+@click.option(
+    "--recipe",
+    "recipe_path",
+    type=click.Path(exists=True, path_type=Path),
+    help="Recipe as a JSON file.",
+)
 @click.option("--published", is_flag=True, help="Start from the paper's recipe, not from ours.")
 @click.option(
     "--init-from",
     metavar="BUNDLE",
-    help="Initialise from the weights of this bundle (name or folder), for few cells of another stain.",
+    help="Initialise from the weights of this bundle (name or folder), for few cells of another "
+    "stain.",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="CPU threads. Default: all.")
 @device_option
@@ -121,14 +146,15 @@ class TrainRequest:
 def train(**options: Any) -> None:
     """Train a network on labelled cells and write a bundle, or cross-validate.
 
-    SAMPLE is the name of a sample in the data root, the path of a cells.zarr, or a folder of `wbcpipe labels
-    export --verified`. Cells without a label, cells cut by
-    the border and debris are excluded. With method mm-mimo-kd one teacher per modality is trained first, then the
-    network that learns from all of them. The state after every epoch is kept in OUT: the same command resumes, and
-    teachers are used again when only the student's options change.
+    SAMPLE is the name of a sample in the data root, the path of a cells.zarr, or a folder of
+    `wbcpipe labels export --verified`. Cells without a label, cells cut by the border and debris
+    are excluded. With method mm-mimo-kd one teacher per modality is trained first, then the network
+    that learns from all of them. The state after every epoch is kept in OUT: the same command
+    resumes, and teachers are used again when only the student's options change.
 
-    With --init-from and few cells, every cell is held out once (5-fold cross-validation). The threshold of BUNDLE is
-    kept until there are cells enough to fit one, and the result says how much better the network is than BUNDLE.
+    With --init-from and few cells, every cell is held out once (5-fold cross-validation). The
+    threshold of BUNDLE is kept until there are cells enough to fit one, and the result says how
+    much better the network is than BUNDLE.
 
     \b
     Examples:
@@ -142,11 +168,15 @@ def train(**options: Any) -> None:
     names = {field.name for field in dataclasses.fields(TrainRequest)}
     request = TrainRequest(**{key: value for key, value in options.items() if key in names})
     request.check()
-    # Threads that sleep at barriers lose little on an idle machine, and are many times faster on a busy one.
+    # Threads that sleep at barriers lose little on an idle machine, and are many times faster on a
+    # busy one.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    require(CLASSIFICATION, "training a network")
     with Reporter() as reporter:
         reporter.say("loading torch")
-        text = _train(request, {key: value for key, value in options.items() if key not in names}, reporter)
+        text = _train(
+            request, {key: value for key, value in options.items() if key not in names}, reporter
+        )
     click.echo(text)
 
 
@@ -176,31 +206,51 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
     out, validation, name = request.out, None, request.name
     if request.folds is not None:
         options = _options(request, init_from, recipe, cells, reporter)
-        table = cross_validate(cells, recipe, out, folds=request.folds, only=request.fold, options=options)
+        table = cross_validate(
+            cells, recipe, out, folds=request.folds, only=request.fold, options=options
+        )
         if request.fold is None or name is None:
             return json.dumps(table) if request.as_json else markdown_table(table).rstrip("\n")
-        rows, tested = stratified_folds(cells.labels, cells.groups, request.folds, recipe.seed)[request.fold]
-        cells, validation, out = cells.subset(rows), cells.subset(tested), out / f"fold-{request.fold}"
+        rows, tested = stratified_folds(cells.labels, cells.groups, request.folds, recipe.seed)[
+            request.fold
+        ]
+        cells, validation, out = (
+            cells.subset(rows),
+            cells.subset(tested),
+            out / f"fold-{request.fold}",
+        )
     elif request.validation:
         sources = cell_sources(root, request.validation)
         validation = load_cells(sources, recipe.side, classes=cells.classes)
     inner = cross_validation_folds(cells, validation, recipe)
     if inner:
-        reporter.say(f"few cells: each is predicted by a network trained on the others, in {inner} folds")
+        reporter.say(
+            f"few cells: each is predicted by a network trained on the others, in {inner} folds"
+        )
     shown = _TrainingReporter(reporter, recipe, len(cells.modalities), folds=inner, runs=inner + 1)
     options = TrainingOptions(init_from, request.device, shown.on_epoch, shown.on_step)
     name = name or out.resolve().name
-    return _bundle_text(build_bundle(cells, validation, recipe, name=name, out=out, options=options), request.as_json)
+    return _bundle_text(
+        build_bundle(cells, validation, recipe, name=name, out=out, options=options),
+        request.as_json,
+    )
 
 
 def _bundle_text(bundle: Bundle, as_json: bool) -> str:
     if as_json:
         return json.dumps({"bundle": str(bundle.path), **bundle.info.model_dump(mode="json")})
     lines = [
-        f"{row:>16}  F1 {100 * values['f1_weighted']:.2f}  sensitivity {100 * values['sensitivity']:.2f}"
+        f"{row:>16}  F1 {100 * values['f1_weighted']:.2f}  sensitivity "
+        f"{100 * values['sensitivity']:.2f}"
         for row, values in bundle.info.validation.rows.items()
     ]
-    return "\n".join([*lines, *_verdict(bundle.info), f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})"])
+    return "\n".join(
+        [
+            *lines,
+            *_verdict(bundle.info),
+            f"bundle {bundle.path} (SHA-256 {bundle.info.sha256[:12]})",
+        ]
+    )
 
 
 def _verdict(info: BundleInfo) -> list[str]:
@@ -211,22 +261,36 @@ def _verdict(info: BundleInfo) -> list[str]:
     fitted, threshold = info.calibration, f"threshold {info.calibration.threshold:g}"
     level = fitted.risk_bounds.level_at(fitted.threshold) if fitted.risk_bounds else None
     if level:
-        return [*lines, f"{threshold}: at most {100 * level.error_bound:.1f} % of the accepted calls are wrong"]
+        return [
+            *lines,
+            f"{threshold}: at most {100 * level.error_bound:.1f} % of the accepted calls are wrong",
+        ]
     numbers = {bound: 2 * max(MIN_CELLS, cells_needed(bound)) for bound in (0.1, 0.05, 0.02)}
     needs = ", ".join(f"{100 * bound:g} % needs {number}" for bound, number in numbers.items())
     kept = f"{threshold} of the parent" if info.training.init_from else f"{threshold} by default"
-    why = f"no error bound: {fitted.cells} validation cells; a bound of {needs}, 4 or more of each class"
-    return [*lines, kept, f"{why}. Reports by this bundle do not pass their quality gates: label more cells"]
+    why = (
+        f"no error bound: {fitted.cells} validation cells; a bound of {needs}, 4 or more of "
+        f"each class"
+    )
+    return [
+        *lines,
+        kept,
+        f"{why}. Reports by this bundle do not pass their quality gates: label more cells",
+    ]
 
 
-def _recipe_keys(request: TrainRequest, options: Mapping[str, Any], init_from: Bundle | None) -> RecipeKeys:
+def _recipe_keys(
+    request: TrainRequest, options: Mapping[str, Any], init_from: Bundle | None
+) -> RecipeKeys:
     """Return the keys of the recipe that the user gave, all of them valid."""
     from pydantic import ValidationError
 
     from wbcpipe.classify.training.finetune import init_from_keys
     from wbcpipe.classify.training.recipe import Recipe, merge_keys, parse_settings
 
-    given = {key: value for key, value in options.items() if value is not None and key != "settings"}
+    given = {
+        key: value for key, value in options.items() if value is not None and key != "settings"
+    }
     for text in options.get("settings", ()):
         given = merge_keys(given, parse_settings(text))
     if given.get("backbone") in BACKBONE_NAMES:
@@ -235,7 +299,10 @@ def _recipe_keys(request: TrainRequest, options: Mapping[str, Any], init_from: B
     try:
         content = UserFile(path, "a recipe (JSON)", ConfigError).read_json() if path else {}
         if request.published:
-            content = {"normalise": "cell", **Recipe.published().model_dump(mode="json", exclude_defaults=True)}
+            content = {
+                "normalise": "cell",
+                **Recipe.published().model_dump(mode="json", exclude_defaults=True),
+            }
         if init_from is not None:
             content = {**init_from_keys(init_from), **content}
         keys = merge_keys(content, given)
@@ -249,7 +316,11 @@ def _recipe_keys(request: TrainRequest, options: Mapping[str, Any], init_from: B
 
 
 def _options(
-    request: TrainRequest, init_from: Bundle | None, recipe: Recipe, cells: CellSet, reporter: Reporter
+    request: TrainRequest,
+    init_from: Bundle | None,
+    recipe: Recipe,
+    cells: CellSet,
+    reporter: Reporter,
 ) -> TrainingOptions:
     from wbcpipe.classify.training.progress import TrainingOptions
 
@@ -262,18 +333,24 @@ def _options(
 class _TrainingReporter:
     """Report each epoch of a run with the time left for all of its networks."""
 
-    def __init__(self, reporter: Reporter, recipe: Recipe, modalities: int, *, folds: int, runs: int) -> None:
+    def __init__(
+        self, reporter: Reporter, recipe: Recipe, modalities: int, *, folds: int, runs: int
+    ) -> None:
         self._reporter, self._folds = reporter, folds
         distilled = recipe.method.endswith("-kd")
         teachers = modalities if distilled or recipe.method == "late-fusion" else 0
         student = 0.0 if recipe.method == "late-fusion" else recipe.epochs * _cost(recipe.method)
-        self._left = runs * (teachers * recipe.teacher_epochs + student)
+        self._left = runs * (teachers * recipe.epochs_of_teachers + student)
         self._done = 0.0
         self._spent_s = 0.0
         self._work: dict[str, float] = {}
 
     def _name(self, report: EpochReport | StepReport) -> str:
-        return report.role if report.fold is None else f"fold {report.fold + 1}/{self._folds} {report.role}"
+        return (
+            report.role
+            if report.fold is None
+            else f"fold {report.fold + 1}/{self._folds} {report.role}"
+        )
 
     def on_step(self, report: StepReport) -> None:
         """Report the steps of a network."""
@@ -291,11 +368,18 @@ class _TrainingReporter:
             return
         self._done += cost * report.share
         self._spent_s += report.seconds
-        left = time.strftime("%H:%M:%S", time.gmtime(self._spent_s / self._done * max(0.0, self._left)))
-        validation = "" if (found := report.validation_accuracy) is None else f", {100 * found:.1f} % in validation"
+        left = time.strftime(
+            "%H:%M:%S", time.gmtime(self._spent_s / self._done * max(0.0, self._left))
+        )
+        validation = (
+            ""
+            if (found := report.validation_accuracy) is None
+            else f", {100 * found:.1f} % in validation"
+        )
         self._reporter.say(
             f"{name} epoch {report.epoch}/{report.epochs}: loss {report.loss:.3f}, "
-            f"{100 * report.accuracy:.1f} % right in training{validation}; {report.seconds:.1f} s, {left} left"
+            f"{100 * report.accuracy:.1f} % right in training{validation}; {report.seconds:.1f} "
+            f"s, {left} left"
         )
         if report.work >= 1.0:
             self._reporter.say(f"{name}: trained; scoring it on the validation cells")

@@ -76,18 +76,28 @@ class CellSet:
         """Return the cells of some rows."""
         slides = None if self.slides is None else self.slides[rows]
         return replace(
-            self, images=self.images[rows], labels=self.labels[rows], groups=self.groups[rows], slides=slides
+            self,
+            images=self.images[rows],
+            labels=self.labels[rows],
+            groups=self.groups[rows],
+            slides=slides,
         )
 
     def merge_rare_classes(self, min_cells: int) -> CellSet:
-        """Return the cells with all classes of fewer than ``min_cells`` merged into ``rare``, which comes last."""
+        """Return the cells with all classes of fewer than ``min_cells`` merged into ``rare``, which
+        comes last.
+        """
         counts = np.bincount(self.labels, minlength=len(self.classes))
         kept = np.flatnonzero(counts >= min_cells)
         if len(kept) == len(self.classes):
             return self
         index_of = np.full(len(self.classes), len(kept), np.int64)
         index_of[kept] = np.arange(len(kept))
-        return replace(self, labels=index_of[self.labels], classes=(*(self.classes[index] for index in kept), "rare"))
+        return replace(
+            self,
+            labels=index_of[self.labels],
+            classes=(*(self.classes[index] for index in kept), "rare"),
+        )
 
     def modality(self, index: int) -> CellSet:
         """Return the same cells with the planes of one modality."""
@@ -100,7 +110,9 @@ class CellSet:
         return {name: int(count) for name, count in zip(self.classes, counts, strict=True)}
 
 
-def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Sequence[str] | None = None) -> CellSet:
+def load_cells(
+    sources: Sequence[tuple[str, Path]], side: int, *, classes: Sequence[str] | None = None
+) -> CellSet:
     """Read the labelled cells of several stores.
 
     Cells without a label, cells cut by the border and debris are excluded.
@@ -108,16 +120,19 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
     Args:
         sources: (sample name, path of its ``cells.zarr``).
         side: the network's input side.
-        classes: the classes to use; cells of other classes are excluded. By default those present, in the order the
-            stores declare.
+        classes: the classes to use; cells of other classes are excluded. By default those present,
+            in the order the stores declare.
 
     Raises:
-        TrainingDataError: too few cells, one class only, or stores that differ in modalities or pixel size.
+        TrainingDataError: too few cells, one class only, or stores that differ in modalities or
+            pixel size.
         SampleStateError: a source is not a cell store.
     """
     stores = [(name, CellStore(path)) for name, path in sources]
     if not stores:
-        raise TrainingDataError("no sample to train on was named; give sample names or paths of cells.zarr.")
+        raise TrainingDataError(
+            "no sample to train on was named; give sample names or paths of cells.zarr."
+        )
     _check_alike(stores)
     first = stores[0][1]
     names = [_usable_labels(store) for _, store in stores]
@@ -150,7 +165,8 @@ def load_cells(sources: Sequence[tuple[str, Path]], side: int, *, classes: Seque
 
 
 def cell_sources(root: Path, texts: Iterable[str]) -> list[tuple[str, Path]]:
-    """Return name and cell store of samples: each a name, the path of a cells.zarr, or the folder of a training set.
+    """Return name and cell store of samples: each a name, the path of a cells.zarr, or the folder
+    of a training set.
 
     Raises:
         SampleNameError: a name is refused.
@@ -172,7 +188,9 @@ def _of_training_set(folder: Path) -> list[tuple[str, Path]]:
     record = TrainingSet.read(training_set_path(folder))
     if not record.complete:
         raise SampleStateError(f"{folder}: the training set is not complete; {record.remedy}.")
-    names = [check_sample_name(entry.sample) for entry in record.samples if any(entry.classes.values())]
+    names = [
+        check_sample_name(entry.sample) for entry in record.samples if any(entry.classes.values())
+    ]
     return [(name, folder / name / "cells.zarr") for name in names]
 
 
@@ -181,13 +199,14 @@ def _check_alike(stores: Sequence[tuple[str, CellStore]]) -> None:
     for other_name, other in stores[1:]:
         if other.modalities != first.modalities:
             raise TrainingDataError(
-                f"samples {name!r} and {other_name!r} have different modalities: {list(first.modalities)} and "
-                f"{list(other.modalities)}; train on samples of one kind."
+                f"samples {name!r} and {other_name!r} have different modalities: "
+                f"{list(first.modalities)} and {list(other.modalities)}; train on samples of one "
+                f"kind."
             )
         if abs(other.pixel_um / first.pixel_um - 1) > PIXEL_TOLERANCE:
             raise TrainingDataError(
-                f"samples {name!r} and {other_name!r} have crops of {first.pixel_um} um and {other.pixel_um} um a "
-                "pixel; segment or import them at one pixel size."
+                f"samples {name!r} and {other_name!r} have crops of {first.pixel_um} um and "
+                f"{other.pixel_um} um a pixel; segment or import them at one pixel size."
             )
 
 
@@ -197,17 +216,21 @@ def _usable_labels(store: CellStore) -> list[str]:
     return ["" if refuse else name for name, refuse in zip(store.labels(), bad, strict=True)]
 
 
-def _check_enough(names: Sequence[Sequence[str]], classes: Sequence[str], samples: Sequence[str]) -> None:
+def _check_enough(
+    names: Sequence[Sequence[str]], classes: Sequence[str], samples: Sequence[str]
+) -> None:
     kept = [name for part in names for name in part if name in classes]
     where = ", ".join(samples)
     if len(kept) < MIN_CELLS:
         raise TrainingDataError(
-            f"{where}: {len(kept)} labelled cells inside their field, at least {MIN_CELLS} are needed; label more "
-            "(`wbcpipe labels export`), import labelled cells, or name more samples."
+            f"{where}: {len(kept)} labelled cells inside their field, at least {MIN_CELLS} are "
+            f"needed; label more (`wbcpipe labels export`), import labelled cells, or name more "
+            "samples."
         )
     if len(set(kept)) < 2:
         raise TrainingDataError(
-            f"{where}: all {len(kept)} labelled cells are {kept[0]!r}; a network needs at least two classes."
+            f"{where}: all {len(kept)} labelled cells are {kept[0]!r}; a network needs at least "
+            f"two classes."
         )
 
 
@@ -219,16 +242,24 @@ def _read(store: CellStore, rows: NDArray[np.int64], side: int) -> NDArray[np.ui
         for start, block in store.blocks()
         if wanted[start : start + len(block)].any()
     ]
-    return np.concatenate(parts) if parts else np.empty((0, len(store.modalities), side, side), np.uint16)
+    return (
+        np.concatenate(parts)
+        if parts
+        else np.empty((0, len(store.modalities), side, side), np.uint16)
+    )
 
 
 def epoch_indices(
-    labels: NDArray[np.int64], sampling: Sampling, rng: np.random.Generator, count: int | None = None
+    labels: NDArray[np.int64],
+    sampling: Sampling,
+    rng: np.random.Generator,
+    count: int | None = None,
 ) -> NDArray[np.int64]:
     """Return the cells of one epoch; ``sqrt`` and ``balanced`` repeat rare classes.
 
-    A class's share is proportional to its count to the power 1 (natural), 1/2 (sqrt) or 0 (balanced). Each class is
-    drawn in complete permutations and a rest: the draws of two cells of one class differ by at most one.
+    A class's share is proportional to its count to the power 1 (natural), 1/2 (sqrt) or 0
+    (balanced). Each class is drawn in complete permutations and a rest: the draws of two cells of
+    one class differ by at most one.
 
     Args:
         labels: (N,) int64.
@@ -265,15 +296,16 @@ def head_batches(
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
     """Yield the batches of an epoch for a network with independent inputs.
 
-    Each input goes through the epoch's cells in an order of its own, so that the cells of one batch row are
-    independent over inputs. With probability ``repetition`` a row gives input 0's cell to every input instead
-    (section 4.2 of MIMO, https://doi.org/10.48550/arXiv.2010.06610): a small network then learns the features that the
-    inputs share faster.
+    Each input goes through the epoch's cells in an order of its own, so that the cells of one batch
+    row are independent over inputs. With probability ``repetition`` a row gives input 0's cell to
+    every input instead (section 4.2 of MIMO, https://doi.org/10.48550/arXiv.2010.06610): a small
+    network then learns the features that the inputs share faster.
 
     Args:
         rows: (N,) int64, the cells of the epoch.
         inputs: M; 1 for networks that read one cell.
-        batch_size: B; a last, smaller batch is dropped unless it is the only one: batch norm needs full batches.
+        batch_size: B; a last, smaller batch is dropped unless it is the only one: batch norm needs
+            full batches.
         repetition: rho in [0, 1].
         rng: source of the orders.
 

@@ -1,7 +1,7 @@
 """Fine-tuning of a bundle, for few cells of another stain or microscope.
 
-The features that a network has learned transfer even where its classes do not: it needs a fifth of the steps, and is
-right a little more often (``docs/results/other-laboratories.md``).
+The features that a network has learned transfer even where its classes do not: it needs a fifth of
+the steps, and is right a little more often (``docs/results/other-laboratories.md``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.classify.models.bundle_info import BundleInfo
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe, RecipeKeys
@@ -24,9 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["check_init_from", "init_from_keys", "load_pretrained_weights"]
 
 LR: Final = 1e-3
-"""A quarter of the rate for random weights, which destroys what was learned: of 100 cells 79 and 76 % were right."""
+"""A quarter of the rate for random weights, which destroys what was learned: of 100 cells 79 and 76
+% were right.
+"""
 _LAST_LAYER: Final = "backbone.fc."
 """Its outputs are heads x classes, in all backbones."""
+_MISSING: Final = "missing.weight"
+"""Added to these outputs, where the heads are told of missing inputs."""
 
 
 def init_from_keys(bundle: Bundle) -> RecipeKeys:
@@ -35,14 +40,16 @@ def init_from_keys(bundle: Bundle) -> RecipeKeys:
     There is no distillation: teachers would have to learn from the few cells alone.
     """
     info = bundle.info
-    kinds = set(info.normalisation.polarity)
+    normalise = {"fixed": "fixed", "stained": "stain", "cell-stained": "cell-stain"}
+    kinds = [normalise[one] for one in info.normalisation.polarity if one in normalise]
     return {
         "method": info.method.removesuffix("-kd"),
         "modality": info.modalities[0] if info.method == "single" else None,
         "backbone": info.backbone,
+        "stem": info.stem,
         "side": info.side,
         "start_side": info.side,
-        "normalise": "fixed" if "fixed" in kinds else "stain" if "stained" in kinds else "cell",
+        "normalise": kinds[0] if kinds else "cell",
         "lr": LR,
         "init_from": info.sha256,
     }
@@ -58,11 +65,13 @@ def check_init_from(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> No
 
     Raises:
         ConfigError: the recipe names other weights, or has another network.
-        TrainingDataError: the bundle was trained on other modalities, another pixel size or other classes.
+        TrainingDataError: the bundle was trained on other modalities, another pixel size or other
+            classes.
     """
     if recipe.init_from != ("" if bundle is None else bundle.info.sha256):
         raise ConfigError(
-            f"this recipe starts from {f'weights {recipe.init_from[:12]}' if recipe.init_from else 'random weights'}; "
+            f"this recipe starts from "
+            f"{f'weights {recipe.init_from[:12]}' if recipe.init_from else 'random weights'}; "
             "name the bundle that has them with --init-from, or remove `init_from` from the recipe."
         )
     if bundle is None:
@@ -70,34 +79,42 @@ def check_init_from(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> No
     info = bundle.info
     if info.method == "late-fusion" or recipe.method == "late-fusion":
         raise ConfigError(
-            f"late fusion has a network for each modality and cannot start from a bundle, here {info.name!r}; choose "
-            "another --method."
+            f"late fusion has a network for each modality and cannot start from a bundle, here "
+            f"{info.name!r}; choose another --method."
         )
-    own = (info.method.removesuffix("-kd"), info.backbone)
-    if own != (recipe.method.removesuffix("-kd"), recipe.backbone):
+    own, other = _network_of(info), _network_of(recipe)
+    if own != other:
         raise ConfigError(
-            f"bundle {info.name!r} is {own[0]} on {own[1]}, the recipe {recipe.method} on {recipe.backbone}: "
-            "weights of one do not fit the other; omit --method and --backbone."
+            f"bundle {info.name!r} is {own}, the recipe {other}: weights of one do not fit the "
+            f"other; omit --method, --backbone and `stem`."
         )
     if (info.modalities, info.planes) != (cells.modalities, cells.planes):
         raise TrainingDataError(
-            f"bundle {info.name!r} was trained on modalities {list(info.modalities)} of {info.planes} plane(s), "
-            f"these cells have {list(cells.modalities)} of {cells.planes}; choose another bundle."
+            f"bundle {info.name!r} was trained on modalities {list(info.modalities)} of "
+            f"{info.planes} plane(s), these cells have {list(cells.modalities)} of {cells.planes}; "
+            f"choose another bundle."
         )
     if abs(cells.pixel_um / info.pixel_um - 1) > PIXEL_TOLERANCE:
         raise TrainingDataError(
-            f"bundle {info.name!r} was trained on crops of {info.pixel_um} um a pixel, these have {cells.pixel_um}; "
-            f"segment or import them again with --pixel-um {info.pixel_um}."
+            f"bundle {info.name!r} was trained on crops of {info.pixel_um} um a pixel, these have "
+            f"{cells.pixel_um}; segment or import them again with --pixel-um {info.pixel_um}."
         )
     if not set(info.classes) & set(cells.classes):
         raise TrainingDataError(
-            f"bundle {info.name!r} was trained on the classes {', '.join(info.classes)}, these cells are of none of "
-            f"them ({', '.join(cells.classes)}); choose another bundle."
+            f"bundle {info.name!r} was trained on the classes {', '.join(info.classes)}, these "
+            f"cells are of none of them ({', '.join(cells.classes)}); choose another bundle."
         )
 
 
+def _network_of(record: Recipe | BundleInfo) -> str:
+    stem = "" if record.stem == "shared" else f" with stem {record.stem!r}"
+    return f"{record.method.removesuffix('-kd')} on {record.backbone}{stem}"
+
+
 def load_pretrained_weights(network: FusionNetwork, bundle: Bundle, classes: Sequence[str]) -> None:
-    """Copy a bundle's weights into a network; in the last layer, those of the classes that both have.
+    """Copy a bundle's weights into a network.
+
+    In the last layer, those of the classes that both have.
 
     Args:
         network: of the bundle's method and backbone, for ``classes``.
@@ -108,7 +125,9 @@ def load_pretrained_weights(network: FusionNetwork, bundle: Bundle, classes: Seq
     known = bundle.info.classes
     with torch.no_grad():
         for name, values in network.state_dict().items():
-            if not name.startswith(_LAST_LAYER):
+            if name == _MISSING and name not in before:
+                continue  # zeros: the bundle's heads were not told of missing inputs
+            if not name.startswith((_LAST_LAYER, _MISSING)):
                 values.copy_(before[name])
                 continue
             new = values.view(network.heads, len(classes), -1)

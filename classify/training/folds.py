@@ -1,4 +1,7 @@
-"""Folds of groups, not of cells: cells of one field of one sample are never both in training and in test."""
+"""Folds of groups, not of cells.
+
+Cells of one field of one sample are never both in training and in test.
+"""
 
 from __future__ import annotations
 
@@ -36,11 +39,13 @@ def stratified_folds(
     count = len(np.unique(groups))
     if folds < 2 or count < folds:
         raise TrainingDataError(
-            f"{count} fields or images with labelled cells cannot be divided into {folds} folds; use at least 2 folds, "
-            "and not more than there are fields."
+            f"{count} fields or images with labelled cells cannot be divided into {folds} folds; "
+            f"use at least 2 folds, and not more than there are fields."
         )
     single = count == len(groups)
-    splitter = (StratifiedKFold if single else StratifiedGroupKFold)(folds, shuffle=True, random_state=seed)
+    splitter = (StratifiedKFold if single else StratifiedGroupKFold)(
+        folds, shuffle=True, random_state=seed
+    )
     kept_together = None if single else groups
     with warnings.catch_warnings():
         # A class with fewer cells than folds is absent from some test folds; metrics allow for it.
@@ -56,14 +61,20 @@ def stratified_folds(
             ) from error
     for train, test in parts:
         if not len(train) or not len(test):
-            raise TrainingDataError(f"one of {folds} folds has no cells to test on; use fewer folds.")
-        assert not np.intersect1d(groups[train], groups[test]).size, "a group is on both sides of a fold"
+            raise TrainingDataError(
+                f"one of {folds} folds has no cells to test on; use fewer folds."
+            )
+        assert not np.intersect1d(groups[train], groups[test]).size, (
+            "a group is on both sides of a fold"
+        )
     return parts
 
 
 def holdout(
     labels: NDArray[np.int64], groups: NDArray[np.int64], share: float, seed: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return rows to train on, and rows of about ``share`` of the cells, in complete groups, to validate on."""
+    """Return rows to train on, and rows of about ``share`` of the cells, in complete groups, to
+    validate on.
+    """
     folds = min(max(2, round(1 / share)), len(np.unique(groups)))
     return stratified_folds(labels, groups, folds, seed)[0]

@@ -1,4 +1,7 @@
-"""Cells that a network was not trained on, for calibration: kept apart, or by cross-validation where cells are few."""
+"""Cells that a network was not trained on, for calibration.
+
+Kept apart, or by cross-validation where cells are few.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from wbcpipe.classify import metrics
+from wbcpipe.classify.inference.engine import TorchEngine, pick_device
 from wbcpipe.classify.inference.missing_modality import blank, typical_profiles
 from wbcpipe.classify.models.bundle import half_precision
 from wbcpipe.classify.models.bundle_info import Improvement
@@ -65,38 +69,54 @@ class HeldOut:
 
 
 def cross_validation_folds(cells: CellSet, validation: CellSet | None, recipe: Recipe) -> int:
-    """Return in how many folds to validate; 0: a part of the cells is enough, or the user named others.
+    """Return in how many folds to validate; 0: a part of the cells is enough, or the user named
+    others.
 
-    Fine-tuning takes few steps, so that it can be repeated: then every cell is held out once. A network trained from
-    random weights takes too long for that.
+    Fine-tuning takes few steps, so that it can be repeated: then every cell is held out once. A
+    network trained from random weights takes too long for that.
     """
-    if validation is not None or not recipe.init_from or recipe.holdout * len(cells) >= 2 * MIN_CELLS:
+    if (
+        validation is not None
+        or not recipe.init_from
+        or recipe.holdout * len(cells) >= 2 * MIN_CELLS
+    ):
         return 0
     folds = min(FOLDS, len(np.unique(cells.groups)))
     return folds if folds > 1 else 0
 
 
-def keep_apart(training: CellSet, validation: CellSet, recipe: Recipe, work: Path, options: TrainingOptions) -> HeldOut:
+def keep_apart(
+    training: CellSet, validation: CellSet, recipe: Recipe, work: Path, options: TrainingOptions
+) -> HeldOut:
     """Train on some cells and predict the others."""
     result = train_and_validate(training, validation, recipe, work, options)
     # Calibrated as shipped: with the weights rounded to what the bundle stores.
     network = half_precision(result.network)
     tested = select_modality(validation, recipe)
-    typical = _typical_profiles(select_modality(training, recipe), result.normalisation)
-    predict = partial(predict_logits, network, tested, result.normalisation, device=options.device)
+    typical = _typical_profiles(select_modality(training, recipe), result.normalisation, recipe)
+    engine = TorchEngine(network, pick_device(options.device))
+    predict = partial(predict_logits, engine, tested, result.normalisation)
     without = {}
     for index, name in enumerate(tested.modalities if len(tested.modalities) > 1 else ()):
-        without[name] = predict(prepare=partial(blank, missing=[index], planes=tested.planes, typical=typical))
-    return HeldOut(network, result.normalisation, typical, training, tested, predict(), without, result.scores)
+        without[name] = predict(
+            prepare=partial(blank, missing=[index], planes=tested.planes, typical=typical)
+        )
+    return HeldOut(
+        network, result.normalisation, typical, training, tested, predict(), without, result.scores
+    )
 
 
-def predict_by_folds(cells: CellSet, recipe: Recipe, work: Path, options: TrainingOptions, folds: int) -> HeldOut:
+def predict_by_folds(
+    cells: CellSet, recipe: Recipe, work: Path, options: TrainingOptions, folds: int
+) -> HeldOut:
     """Train on all cells, and predict each by a network that was trained on the other folds."""
     parts = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)
     found = []
     for number, (train, test) in enumerate(parts):
         folder = work / "cross-validation" / f"fold-{number}"
-        part = keep_apart(cells.subset(train), cells.subset(test), recipe, folder, replace(options, fold=number))
+        part = keep_apart(
+            cells.subset(train), cells.subset(test), recipe, folder, replace(options, fold=number)
+        )
         found.append(part)
     order = np.argsort(np.concatenate([test for _, test in parts]), kind="stable")
 
@@ -110,7 +130,7 @@ def predict_by_folds(cells: CellSet, recipe: Recipe, work: Path, options: Traini
     return HeldOut(
         network=half_precision(result.network),
         normalisation=result.normalisation,
-        typical=_typical_profiles(tested, result.normalisation),
+        typical=_typical_profiles(tested, result.normalisation, recipe),
         training=cells,
         cells=tested,
         logits=logits,
@@ -120,8 +140,12 @@ def predict_by_folds(cells: CellSet, recipe: Recipe, work: Path, options: Traini
     )
 
 
-def improvement(held_out: HeldOut, parent: Bundle, side: int, options: TrainingOptions) -> Improvement | None:
-    """Compare a network with the bundle that it started from; ``None`` if their input sides differ."""
+def improvement(
+    held_out: HeldOut, parent: Bundle, side: int, options: TrainingOptions
+) -> Improvement | None:
+    """Compare a network with the bundle that it started from; ``None`` if their input sides
+    differ.
+    """
     cells, info = held_out.cells, parent.info
     if info.side != side:
         return None
@@ -143,8 +167,14 @@ def improvement(held_out: HeldOut, parent: Bundle, side: int, options: TrainingO
     )
 
 
-def _typical_profiles(training: CellSet, normalisation: Normalisation) -> tuple[tuple[float, ...], ...]:
-    """Return the profiles (M * c, 17) that replace a missing plane, from at most 1,024 training cells."""
+def _typical_profiles(
+    training: CellSet, normalisation: Normalisation, recipe: Recipe
+) -> tuple[tuple[float, ...], ...]:
+    """Return the profiles (M * c, 17) that replace a missing plane, from at most 1,024 training
+    cells; none if zeros replace it.
+    """
+    if recipe.missing_input == "told":
+        return ()
     some = training.images[:: max(1, len(training) // 512)]
     rings = np.round(typical_profiles(normalisation.apply(some)), 4)
     return tuple(tuple(float(value) for value in plane) for plane in rings)

@@ -1,9 +1,10 @@
 """Modality dropout in training: one modality missing, or one modality on all inputs.
 
-A network that was only shown complete cells depends on every input, and fails when one modality fails. Some cells are
-therefore shown with one modality typical, as `missing_modality.blank` makes it in inference. Others are shown with one
-modality on every input, as in the paper's Figure 4 (b) to (e): the head of that modality learns to classify the cell,
-the other heads learn to be uncertain.
+A network that was only shown complete cells depends on every input, and fails when one modality
+fails. Some cells are therefore shown with one modality typical, as `missing_modality.blank` makes
+it in inference. Others are shown with one modality on every input, as in the paper's Figure 4 (b)
+to (e): the head of that modality learns to classify the cell, the other heads learn to be
+uncertain.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class ModalityDropout:
         index = self.single.int().argmax(dim=1)
         chosen = by_input[torch.arange(batch, device=images.device), index].unsqueeze(1)
         by_input = torch.where(_per_image(self.single.any(dim=1, keepdim=True)), chosen, by_input)
-        by_input = torch.where(_per_image(self.missing), typical.reshape(modalities, -1, *typical.shape[1:]), by_input)
+        by_input = torch.where(
+            _per_image(self.missing), typical.reshape(modalities, -1, *typical.shape[1:]), by_input
+        )
         return by_input.flatten(1, 2).contiguous(memory_format=torch.channels_last)
 
 
@@ -57,13 +60,17 @@ def _per_image(mask: Tensor) -> Tensor:
 
 
 def draw_modality_dropout(
-    same: Tensor, modalities: int, missing_prob: float, single_prob: float, generator: torch.Generator
+    same: Tensor,
+    modalities: int,
+    missing_prob: float,
+    single_prob: float,
+    generator: torch.Generator,
 ) -> ModalityDropout:
     """Draw the changes of each row, on the CPU.
 
     Args:
-        same: (B,) bool, rows that show one cell on all inputs. Only such a row can lack a modality: inputs that show
-            another cell cannot replace it.
+        same: (B,) bool, rows that show one cell on all inputs. Only such a row can lack a modality:
+            inputs that show another cell cannot replace it.
         modalities: M, at least 2.
         missing_prob: probability that such a row lacks one modality.
         single_prob: probability that a row shows one modality on all inputs; it takes precedence.

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wbcpipe.classify.models.bundle import Bundle
+    from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.system.compute import Device
 
 __all__ = ["EpochReport", "StepReport", "TrainingOptions"]
@@ -44,7 +45,8 @@ class EpochReport:
         seconds: duration of the epoch; 0 for a network that was trained before.
         share: this epoch's fraction of the network's work, by pixels.
         work: fraction of the network's work that is done.
-        validation_accuracy: fraction of validation cells that are classified correctly; None without such cells.
+        validation_accuracy: fraction of validation cells that are classified correctly; None
+            without such cells.
         fold: the fold of the cross-validation, from 0; None outside one.
     """
 
@@ -62,13 +64,17 @@ class EpochReport:
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to run a training; none of it changes the resulting weights but ``init_from``, which the recipe names.
+    """How to run a training.
+
+    None of it changes the resulting weights but ``init_from``, which the recipe names.
 
     Attributes:
         init_from: the bundle whose weights the recipe's network is initialised from.
         device: ``auto``, ``cpu`` or ``cuda``.
         on_epoch: called after each epoch.
         on_step: called after each step.
+        on_network: called after each epoch, when its state is on disk, with the optimiser steps
+            done and the network as it would be kept; it may be copied and evaluated, not changed.
         fold: number of the fold for the reports.
     """
 
@@ -76,4 +82,5 @@ class TrainingOptions:
     device: Device = "auto"
     on_epoch: Callable[[EpochReport], None] | None = None
     on_step: Callable[[StepReport], None] | None = None
+    on_network: Callable[[int, FusionNetwork], None] | None = None
     fold: int | None = None

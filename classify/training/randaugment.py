@@ -1,9 +1,12 @@
-"""RandAugment of multi-plane images, one operation per batch: the augmentation of the MM-MIMO + KD paper.
+"""RandAugment of multi-plane images, one operation per batch.
 
-Cubuk et al., https://doi.org/10.48550/arXiv.1909.13719, with the operations and ranges of torchvision's
-``RandAugment``. Its 14th operation, colour, is undefined for a single plane and omitted. If the inputs of a network
-show different cells, each has its own operations; if they show one cell, they share its geometry, and the operations on
-light are drawn for each input, because each has its own lamp.
+The augmentation of the MM-MIMO + KD paper.
+
+Cubuk et al., https://doi.org/10.48550/arXiv.1909.13719, with the operations and ranges of
+torchvision's ``RandAugment``. Its 14th operation, colour, is undefined for a single plane and
+omitted. If the inputs of a network show different cells, each has its own operations; if they show
+one cell, they share its geometry, and the operations on light are drawn for each input, because
+each has its own lamp.
 """
 
 from __future__ import annotations
@@ -59,8 +62,8 @@ def rand_augment(
 ) -> Tensor:
     """Return an augmented copy of a batch.
 
-    Operations on light need a range of grey levels: that of each input over the batch. An image is resampled at most
-    once, by all its geometric operations together.
+    Operations on light need a range of grey levels: that of each input over the batch. An image is
+    resampled at most once, by all its geometric operations together.
 
     Args:
         images: (B, C, S, S) float32, normalised; C = inputs * planes.
@@ -76,7 +79,10 @@ def rand_augment(
     batch, channels, size, _ = images.shape
     shape = (batch, inputs)
     cells = images.reshape(batch, inputs, channels // inputs, size, size)
-    low, high = cells.amin(dim=(0, 2, 3, 4), keepdim=True), cells.amax(dim=(0, 2, 3, 4), keepdim=True)
+    low, high = (
+        cells.amin(dim=(0, 2, 3, 4), keepdim=True),
+        cells.amax(dim=(0, 2, 3, 4), keepdim=True),
+    )
     span = (high - low).clamp_min(1e-6)
     unit = ((cells - low) / span).flatten(0, 1)  # (B * inputs, c, S, S)
     theta = torch.eye(2, 3).expand(*shape, 2, 3).clone()
@@ -86,8 +92,12 @@ def rand_augment(
         sign = torch.randint(2, shape, generator=generator).mul(2).sub(1).float()
         light = torch.randint(len(_LIGHT), shape, generator=generator) + len(_GEOMETRIC)
         first = number[:, :1].expand(shape)
-        number = torch.where(same[:, None], torch.where(first < len(_GEOMETRIC), first, light), number)
-        moves = _geometry(number, torch.where(same[:, None], sign[:, :1].expand(shape), sign), share)
+        number = torch.where(
+            same[:, None], torch.where(first < len(_GEOMETRIC), first, light), number
+        )
+        moves = _geometry(
+            number, torch.where(same[:, None], sign[:, :1].expand(shape), sign), share
+        )
         theta = _compose(theta, moves)
         _change_light(unit, number.flatten(), sign.flatten(), share)
     flat = theta.flatten(0, 1)
@@ -101,7 +111,10 @@ def rand_augment(
 
 
 def _geometry(number: Tensor, sign: Tensor, share: float) -> Tensor:
-    """Return affine matrices (B, inputs, 2, 3) of the operations (B, inputs); the identity for operations on light."""
+    """Return affine matrices (B, inputs, 2, 3) of the operations (B, inputs).
+
+    The identity for operations on light.
+    """
     amounts = {
         "shear_x": 0.3 * share,
         "shear_y": 0.3 * share,
@@ -109,7 +122,9 @@ def _geometry(number: Tensor, sign: Tensor, share: float) -> Tensor:
         "translate_y": 2 * 150 / 331 * share,
         "rotate": math.radians(30) * share,
     }
-    amount = torch.stack([sign * amounts[name] * (number == index) for index, name in enumerate(_GEOMETRIC)])
+    amount = torch.stack(
+        [sign * amounts[name] * (number == index) for index, name in enumerate(_GEOMETRIC)]
+    )
     shear_x, shear_y, right, down, angle = amount
     cosine, sine = torch.cos(angle), torch.sin(angle)
     rows = torch.stack([cosine, shear_x - sine, right, shear_y + sine, cosine, down], dim=-1)
@@ -126,9 +141,15 @@ def _compose(first: Tensor, second: Tensor) -> Tensor:
 def _change_light(unit: Tensor, number: Tensor, sign: Tensor, share: float) -> None:
     """Apply the operations on light, in place, to images (n, c, S, S) in [0, 1]."""
     operations: dict[str, Callable[[Tensor, float], Tensor]] = {
-        "brightness": lambda part, way: _by_plane(vision.adjust_brightness, part, 1 + way * 0.9 * share),
-        "contrast": lambda part, way: _by_plane(vision.adjust_contrast, part, 1 + way * 0.9 * share),
-        "sharpness": lambda part, way: _by_plane(vision.adjust_sharpness, part, 1 + way * 0.9 * share),
+        "brightness": lambda part, way: _by_plane(
+            vision.adjust_brightness, part, 1 + way * 0.9 * share
+        ),
+        "contrast": lambda part, way: _by_plane(
+            vision.adjust_contrast, part, 1 + way * 0.9 * share
+        ),
+        "sharpness": lambda part, way: _by_plane(
+            vision.adjust_sharpness, part, 1 + way * 0.9 * share
+        ),
         "posterize": lambda part, _: vision.posterize(part, 8 - round(4 * share)),
         "solarize": lambda part, _: vision.solarize(part, 1 - share),
         "autocontrast": lambda part, _: _by_plane(vision.autocontrast, part),

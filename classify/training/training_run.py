@@ -1,4 +1,7 @@
-"""The state of one network's training: network, optimiser, moving average and patience, in memory and on disk."""
+"""The state of one network's training.
+
+Network, optimiser, moving average and patience, in memory and on disk.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,12 @@ import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from wbcpipe.classify.inference.missing_modality import typical_images, typical_profiles_of
-from wbcpipe.classify.networks import FusionNetwork, LateFusion, build_network, fused_copy
+from wbcpipe.classify.networks import (
+    FusionNetwork,
+    InputLayers,
+    build_network,
+    keep_channels_last,
+)
 from wbcpipe.classify.training.checkpoint import (
     CheckpointInfo,
     load_state,
@@ -33,6 +41,7 @@ if TYPE_CHECKING:
     from wbcpipe.classify.models.normalise import Normalisation
     from wbcpipe.classify.training.data import CellSet
     from wbcpipe.classify.training.recipe import Recipe
+    from wbcpipe.classify.training.teacher import Teacher
 
 __all__ = ["Patience", "TrainingRun", "TrainingTask", "generators"]
 
@@ -48,19 +57,22 @@ class TrainingTask:
         normalisation: of their planes.
         recipe: how to train.
         role: name in reports, and part of the random seed.
-        teacher: frozen late-fusion network for the ``-kd`` methods.
-        validation: cells to report the accuracy on after each epoch; they have no effect on the training.
+        teacher: for the ``-kd`` methods.
+        validation: cells to report the accuracy on after each epoch; they have no effect on the
+            training.
     """
 
     cells: CellSet
     normalisation: Normalisation
     recipe: Recipe
     role: str
-    teacher: LateFusion | None = None
+    teacher: Teacher | None = None
     validation: CellSet | None = None
 
 
-def generators(recipe: Recipe, role: str, epoch: int) -> tuple[np.random.Generator, torch.Generator]:
+def generators(
+    recipe: Recipe, role: str, epoch: int
+) -> tuple[np.random.Generator, torch.Generator]:
     """Return the random generators of an epoch; epoch 0 initialises the network."""
     sequence = np.random.SeedSequence([recipe.seed, epoch, *role.encode()])
     numbers, tensors = sequence.spawn(2)
@@ -76,7 +88,8 @@ class Patience:
         epochs: number of epochs without a lower loss after which training stops.
         best_loss: the lowest loss.
         stale_epochs: epochs since the lowest loss.
-        weights: of the network that had it, by name, on the CPU; empty before the first finite loss.
+        weights: of the network that had it, by name, on the CPU; empty before the first finite
+            loss.
     """
 
     epochs: int
@@ -93,7 +106,9 @@ class Patience:
         """Record the loss of an epoch; NaN counts as no improvement."""
         if loss < self.best_loss:
             self.best_loss, self.stale_epochs = loss, 0
-            self.weights = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()}
+            self.weights = {
+                name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()
+            }
         else:
             self.stale_epochs += 1
 
@@ -101,7 +116,9 @@ class Patience:
         """Return the weights for the checkpoint."""
         return {_BEST + name: tensor for name, tensor in self.weights.items()}
 
-    def restore(self, tensors: dict[str, Tensor], best_loss: float | None, stale_epochs: int) -> None:
+    def restore(
+        self, tensors: dict[str, Tensor], best_loss: float | None, stale_epochs: int
+    ) -> None:
         """Restore the state of a checkpoint."""
         self.weights = {n.removeprefix(_BEST): t for n, t in tensors.items() if n.startswith(_BEST)}
         self.best_loss = math.inf if best_loss is None else best_loss
@@ -125,7 +142,7 @@ class TrainingRun:
     network: FusionNetwork
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
-    teacher: LateFusion | None
+    teacher: Teacher | None
     cells: CellSet
     watched: CellSet | None = None
     patience: Patience | None = None
@@ -133,25 +150,33 @@ class TrainingRun:
     typical_by_side: dict[int, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def start(cls, task: TrainingTask, device: torch.device, init_from: Bundle | None) -> TrainingRun:
+    def start(
+        cls, task: TrainingTask, device: torch.device, init_from: Bundle | None
+    ) -> TrainingRun:
         """Build the network, its optimiser, and the copies that training needs."""
         recipe, cells = task.recipe, task.cells
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(generators(recipe, task.role, 0)[1].initial_seed())
             network = build_network(
-                recipe.method, recipe.backbone, len(cells.modalities), cells.planes, len(cells.classes)
+                recipe.method,
+                recipe.backbone,
+                len(cells.modalities),
+                cells.planes,
+                len(cells.classes),
+                InputLayers(recipe.stem, recipe.missing_input == "told"),
             )
         if init_from is not None:
             load_pretrained_weights(network, init_from, cells.classes)
-        # On a 2-core processor, batches of 32 at 112 px: channels last 126/s per core, else 105; bfloat16 no faster.
+        # On a 2-core processor, batches of 32 at 112 px: channels last 126/s per core, else 105;
+        # bfloat16 no faster.
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if device.type == "cpu":
+            keep_channels_last(network)
         average = None
         if recipe.ema:
             blend = get_ema_multi_avg_fn(recipe.ema)  # type: ignore[no-untyped-call]
             average = AveragedModel(network, multi_avg_fn=blend, use_buffers=True)
-        teacher = task.teacher
-        if teacher is not None:
-            teacher = fused_copy(teacher).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        teacher = None if task.teacher is None else task.teacher.on(device)
         run = cls(task, device, network, _adamw(network, recipe), average, teacher, cells)
         if recipe.patience:
             run.patience = Patience(recipe.patience)
@@ -166,7 +191,9 @@ class TrainingRun:
 
     @property
     def kept(self) -> FusionNetwork:
-        """The network whose weights are the result: the moving average over steps, if there is one."""
+        """The network whose weights are the result: the moving average over steps, if there is
+        one.
+        """
         if self.average is None:
             return self.network
         kept: FusionNetwork = self.average.module  # type: ignore[assignment]
@@ -178,27 +205,44 @@ class TrainingRun:
         return self.patience is not None and self.patience.over
 
     @cached_property
-    def affine(self) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]:
+    def affine(
+        self,
+    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]:
         """Gain and offset (N, M * c) that normalise the training cells."""
         return self.task.normalisation.affine(self.cells.images)
 
     @cached_property
     def light(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean and deviation (C, 1, 1) that turn normalised values into light, and which planes (C,) are bright."""
+        """Mean and deviation (C, 1, 1) that turn normalised values into light, and which planes
+        (C,) are bright.
+        """
         normalisation = self.task.normalisation
         mean, std = (
             torch.tensor(values, device=self.device)[:, None, None]
             for values in (normalisation.mean, normalisation.std)
         )
-        return mean, std, torch.tensor([name in ("bright", "stained") for name in normalisation.polarity])
+        return (
+            mean,
+            std,
+            torch.tensor(
+                [name in ("bright", "stained", "cell-stained") for name in normalisation.polarity]
+            ),
+        )
 
     @cached_property
     def _typical_profiles(self) -> list[list[float]]:
-        profiles: list[list[float]] = typical_profiles_of(self.cells.images, self.task.normalisation).tolist()
+        profiles: list[list[float]] = typical_profiles_of(
+            self.cells.images, self.task.normalisation
+        ).tolist()
         return profiles
 
     def typical_at(self, side: int) -> Tensor:
-        """Return the typical images (M * c, side, side) that replace a missing modality."""
+        """Return the images (M * c, side, side) that replace a missing modality.
+
+        They are typical, or zeros if the heads are told.
+        """
+        if self.recipe.missing_input == "told":
+            return torch.zeros(self.cells.images.shape[1], side, side, device=self.device)
         if side not in self.typical_by_side:
             images = typical_images(self._typical_profiles, side)
             self.typical_by_side[side] = torch.from_numpy(images).to(self.device)
@@ -221,14 +265,18 @@ class TrainingRun:
         return steps_of(self.cells_per_epoch, self.recipe.batch_size)
 
     def restore(self, path: Path, fingerprint: str) -> int:
-        """Load the state of the last complete epoch, if there is one, and return the number of epochs done."""
+        """Load the state of the last complete epoch, if there is one, and return the number of
+        epochs done.
+        """
         loaded = load_state(path, fingerprint)
         if loaded is None:
             return 0
         tensors, info = loaded
         self.network.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("net.")})
         if self.average is not None:
-            self.average.load_state_dict({n[4:]: t for n, t in tensors.items() if n.startswith("ema.")})
+            self.average.load_state_dict(
+                {n[4:]: t for n, t in tensors.items() if n.startswith("ema.")}
+            )
         restore_optimizer(self.optimizer, tensors)
         self.history = list(info.history)
         if self.patience is not None:
@@ -269,7 +317,10 @@ def _adamw(network: FusionNetwork, recipe: Recipe) -> torch.optim.Optimizer:
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     return torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        [
+            {"params": decayed, "weight_decay": recipe.weight_decay},
+            {"params": plain, "weight_decay": 0.0},
+        ],
         lr=recipe.lr,
         fused=True,
     )

@@ -1,14 +1,15 @@
 """Whether a bundle's promises hold for a sample: its error bound and its corrected percentages.
 
-Both hold for cells from the distribution of the bundle's test cells. Nothing can prove that of cells without labels,
-but three figures can contradict it:
+Both hold for cells from the distribution of the bundle's test cells. Nothing can prove that of
+cells without labels, but three figures can contradict it:
 
 - heads that disagree in more cells than they did in validation (see `head_disagreement`);
-- more unidentified cells than among the test cells. Their share under two distributions differs by at most the total
-  variation distance of these, so a demonstrated difference d is a lower limit of the shift: where d exceeds the
-  error bound itself, the bound says nothing any more. Demonstrated is the distance between the exact limits of both;
-- too few identified cells: below 1 / bound, a single wrong cell exceeds the bound, and below the number that the check
-  of the heads needs, no shift would be noticed.
+- more unidentified cells than among the test cells. Their share under two distributions differs by
+  at most the total variation distance of these, so a demonstrated difference d is a lower limit of
+  the shift: where d exceeds the error bound itself, the bound says nothing any more. Demonstrated
+  is the distance between the exact limits of both;
+- too few identified cells: below 1 / bound, a single wrong cell exceeds the bound, and below the
+  number that the check of the heads needs, no shift would be noticed.
 
 Where one of them speaks, every promise is withdrawn.
 """
@@ -20,7 +21,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
-from wbcpipe.classify.uncertainty.head_disagreement import EXPECTED_FRACTION, MIN_CELLS, SIGNIFICANCE, check_heads
+from wbcpipe.classify.uncertainty.head_disagreement import (
+    EXPECTED_FRACTION,
+    MIN_CELLS,
+    SIGNIFICANCE,
+    check_heads,
+)
 from wbcpipe.samples.differential_record import HeadDisagreement, ModelChecks, ModelDoubt
 
 if TYPE_CHECKING:
@@ -58,11 +64,20 @@ class ClassifiedCells:
 
 
 def check_applicability(cells: ClassifiedCells) -> ModelChecks:
-    """Check a sample against the bundle's validation cells; with a doubt there is no error bound."""
+    """Check a sample against the bundle's validation cells.
+
+    With a doubt there is no error bound.
+    """
     used = cells.classification
     heads = _head_disagreement(cells)
     doubts = tuple(
-        doubt for doubt in (_disagreement_doubt(cells, heads), _unidentified_doubt(cells), _few_doubt(cells)) if doubt
+        doubt
+        for doubt in (
+            _disagreement_doubt(cells, heads),
+            _unidentified_doubt(cells),
+            _few_doubt(cells),
+        )
+        if doubt
     )
     return ModelChecks(
         head_disagreement=heads,
@@ -84,7 +99,8 @@ def min_identified(error_bound: float | None) -> int:
 
 
 def unidentified_excess(unidentified: int, cells: int, expected: float, test_cells: int) -> float:
-    """Return how much higher the share of unidentified cells is than among the test cells; 0 if not demonstrably.
+    """Return how much higher the share of unidentified cells is than among the test cells; 0 if not
+    demonstrably.
 
     The distance between the exact limits of both shares, each with a tail of ``SIGNIFICANCE``.
 
@@ -104,7 +120,12 @@ def unidentified_excess(unidentified: int, cells: int, expected: float, test_cel
 
 def _head_disagreement(cells: ClassifiedCells) -> tuple[HeadDisagreement, ...]:
     fitted, used = cells.calibration, cells.classification
-    if fitted is None or not fitted.head_disagreement or not len(cells.probability) or used.excluded_modalities:
+    if (
+        fitted is None
+        or not fitted.head_disagreement
+        or not len(cells.probability)
+        or used.excluded_modalities
+    ):
         return ()
     return tuple(
         HeadDisagreement(
@@ -113,18 +134,25 @@ def _head_disagreement(cells: ClassifiedCells) -> tuple[HeadDisagreement, ...]:
             limit_percent=100 * check.limit,
             exceeded=check.exceeded,
         )
-        for name, check in zip(used.heads, check_heads(cells.probability, fitted.head_disagreement), strict=True)
+        for name, check in zip(
+            used.heads, check_heads(cells.probability, fitted.head_disagreement), strict=True
+        )
     )
 
 
-def _disagreement_doubt(cells: ClassifiedCells, heads: tuple[HeadDisagreement, ...]) -> ModelDoubt | None:
+def _disagreement_doubt(
+    cells: ClassifiedCells, heads: tuple[HeadDisagreement, ...]
+) -> ModelDoubt | None:
     found = [check for check in heads if check.exceeded]
     if not found:
         return None
     names = ", ".join(check.head for check in found)
     shares = ", ".join(f"{check.beyond_percent:.0f} %" for check in found)
     limit = f"expected: 5 %, limit: {found[0].limit_percent:g} %"
-    fact = f"against the other heads, {names} disagree{'s' * (len(found) == 1)} in {shares} of the cells ({limit})"
+    fact = (
+        f"against the other heads, {names} disagree{'s' * (len(found) == 1)} in {shares} of "
+        f"the cells ({limit})"
+    )
     unknown = f"the bundle {cells.classification.bundle!r} does not know this stain or camera"
     if cells.kind == "scope":
         check = f"Check the registration and the lamp of {names}; if both are in order, {unknown}."
@@ -141,23 +169,46 @@ def _unidentified_doubt(cells: ClassifiedCells) -> ModelDoubt | None:
     bounds = fitted.risk_bounds
     level = bounds.level_at(fitted.threshold) if bounds else None
     if bounds and level:
-        expected, test_cells, tolerance = level.unidentified_fraction, bounds.cells, level.error_bound
+        expected, test_cells, tolerance = (
+            level.unidentified_fraction,
+            bounds.cells,
+            level.error_bound,
+        )
     else:
         expected, test_cells, tolerance = fitted.unidentified_fraction, fitted.cells, _TOLERANCE
-    if not test_cells or unidentified_excess(cells.unidentified, total, expected, test_cells) <= tolerance:
+    if (
+        not test_cells
+        or unidentified_excess(cells.unidentified, total, expected, test_cells) <= tolerance
+    ):
         return None
-    causes = "focus, exposure or stain differ from its training cells" if cells.kind == "scope" else "stain or camera"
-    share = f"{100 * cells.unidentified / total:.0f} % of the cells are unidentified, {100 * expected:.0f} % of the"
-    text = f"The bundle {cells.classification.bundle!r} does not know these images ({causes}): {share} test cells were."
+    causes = (
+        "focus, exposure or stain differ from its training cells"
+        if cells.kind == "scope"
+        else "stain or camera"
+    )
+    share = (
+        f"{100 * cells.unidentified / total:.0f} % of the cells are unidentified, "
+        f"{100 * expected:.0f} % of the"
+    )
+    text = (
+        f"The bundle {cells.classification.bundle!r} does not know these images ({causes}): "
+        f"{share} test cells were."
+    )
     return ModelDoubt(reason="unidentified", text=text)
 
 
 def _few_doubt(cells: ClassifiedCells) -> ModelDoubt | None:
     bound = cells.classification.risk_control
-    least, found = min_identified(bound.error_bound if bound else None), len(cells.probability) - cells.unidentified
+    least, found = (
+        min_identified(bound.error_bound if bound else None),
+        len(cells.probability) - cells.unidentified,
+    )
     if found >= least:
         return None
-    text = f"{found} of {len(cells.probability)} cells are identified; a statement on their error needs {least}."
+    text = (
+        f"{found} of {len(cells.probability)} cells are identified; a statement on their error "
+        f"needs {least}."
+    )
     return ModelDoubt(reason="few_identified", text=text)
 
 
@@ -168,7 +219,7 @@ def _remedy(cells: ClassifiedCells, doubts: tuple[ModelDoubt, ...]) -> str:
         return "Count more cells."
     sample, bundle = cells.sample, cells.classification.bundle
     return (
-        f"Label 10 or more cells of each class (`wbcpipe labels export --sample {sample} --out {sample}-labels`, "
-        f"`wbcpipe labels import {sample}-labels --sample {sample}`) and train a bundle on them "
-        f"(`wbcpipe train {sample} --init-from {bundle} --out models/{sample}`)."
+        f"Label 10 or more cells of each class (`wbcpipe labels export --sample {sample} --out "
+        f"{sample}-labels`, `wbcpipe labels import {sample}-labels --sample {sample}`) and train a "
+        f"bundle on them (`wbcpipe train {sample} --init-from {bundle} --out models/{sample}`)."
     )

@@ -34,7 +34,9 @@ class ClassScores:
     weighted_f1: float
 
 
-def confusion_matrix(true: ArrayLike, predicted: ArrayLike, rows: int, columns: int | None = None) -> NDArray[np.int64]:
+def confusion_matrix(
+    true: ArrayLike, predicted: ArrayLike, rows: int, columns: int | None = None
+) -> NDArray[np.int64]:
     """Count cells by true class (row) and predicted class (column).
 
     Args:
@@ -52,7 +54,10 @@ def confusion_matrix(true: ArrayLike, predicted: ArrayLike, rows: int, columns: 
 
 
 def class_scores(confusion: NDArray[np.integer[Any]]) -> ClassScores:
-    """Return the scores of a confusion matrix (K, C), C >= K; columns beyond K are misses (unidentified cells)."""
+    """Return the scores of a confusion matrix (K, C), C >= K.
+
+    Columns beyond K are misses (unidentified cells).
+    """
     classes = len(confusion)
     hits = np.diag(confusion[:, :classes]).astype(np.float64)
     support = confusion.sum(axis=1).astype(np.float64)

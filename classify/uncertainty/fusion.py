@@ -1,7 +1,9 @@
-"""Calibration, fusion and risk control, fitted on validation cells and tested by cross-validation on them.
+"""Calibration, fusion and risk control, fitted on validation cells and tested by cross-validation
+on them.
 
-Half of the cells choose the fusion and fit it. The other half, the test cells, measure it and bound its error. The
-confusion matrix includes all cells: each half is predicted by what was fitted on the other.
+Half of the cells choose the fusion and fit it. The other half, the test cells, measure it and bound
+its error. The confusion matrix includes all cells: each half is predicted by what was fitted on the
+other.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ __all__ = ["calibrate", "predicted_confusion", "stacking_helps"]
 
 STANDARD_ERRORS: Final = 1.0
 MIN_GAIN: Final = 0.01
-"""Stacking replaces the weighted mean if its loss is lower by more than this many standard errors of the difference
-and by more than this much a cell."""
+"""Stacking replaces the weighted mean if its loss is lower by more than this many standard errors
+of the difference and by more than this much a cell.
+"""
 
 
 def stacking_helps(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> bool:
@@ -48,7 +51,9 @@ def stacking_helps(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64])
         logits: (N, heads, K) of validation cells.
         labels: (N,) int64.
     """
-    mean, stacked = (_cross_validated_loss(logits, labels, stacked=stacked) for stacked in (False, True))
+    mean, stacked = (
+        _cross_validated_loss(logits, labels, stacked=stacked) for stacked in (False, True)
+    )
     gain = mean - stacked
     error = float(gain.std(ddof=1)) / np.sqrt(len(gain))
     return bool(gain.mean() > max(STANDARD_ERRORS * error, MIN_GAIN))
@@ -57,7 +62,9 @@ def stacking_helps(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64])
 def _cross_validated_loss(
     logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], *, stacked: bool
 ) -> NDArray[np.float64]:
-    """Return minus the log probability (N,) of each cell's class, by a calibration fitted on the other cells."""
+    """Return minus the log probability (N,) of each cell's class, by a calibration fitted on the
+    other cells.
+    """
     part = stratified_parts(labels)
     losses = np.empty(len(labels))
     for number in np.unique(part):
@@ -79,9 +86,10 @@ def calibrate(
 ) -> tuple[ProbabilityCalibration, NDArray[np.int64]]:
     """Choose and fit a calibration on validation cells, and bound its error.
 
-    With fewer than 120 cells, or a class of fewer than 4, there are too few cells to test on: all cells fit the
-    weighted mean, the threshold is the default one, and the scores are of the same cells. A threshold that is fitted on
-    fewer cells than could show the target accuracy is not below the default one.
+    With fewer than 120 cells, or a class of fewer than 4, there are too few cells to test on: all
+    cells fit the weighted mean, the threshold is the default one, and the scores are of the same
+    cells. A threshold that is fitted on fewer cells than could show the target accuracy is not
+    below the default one.
 
     Args:
         logits: (N, heads, K).
@@ -127,16 +135,23 @@ def calibrate(
         "risk_bounds": bound_risk(thresholds, confidence, right),
         "head_disagreement": fit_disagreement_limits(head_probability(logits, fitted)),
         "confusion": tuple(tuple(int(count) for count in row) for row in confusion),
-        "correction": try_correction(fused, labels[second], fitted.threshold, confusion.sum(axis=1) / confusion.sum()),
+        "correction": try_correction(
+            fused, labels[second], fitted.threshold, confusion.sum(axis=1) / confusion.sum()
+        ),
         "f1_weighted": class_scores(of_test_cells).weighted_f1,
     }
     return fitted.model_copy(update=measured), second
 
 
 def _with_threshold(
-    fitted: ProbabilityCalibration, threshold: float, logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]
+    fitted: ProbabilityCalibration,
+    threshold: float,
+    logits: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
 ) -> ProbabilityCalibration:
-    """Return a calibration with another threshold and limits for the heads, measured on cells (N, heads, K)."""
+    """Return a calibration with another threshold and limits for the heads, measured on cells (N,
+    heads, K).
+    """
     fused = fused_probability(logits, fitted)
     accepted = fused.max(axis=1) >= threshold
     right = (fused.argmax(axis=1) == labels)[accepted]
@@ -151,8 +166,13 @@ def _with_threshold(
 
 
 def predicted_confusion(
-    logits: NDArray[np.floating[Any]], labels: NDArray[np.int64], calibration: ProbabilityCalibration
+    logits: NDArray[np.floating[Any]],
+    labels: NDArray[np.int64],
+    calibration: ProbabilityCalibration,
 ) -> NDArray[np.int64]:
-    """Count cells (K, K) by true class (row) and most probable class (column); none is unidentified."""
+    """Count cells (K, K) by true class (row) and most probable class (column).
+
+    None is unidentified.
+    """
     fused = fused_probability(logits, calibration)
     return confusion_matrix(labels, fused.argmax(axis=1), logits.shape[2])

@@ -1,8 +1,11 @@
-"""Heads that disagree more than they did on validation cells: a sign of failed registration or a dead lamp.
+"""Heads that disagree more than they did on validation cells.
 
-Each head is compared with the mean of the others. On validation cells, the distance that 5 % of the cells exceed is the
-limit of a head. In a sample of the same kind about 5 % of the cells exceed it too. A head is reported if more cells
-exceed it, by a binomial test, and if the share is large enough to matter.
+A sign of failed registration or a dead lamp.
+
+Each head is compared with the mean of the others. On validation cells, the distance that 5 % of the
+cells exceed is the limit of a head. In a sample of the same kind about 5 % of the cells exceed it
+too. A head is reported if more cells exceed it, by a binomial test, and if the share is large
+enough to matter.
 """
 
 from __future__ import annotations
@@ -11,17 +14,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import scipy
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.special import bdtrc
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DisagreementLimits", "HeadCheck", "check_heads", "fit_disagreement_limits", "head_distance"]
+__all__ = [
+    "DisagreementLimits",
+    "HeadCheck",
+    "check_heads",
+    "fit_disagreement_limits",
+    "head_distance",
+]
 
 EXPECTED_FRACTION: Final = 0.05
 FACTOR: Final = 4.0
-"""Slides differ: a share below this multiple of the expected one is accepted, however significant it is."""
+"""Slides differ: a share below this multiple of the expected one is accepted, however significant
+it is.
+"""
 SIGNIFICANCE: Final = 1e-3
 MIN_CELLS: Final = 20
 
@@ -32,7 +43,8 @@ class DisagreementLimits(BaseModel):
     Attributes:
         limits: one per head; ``expected_fraction`` of the validation cells exceed it.
         expected_fraction: that share.
-        factor: a head disagrees if a share of more than ``factor * expected_fraction`` exceeds its limit.
+        factor: a head disagrees if a share of more than ``factor * expected_fraction`` exceeds its
+            limit.
         significance: and if the binomial test's p-value is below this.
     """
 
@@ -60,7 +72,9 @@ class HeadCheck:
 
 
 def head_distance(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the total variation distance (N, H), 0 to 1, of each head from the mean of the others; zeros for one head.
+    """Return the total variation distance (N, H), 0 to 1, of each head from the mean of the others.
+
+    Zeros for one head.
 
     Args:
         probability: (N, H, K), calibrated.
@@ -82,7 +96,9 @@ def fit_disagreement_limits(probability: NDArray[np.floating[Any]]) -> Disagreem
     return DisagreementLimits(limits=tuple(float(value) for value in np.round(limits, 5)))
 
 
-def check_heads(probability: NDArray[np.floating[Any]], limits: DisagreementLimits) -> list[HeadCheck]:
+def check_heads(
+    probability: NDArray[np.floating[Any]], limits: DisagreementLimits
+) -> list[HeadCheck]:
     """Check each head on a sample's cells (N, H, K)."""
     cells = len(probability)
     exceeding = (head_distance(probability) > np.asarray(limits.limits)).sum(axis=0)
@@ -91,7 +107,11 @@ def check_heads(probability: NDArray[np.floating[Any]], limits: DisagreementLimi
         return [HeadCheck(None, limit, exceeded=False)] * len(limits.limits)
     checks = []
     for count in exceeding.tolist():
-        p_value = float(bdtrc(count - 1, cells, limits.expected_fraction)) if count else 1.0
+        p_value = (
+            float(scipy.special.bdtrc(count - 1, cells, limits.expected_fraction)) if count else 1.0
+        )
         share = count / cells
-        checks.append(HeadCheck(share, limit, exceeded=share > limit and p_value < limits.significance))
+        checks.append(
+            HeadCheck(share, limit, exceeded=share > limit and p_value < limits.significance)
+        )
     return checks

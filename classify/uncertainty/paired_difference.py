@@ -21,7 +21,10 @@ _Z: Final = 1.959963984540054
 
 
 class PairedDifference(NamedTuple):
-    """The accuracy of a first classifier minus that of a second one, and its 95 % interval; each -1 to 1."""
+    """The accuracy of a first classifier minus that of a second one, and its 95 % interval.
+
+    Each -1 to 1.
+    """
 
     difference: float
     low: float
@@ -47,7 +50,12 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Pa
     neither = count - both - only_first - only_second
     p1, p2 = (both + only_first) / count, (both + only_second) / count
     (low1, high1), (low2, high2) = _wilson(p1, count), _wilson(p2, count)
-    product = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    product = (
+        (both + only_first)
+        * (only_second + neither)
+        * (both + only_second)
+        * (only_first + neither)
+    )
     excess = float(both * neither - only_first * only_second)
     if excess > 0:  # the continuity correction of the paper
         excess = max(excess - count / 2, 0)
@@ -58,7 +66,9 @@ def paired_difference(first: NDArray[np.bool_], second: NDArray[np.bool_]) -> Pa
 
     difference = p1 - p2
     return PairedDifference(
-        difference, difference - root(p1 - low1, high2 - p2), difference + root(high1 - p1, p2 - low2)
+        difference,
+        difference - root(p1 - low1, high2 - p2),
+        difference + root(high1 - p1, p2 - low2),
     )
 
 

@@ -1,15 +1,17 @@
 """True class frequencies of a sample, estimated from its probabilities.
 
-A network that predicts 1 % of the neutrophils as basophils doubles the basophils of a healthy sample. Its calibrated
-probabilities assume the class frequencies of the cells it was calibrated on. Saerens et al.
-(https://doi.org/10.1162/089976602753284446) find the frequencies that explain a sample's probabilities best, by
-expectation maximisation. On real cells drawn with the class frequencies of blood (`benchmarks/beyond.py`) its error was
-the smallest; next came maximum likelihood by the confusion matrix (Rogan and Gladen,
-https://doi.org/10.1093/oxfordjournals.aje.a112510, for any number of classes), which is kept for comparison and for the
-uncertainty due to few validation cells.
+A network that predicts 1 % of the neutrophils as basophils doubles the basophils of a healthy
+sample. Its calibrated probabilities assume the class frequencies of the cells it was calibrated on.
+Saerens et al. (https://doi.org/10.1162/089976602753284446) find the frequencies that explain a
+sample's probabilities best, by expectation maximisation. On real cells drawn with the class
+frequencies of blood (`benchmarks/beyond.py`) its error was the smallest; next came maximum
+likelihood by the confusion matrix (Rogan and Gladen,
+https://doi.org/10.1093/oxfordjournals.aje.a112510, for any number of classes), which is kept for
+comparison and for the uncertainty due to few validation cells.
 
-The correction needs well-calibrated probabilities and can do harm otherwise: each bundle tests it on cells that were
-not used for its calibration (`try_correction`), and a report shows it only where it helped.
+The correction needs well-calibrated probabilities and can do harm otherwise: each bundle tests it
+on cells that were not used for its calibration (`try_correction`), and a report shows it only where
+it helped.
 
 It is valid if a sample differs from the validation cells in its class frequencies only.
 """
@@ -46,7 +48,8 @@ SPREAD: Final = 0.5
 
 
 class CorrectionTrial(BaseModel):
-    """Test of the correction, on samples drawn from test cells with class frequencies as uneven as those of blood.
+    """Test of the correction, on samples drawn from test cells with class frequencies as uneven as
+    those of blood.
 
     Attributes:
         raw_points: mean absolute error of a class's percentage, in percentage points, as counted.
@@ -83,14 +86,17 @@ def call_rates(confusion: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     """Return the probability (K, C) of each predicted class given each true class, from counts.
 
     Args:
-        confusion: (K, C) counts; row the true class, column the predicted one; the last may be unidentified.
+        confusion: (K, C) counts; row the true class, column the predicted one; the last may be
+            unidentified.
     """
     counts = confusion.astype(np.float64) + SPREAD / confusion.shape[1]
     rates: NDArray[np.float64] = counts / counts.sum(axis=1, keepdims=True)
     return rates
 
 
-def true_shares(counts: NDArray[np.floating[Any]], rates: NDArray[np.float64]) -> NDArray[np.float64]:
+def true_shares(
+    counts: NDArray[np.floating[Any]], rates: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return the maximum-likelihood shares (..., K) of the true classes.
 
     Args:
@@ -110,7 +116,9 @@ def true_shares(counts: NDArray[np.floating[Any]], rates: NDArray[np.float64]) -
     return result
 
 
-def adjust_posteriors(probability: NDArray[np.floating[Any]], trained: NDArray[np.float64]) -> NDArray[np.float64]:
+def adjust_posteriors(
+    probability: NDArray[np.floating[Any]], trained: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Return shares (K,) by Saerens' expectation maximisation over the cells' probabilities (N, K).
 
     Args:
@@ -120,8 +128,7 @@ def adjust_posteriors(probability: NDArray[np.floating[Any]], trained: NDArray[n
     each = probability.astype(np.float64) / trained
     share = trained.copy()
     for _ in range(ROUNDS):
-        joint = each * share
-        new = (joint / np.maximum(joint.sum(axis=1, keepdims=True), 1e-15)).mean(axis=0)
+        new = share * ((1.0 / np.maximum(each @ share, 1e-15)) @ each) / len(each)
         step = float(np.abs(new - share).max())
         share = new
         if step < TOLERANCE:
@@ -131,18 +138,22 @@ def adjust_posteriors(probability: NDArray[np.floating[Any]], trained: NDArray[n
 
 
 def correct_counts(
-    probability: NDArray[np.floating[Any]], confusion: NDArray[np.integer[Any]], *, draws: int = DRAWS
+    probability: NDArray[np.floating[Any]],
+    confusion: NDArray[np.integer[Any]],
+    *,
+    draws: int = DRAWS,
 ) -> CorrectedShares:
-    """Estimate true shares with intervals that include the uncertainty of both the counted and the validation cells.
+    """Estimate true shares with intervals that include the uncertainty of both the counted and the
+    validation cells.
 
-    Each draw resamples the sample's cells with replacement and estimates again; added to it is the change of the
-    estimate when the confusion matrix is resampled (Dirichlet rows). Intervals are quantiles of the draws. The same
-    input gives the same output.
+    Each draw resamples the sample's cells with replacement and estimates again; added to it is the
+    change of the estimate when the confusion matrix is resampled (Dirichlet rows). Intervals are
+    quantiles of the draws. The same input gives the same output.
 
     Args:
         probability: (N, K) of a sample's cells, fused and calibrated; one cell at least.
-        confusion: (K, K) counts of the validation cells: row the true class, column the most probable one. Each class
-            needs a cell.
+        confusion: (K, K) counts of the validation cells: row the true class, column the most
+            probable one. Each class needs a cell.
         draws: bootstrap draws.
     """
     counts = np.asarray(confusion, np.float64)
@@ -150,11 +161,15 @@ def correct_counts(
     share = adjust_posteriors(probability, trained)
     rng = np.random.default_rng(0)
     size = len(probability)
-    weight = rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(np.float64)  # (draws, N)
+    weight = rng.multinomial(size, np.full(size, 1 / size), size=draws).astype(
+        np.float64
+    )  # (draws, N)
     sampled = _adjust_draws(weight, probability.astype(np.float64) / trained, share)
     expected = np.broadcast_to(share @ call_rates(confusion), (draws, len(share)))
     rows = counts + SPREAD / counts.shape[1]
-    validated = true_shares(expected, np.stack([rng.dirichlet(row, size=draws) for row in rows], axis=1))
+    validated = true_shares(
+        expected, np.stack([rng.dirichlet(row, size=draws) for row in rows], axis=1)
+    )
     spread = np.clip(sampled + validated - share, 0.0, 1.0)
     low, high = np.quantile(spread, (0.025, 0.975), axis=0)
     return CorrectedShares(share, np.minimum(low, share), np.maximum(high, share))
@@ -163,7 +178,9 @@ def correct_counts(
 def _adjust_draws(
     weight: NDArray[np.float64], ratio: NDArray[np.float64], start: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return Saerens' shares (D, K); ``weight`` (D, N) of cells, ``ratio`` (N, K) of probability to trained share."""
+    """Return Saerens' shares (D, K); ``weight`` (D, N) of cells, ``ratio`` (N, K) of probability to
+    trained share.
+    """
     classes = len(start)
     share = np.tile(0.98 * start + 0.02 / classes, (len(weight), 1))
     total = weight.sum(axis=1, keepdims=True)
@@ -179,7 +196,8 @@ def try_correction(
     threshold: float,
     trained: NDArray[np.float64],
 ) -> CorrectionTrial:
-    """Test the correction on samples in which each class is half as frequent as the one before, in random order.
+    """Test the correction on samples in which each class is half as frequent as the one before, in
+    random order.
 
     Args:
         probability: (N, K), fused and calibrated, of cells that were not used for any fit.
@@ -196,7 +214,11 @@ def try_correction(
         share = rng.permutation(0.5 ** np.arange(classes))
         share = share * np.array([len(rows) > 0 for rows in rows_of_class])
         numbers = rng.multinomial(TRIAL_CELLS, share / share.sum())
-        drawn = [rng.choice(rows, number) for rows, number in zip(rows_of_class, numbers, strict=True) if number]
+        drawn = [
+            rng.choice(rows, number)
+            for rows, number in zip(rows_of_class, numbers, strict=True)
+            if number
+        ]
         rows = np.concatenate(drawn)
         truth = numbers / TRIAL_CELLS
         predicted = np.bincount(best[rows][accepted[rows]], minlength=classes)

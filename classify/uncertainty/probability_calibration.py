@@ -1,9 +1,10 @@
 """From logits to calibrated probabilities, a predicted class, or ``unidentified``.
 
-Each head has its own temperature (Guo et al., https://doi.org/10.48550/arXiv.1706.04599). The heads' probabilities are
-averaged with weights that are fitted on validation cells and regularised towards equal weights. The mean is
-underconfident where heads agree, so it has a temperature of its own. All is fitted on cells that no network was trained
-on. Where cross-validation on these cells finds `stacking` better than the mean, it replaces the mean.
+Each head has its own temperature (Guo et al., https://doi.org/10.48550/arXiv.1706.04599). The
+heads' probabilities are averaged with weights that are fitted on validation cells and regularised
+towards equal weights. The mean is underconfident where heads agree, so it has a temperature of its
+own. All is fitted on cells that no network was trained on. Where cross-validation on these cells
+finds `stacking` better than the mean, it replaces the mean.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+import scipy
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.optimize import minimize_scalar
-from scipy.special import softmax
 
 from wbcpipe.classify.uncertainty.head_disagreement import DisagreementLimits
 from wbcpipe.classify.uncertainty.prevalence import CorrectionTrial
@@ -39,7 +39,8 @@ __all__ = [
 ]
 
 PRIOR_CELLS: Final = 25.0
-"""Each head's weight is regularised towards 1 / heads as if this many cells a head had been seen."""
+"""Each head's weight is regularised towards 1 / heads as if this many cells a head had been seen.
+"""
 TEMPERATURES: Final = (0.05, 20.0)
 _OF_ALL_HEADS: Final = (
     "stacking",
@@ -69,7 +70,8 @@ class ProbabilityCalibration(BaseModel):
         stacking: how heads are fused; ``None`` for the weighted mean.
         risk_bounds: bounds of the error among accepted predictions.
         head_disagreement: limits of the distance between the heads.
-        confusion: (K, K) counts of validation cells; row the true class, column the most probable one.
+        confusion: (K, K) counts of validation cells; row the true class, column the most probable
+            one.
         correction: whether correcting the percentages helped on the test cells.
         f1_weighted: of the test cells, without a threshold.
     """
@@ -95,22 +97,28 @@ class ProbabilityCalibration(BaseModel):
 
 
 def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    probability: NDArray[np.float64] = softmax(logits.astype(np.float64), axis=-1)
+    probability: NDArray[np.float64] = scipy.special.softmax(logits.astype(np.float64), axis=-1)
     return probability
 
 
 def mean_probability(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the published fusion: the plain mean (N, K) of the heads' softmax, from logits (N, heads, K)."""
+    """Return the published fusion: the plain mean (N, K) of the heads' softmax, from logits (N,
+    heads, K).
+    """
     mean: NDArray[np.float64] = _softmax(logits).mean(axis=1)
     return mean
 
 
-def head_probability(logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
+def head_probability(
+    logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration
+) -> NDArray[np.float64]:
     """Return the calibrated probabilities (N, heads, K) of logits (N, heads, K)."""
     return _softmax(logits / np.asarray(calibration.temperatures)[None, :, None])
 
 
-def fuse(probability: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
+def fuse(
+    probability: NDArray[np.floating[Any]], calibration: ProbabilityCalibration
+) -> NDArray[np.float64]:
     """Return the fused probability (N, K) of calibrated heads (N, heads, K)."""
     if calibration.stacking is not None:
         return _sharpen(calibration.stacking.fuse(probability), calibration.fused_temperature)
@@ -118,19 +126,25 @@ def fuse(probability: NDArray[np.floating[Any]], calibration: ProbabilityCalibra
     return _sharpen(mixed, calibration.fused_temperature)
 
 
-def fused_probability(logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration) -> NDArray[np.float64]:
+def fused_probability(
+    logits: NDArray[np.floating[Any]], calibration: ProbabilityCalibration
+) -> NDArray[np.float64]:
     """Return the calibrated and fused probability (N, K) of logits (N, heads, K)."""
     return fuse(head_probability(logits, calibration), calibration)
 
 
-def without_heads(calibration: ProbabilityCalibration, missing: Sequence[int]) -> ProbabilityCalibration:
+def without_heads(
+    calibration: ProbabilityCalibration, missing: Sequence[int]
+) -> ProbabilityCalibration:
     """Return the calibration without some heads: the weighted mean of the others.
 
-    What was fitted with all heads (stacking, risk bounds, limits of disagreement) is not valid any more and is removed.
+    What was fitted with all heads (stacking, risk bounds, limits of disagreement) is not valid any
+    more and is removed.
 
     Args:
         calibration: of all heads.
-        missing: indices of the heads to leave out; with one head, or all of them missing, none is left out.
+        missing: indices of the heads to leave out; with one head, or all of them missing, none is
+            left out.
     """
     weights = np.asarray(calibration.weights, np.float64)
     weights[list(missing)] = 0.0
@@ -147,7 +161,8 @@ def _sharpen(probability: NDArray[np.float64], temperature: float) -> NDArray[np
 def disagreement(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
     """Return the Jensen-Shannon divergence (N,) of the heads (N, heads, K), divided by its maximum.
 
-    It is 0 where all heads agree and 1 where each is certain of another class. Lin, https://doi.org/10.1109/18.61115.
+    It is 0 where all heads agree and 1 where each is certain of another class. Lin,
+    https://doi.org/10.1109/18.61115.
     """
     heads, classes = probability.shape[1:]
     if heads == 1:
@@ -159,20 +174,26 @@ def disagreement(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
 
 
 def _entropy(probability: NDArray[np.float64]) -> NDArray[np.float64]:
-    total: NDArray[np.float64] = -(probability * np.log(np.clip(probability, 1e-12, None))).sum(axis=-1)
+    total: NDArray[np.float64] = -(probability * np.log(np.clip(probability, 1e-12, None))).sum(
+        axis=-1
+    )
     return total
 
 
-def negative_log_likelihood(labels: NDArray[np.int64], probability: NDArray[np.floating[Any]]) -> float:
-    """Return the mean over cells of minus the log of the probability (N, K) given to the true class."""
+def negative_log_likelihood(
+    labels: NDArray[np.int64], probability: NDArray[np.floating[Any]]
+) -> float:
+    """Return the mean over cells of minus the log of the probability (N, K) given to the true
+    class.
+    """
     return float(-np.log(np.clip(probability[np.arange(len(labels)), labels], 1e-12, None)).mean())
 
 
 def _best_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> float:
     """Return the temperature of logits (N, K) that fits best.
 
-    One cell's worth of doubt is spread over the wrong classes, as Platt does: cells that are all predicted right would
-    otherwise lead to certainty, which N cells cannot show.
+    One cell's worth of doubt is spread over the wrong classes, as Platt does: cells that are all
+    predicted right would otherwise lead to certainty, which N cells cannot show.
     """
     doubt = 1.0 / (len(labels) + 2)
 
@@ -183,7 +204,7 @@ def _best_temperature(logits: NDArray[np.floating[Any]], labels: NDArray[np.int6
         return float(-((1 - doubt) * right + doubt * wrong).mean())
 
     low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(loss, bounds=(low, high), method="bounded")
+    found = scipy.optimize.minimize_scalar(loss, bounds=(low, high), method="bounded")
     return round(float(np.exp(found.x)), 4)
 
 
@@ -201,14 +222,19 @@ def fit_calibration(
         logits: (N, heads, K).
         labels: (N,) int64.
         target_accuracy: wanted accuracy of the accepted predictions.
-        max_unidentified_fraction: largest share of these cells that may be unidentified to reach it.
+        max_unidentified_fraction: largest share of these cells that may be unidentified to reach
+            it.
         stacked: fuse by stacking instead of the weighted mean.
     """
     heads = logits.shape[1]
     temperatures = tuple(_best_temperature(logits[:, head], labels) for head in range(heads))
     each = _softmax(logits / np.asarray(temperatures)[None, :, None])
     weights = _mixture_weights(each, labels)
-    mixed = _cross_fitted(each, labels) if stacked else np.einsum("nhk,h->nk", each, np.asarray(weights))
+    mixed = (
+        _cross_fitted(each, labels)
+        if stacked
+        else np.einsum("nhk,h->nk", each, np.asarray(weights))
+    )
     fused_temperature = _best_temperature(np.log(np.clip(mixed, 1e-12, None)), labels)
     fused = _sharpen(mixed, fused_temperature)
     threshold = choose_threshold(labels, fused, target_accuracy, max_unidentified_fraction)
@@ -230,7 +256,9 @@ def fit_calibration(
 
 
 def _cross_fitted(each: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return each cell's stacked probability (N, K), fitted on the other cells to avoid overconfidence."""
+    """Return each cell's stacked probability (N, K), fitted on the other cells to avoid
+    overconfidence.
+    """
     part = stratified_parts(labels)
     fused = np.empty((len(labels), each.shape[2]))
     for number in np.unique(part):
@@ -240,7 +268,10 @@ def _cross_fitted(each: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArr
 
 
 def stratified_parts(labels: NDArray[np.int64], parts: int = 5) -> NDArray[np.int64]:
-    """Return the part (N,), 0 to ``parts - 1``, of each cell; each part has its share of each class."""
+    """Return the part (N,), 0 to ``parts - 1``, of each cell.
+
+    Each part has its share of each class.
+    """
     rng = np.random.default_rng(0)
     part = np.empty(len(labels), np.int64)
     for label in np.unique(labels):
@@ -249,10 +280,13 @@ def stratified_parts(labels: NDArray[np.int64], parts: int = 5) -> NDArray[np.in
     return part
 
 
-def _mixture_weights(probability: NDArray[np.float64], labels: NDArray[np.int64]) -> tuple[float, ...]:
+def _mixture_weights(
+    probability: NDArray[np.float64], labels: NDArray[np.int64]
+) -> tuple[float, ...]:
     """Return the maximum a posteriori weights of the mixture of heads, by expectation maximisation.
 
-    The likelihood is concave in the weights, so it has one maximum; a Dirichlet prior regularises them to equal shares.
+    The likelihood is concave in the weights, so it has one maximum; a Dirichlet prior regularises
+    them to equal shares.
     """
     heads = probability.shape[1]
     likelihood = probability[np.arange(len(labels)), :, labels]  # (N, heads)
@@ -279,9 +313,8 @@ def choose_threshold(
         target_accuracy: wanted accuracy of the accepted predictions.
         max_unidentified_fraction: largest share of the cells that may be unidentified.
 
-    Returns:
-        The threshold, rounded down to 4 digits; if the target cannot be reached, the threshold at which the largest
-        allowed share is unidentified.
+    Returns: The threshold, rounded down to 4 digits; if the target cannot be reached, the threshold
+        at which the largest allowed share is unidentified.
     """
     confidence = probability.max(axis=1)
     order = np.argsort(confidence, kind="stable")

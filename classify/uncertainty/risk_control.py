@@ -1,14 +1,15 @@
 """Upper bounds of the error among accepted predictions: risk control by a confidence threshold.
 
-Cells kept for this test alone are predicted at a few thresholds that were chosen without them. At each threshold the
-errors among the accepted cells are binomial, so the exact upper limit of Clopper and Pearson holds. The significance is
-divided by the number of thresholds (Bonferroni), so that all limits hold together and any threshold may be used. This
-is Learn then Test (Angelopoulos et al., https://doi.org/10.48550/arXiv.2110.01052) with the error among accepted
-predictions as the risk.
+Cells kept for this test alone are predicted at a few thresholds that were chosen without them. At
+each threshold the errors among the accepted cells are binomial, so the exact upper limit of Clopper
+and Pearson holds. The significance is divided by the number of thresholds (Bonferroni), so that all
+limits hold together and any threshold may be used. This is Learn then Test (Angelopoulos et al.,
+https://doi.org/10.48550/arXiv.2110.01052) with the error among accepted predictions as the risk.
 
-Statement: with the stated confidence, over the draw of the test cells, the share of wrong predictions among the
-accepted ones is at most the bound, for cells from the same distribution as the test cells: same microscope, stain and
-class frequencies. Nothing is stated for one cell, one class, or other samples.
+Statement: with the stated confidence, over the draw of the test cells, the share of wrong
+predictions among the accepted ones is at most the bound, for cells from the same distribution as
+the test cells: same microscope, stain and class frequencies. Nothing is stated for one cell, one
+class, or other samples.
 """
 
 from __future__ import annotations
@@ -44,11 +45,12 @@ REFUSED: Final = (0.05, 0.15, 0.35)
 """Shares of cells refused at the thresholds that are tested besides the bundle's own threshold."""
 MIN_CELLS: Final = 60
 ASSUMPTION: Final = (
-    "for cells from the same distribution as the test cells (same microscope, stain and class frequencies); on average "
-    "over the accepted cells, not for one cell or one class"
+    "for cells from the same distribution as the test cells (same microscope, stain and class "
+    "frequencies); on average over the accepted cells, not for one cell or one class"
 )
 CROSS_VALIDATED: Final = (
-    "; tested by cross-validation: the network in use was trained on all cells, those that were tested each on a part"
+    "; tested by cross-validation: the network in use was trained on all "
+    "cells, those that were tested each on a part"
 )
 """What is added to the assumption if no cell was kept from training."""
 
@@ -105,14 +107,16 @@ class RiskBounds(BaseModel):
                 return level
         best = min(self.levels, key=lambda level: level.error_bound)
         raise ConfigError(
-            f"an error of at most {100 * max_error:g} % cannot be guaranteed: {self.cells} test cells bound it by "
-            f"{100 * best.error_bound:.2g} % at best ({100 * best.unidentified_fraction:.0f} % unidentified); ask for "
-            "that or more, or calibrate the bundle on more cells."
+            f"an error of at most {100 * max_error:g} % cannot be guaranteed: {self.cells} test "
+            f"cells bound it by {100 * best.error_bound:.2g} % at best "
+            f"({100 * best.unidentified_fraction:.0f} % "
+            f"unidentified); ask for that or more, or calibrate the bundle on more cells."
         )
 
 
 def candidate_thresholds(confidence: NDArray[np.floating[Any]], own: float) -> list[float]:
-    """Return thresholds to test, ascending: the bundle's ``own``, and those that refuse some shares of other cells.
+    """Return thresholds to test, ascending: the bundle's ``own``, and those that refuse some shares
+    of other cells.
 
     Args:
         confidence: (N,) of cells that are not test cells.
@@ -129,7 +133,8 @@ def bound_risk(
     *,
     simultaneous: float = CONFIDENCE,
 ) -> RiskBounds:
-    """Bound the error among accepted predictions at thresholds that were chosen without these cells.
+    """Bound the error among accepted predictions at thresholds that were chosen without these
+    cells.
 
     Args:
         thresholds: ascending.
@@ -154,7 +159,9 @@ def bound_risk(
     return RiskBounds(confidence=simultaneous, cells=len(right), levels=tuple(levels))
 
 
-def cells_needed(error_bound: float, thresholds: int = 1 + len(REFUSED), *, confidence: float = CONFIDENCE) -> int:
+def cells_needed(
+    error_bound: float, thresholds: int = 1 + len(REFUSED), *, confidence: float = CONFIDENCE
+) -> int:
     """Return how many accepted test cells, none of them wrong, bound the error by ``error_bound``.
 
     The limit for no error among n cells is 1 - tail^(1 / n), tail = (1 - confidence) / thresholds.

@@ -1,8 +1,11 @@
-"""Fusion of several heads by stacking: a multinomial logistic regression on their log probabilities.
+"""Fusion of several heads by stacking.
 
-Wolpert, https://doi.org/10.1016/S0893-6080(05)80023-1. The regression is regularised towards the logarithmic opinion
-pool, which multiplies the heads' probabilities, each to the power of a weight (Genest and Zidek,
-https://doi.org/10.1214/ss/1177013825). It fuses better than a weighted mean where heads are unequal or dependent.
+A multinomial logistic regression on their log probabilities.
+
+Wolpert, https://doi.org/10.1016/S0893-6080(05)80023-1. The regression is regularised towards the
+logarithmic opinion pool, which multiplies the heads' probabilities, each to the power of a weight
+(Genest and Zidek, https://doi.org/10.1214/ss/1177013825). It fuses better than a weighted mean
+where heads are unequal or dependent.
 """
 
 from __future__ import annotations
@@ -10,9 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
+import scipy
 from pydantic import BaseModel, ConfigDict, model_validator
-from scipy.optimize import minimize
-from scipy.special import softmax
 
 from wbcpipe.system.blas_threads import single_threaded_blas
 
@@ -34,7 +36,8 @@ class Stacking(BaseModel):
     """A fitted regression.
 
     Attributes:
-        matrices: (H, K, K); head h's log probability of class k adds ``matrices[h][j][k]`` times itself to class j.
+        matrices: (H, K, K); head h's log probability of class k adds ``matrices[h][j][k]`` times
+            itself to class j.
         bias: (K,) added to each class.
     """
 
@@ -48,20 +51,23 @@ class Stacking(BaseModel):
         heads, classes = len(self.matrices), len(self.bias)
         if np.shape(self.matrices) != (heads, classes, classes):
             raise ValueError(
-                f"{heads} heads and {classes} classes need matrices of shape {(heads, classes, classes)}, "
-                f"got {np.shape(self.matrices)}"
+                f"{heads} heads and {classes} classes need matrices of shape "
+                f"{(heads, classes, classes)}, got {np.shape(self.matrices)}"
             )
         return self
 
     def fuse(self, probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """Return the fused probability (N, K) of calibrated heads (N, H, K)."""
-        return _regress(_log_probability(probability), np.asarray(self.matrices), np.asarray(self.bias))
+        return _regress(
+            _log_probability(probability), np.asarray(self.matrices), np.asarray(self.bias)
+        )
 
 
 def fit_stacking(probability: NDArray[np.floating[Any]], labels: NDArray[np.int64]) -> Stacking:
     """Fit by penalised maximum likelihood.
 
-    The target of each cell leaves one cell's worth of doubt to the wrong classes, as the temperatures do.
+    The target of each cell leaves one cell's worth of doubt to the wrong classes, as the
+    temperatures do.
 
     Args:
         probability: (N, H, K), calibrated, of validation cells.
@@ -92,14 +98,18 @@ def fit_stacking(probability: NDArray[np.floating[Any]], labels: NDArray[np.int6
 
 
 def _log_probability(probability: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    logs: NDArray[np.float64] = np.log(np.clip(probability.astype(np.float64), MIN_PROBABILITY, None))
+    logs: NDArray[np.float64] = np.log(
+        np.clip(probability.astype(np.float64), MIN_PROBABILITY, None)
+    )
     return logs
 
 
 def _regress(
     logs: NDArray[np.float64], matrices: NDArray[np.float64], bias: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    fused: NDArray[np.float64] = softmax(np.einsum("nhk,hjk->nj", logs, matrices) + bias, axis=-1)
+    fused: NDArray[np.float64] = scipy.special.softmax(
+        np.einsum("nhk,hjk->nj", logs, matrices) + bias, axis=-1
+    )
     return fused
 
 
@@ -109,9 +119,14 @@ def _fit_exponents(logs: NDArray[np.float64], target: NDArray[np.float64]) -> ND
     prior = np.full(heads, 1.0 / heads)
 
     def loss(weights: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
-        fused = softmax(np.einsum("nhk,h->nk", logs, weights), axis=-1)
-        value = -(target * np.log(np.clip(fused, 1e-12, None))).sum() + EXPONENT_PRIOR * ((weights - prior) ** 2).sum()
-        slope = np.einsum("nk,nhk->h", fused - target, logs) + 2 * EXPONENT_PRIOR * (weights - prior)
+        fused = scipy.special.softmax(np.einsum("nhk,h->nk", logs, weights), axis=-1)
+        value = (
+            -(target * np.log(np.clip(fused, 1e-12, None))).sum()
+            + EXPONENT_PRIOR * ((weights - prior) ** 2).sum()
+        )
+        slope = np.einsum("nk,nhk->h", fused - target, logs) + 2 * EXPONENT_PRIOR * (
+            weights - prior
+        )
         return float(value), slope
 
     return _minimise(loss, prior, lower=0.0)
@@ -124,5 +139,7 @@ def _minimise(
     lower: float | None = None,
 ) -> NDArray[np.float64]:
     with single_threaded_blas():
-        found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(lower, None)] * len(start))
+        found = scipy.optimize.minimize(
+            loss, start, jac=True, method="L-BFGS-B", bounds=[(lower, None)] * len(start)
+        )
     return np.asarray(found.x, np.float64)

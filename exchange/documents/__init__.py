@@ -1,1 +1,4 @@
-"""Write and read a result as FHIR R4B and as HL7 v2.5.1; a document is what its reader makes the same result of."""
+"""Write and read a result as FHIR R4B and as HL7 v2.5.1.
+
+A document is what its reader makes the same result of.
+"""

@@ -25,6 +25,13 @@ def refuse_differences(got: bytes, expected: bytes, separator: bytes) -> None:
     lines = zip_longest(got.split(separator), expected.split(separator), fillvalue=b"")
     for number, (one, other) in enumerate(lines, 1):
         if one != other:
-            start = next((k for k, pair in enumerate(zip_longest(one, other)) if pair[0] != pair[1]), 0)
-            shown = [text[max(0, start - 10) : start + 30].decode(errors="replace") for text in (one, other)]
-            raise refuse(number, f"column {start + 1}", f"{shown[0]!r}, where {shown[1]!r} is expected")
+            start = next(
+                (k for k, pair in enumerate(zip_longest(one, other)) if pair[0] != pair[1]), 0
+            )
+            shown = [
+                text[max(0, start - 10) : start + 30].decode(errors="replace")
+                for text in (one, other)
+            ]
+            raise refuse(
+                number, f"column {start + 1}", f"{shown[0]!r}, where {shown[1]!r} is expected"
+            )

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator
 
-from wbcpipe.errors import ConfigError, DocumentError
+from wbcpipe.errors import DocumentError, MissingPackageError
 from wbcpipe.samples.records import Part
 from wbcpipe.samples.review.texts import check_text
 
@@ -37,9 +37,9 @@ def refuse(line: int, place: str, reason: str) -> DocumentError:
     return DocumentError(f"line {line}, {place}: {' '.join(reason.split())}.")
 
 
-def missing_extra(package: str) -> ConfigError:
+def missing_extra(package: str) -> MissingPackageError:
     """Return the error for a library that is not installed."""
-    return ConfigError(
-        f"documents for a laboratory system need the package {package}, which is not installed; run `pip install "
-        "'wbcpipe[lis]'`."
+    return MissingPackageError(
+        f"documents for a laboratory system need the package {package}, which is not installed; "
+        f"run `pip install 'wbcpipe[lis]'`."
     )

@@ -1,4 +1,7 @@
-"""Read a bundle of `fhir_write` back, strictly: what is not what the writer makes of the same result is refused."""
+"""Read a bundle of `fhir_write` back, strictly.
+
+What is not what the writer makes of the same result is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,14 @@ from pydantic import ValidationError
 
 from wbcpipe.exchange.documents.differences import refuse_differences
 from wbcpipe.exchange.documents.envelope import Envelope, missing_extra, refuse
-from wbcpipe.exchange.documents.fhir_write import BORDERLINE, CLASSES, LOCAL_CODES, SYSTEMS, URLS, write_fhir
+from wbcpipe.exchange.documents.fhir_write import (
+    BORDERLINE,
+    CLASSES,
+    LOCAL_CODES,
+    SYSTEMS,
+    URLS,
+    write_fhir,
+)
 from wbcpipe.exchange.documents.json_text import JsonPath, line_of, load_json, value_lines
 from wbcpipe.exchange.message.codes import STATES, UNIT_NAMES, AbnormalFlag, Unit
 from wbcpipe.exchange.message.facts import FACTS, Fact, message_parts
@@ -29,10 +39,13 @@ _STATUSES: Final = {codes.fhir for codes in STATES.values()}
 
 
 def read_fhir(content: bytes) -> tuple[ResultMessage, Envelope]:
-    """Read a bundle. Of the envelope, it holds the laboratory and who assigned the patient's identifier.
+    """Read a bundle.
+
+    Of the envelope, it holds the laboratory and who assigned the patient's identifier.
 
     Raises:
-        DocumentError: it is not one that `write_fhir` writes; the text names the line and the reason.
+        DocumentError: it is not one that `write_fhir` writes; the text names the line and the
+            reason.
         ConfigError: fhir.resources is not installed.
     """
     try:
@@ -55,7 +68,9 @@ def read_fhir(content: bytes) -> tuple[ResultMessage, Envelope]:
     except (ValidationError, ValueError, TypeError) as error:
         item = error.errors()[0] if isinstance(error, ValidationError) else None
         place: JsonPath = tuple(item["loc"]) if item else ()
-        raise refuse(line_of(lines, place), _dotted(place), item["msg"] if item else str(error)) from error
+        raise refuse(
+            line_of(lines, place), _dotted(place), item["msg"] if item else str(error)
+        ) from error
     message = reader.message()
     envelope = reader.envelope()
     refuse_differences(content, write_fhir(message, envelope), b"\n")
@@ -101,7 +116,9 @@ class _Reader:
             "order": self._order(report, report_path),
             "created": self._text(("timestamp",)),
             "observed": self._text((*report_path, "effectiveDateTime")),
-            "laboratory": self._text((*report_path, "performer", 0, "display")) if "performer" in report else "",
+            "laboratory": self._text((*report_path, "performer", 0, "display"))
+            if "performer" in report
+            else "",
             "panel_name": self._text((*report_path, "code", "text")),
             "classes": list(self._classes.values()),
             "wbc": self._wbc,
@@ -113,7 +130,9 @@ class _Reader:
         message = self._validated({**content, **parts}, panel_path)
         for resource, path in [(report, report_path), *observations]:
             self._choice((*path, "status"), resource["status"], {STATES[message.state].fhir})
-        self._choice(("identifier", "value"), self._text(("identifier", "value")), {message.control_id})
+        self._choice(
+            ("identifier", "value"), self._text(("identifier", "value")), {message.control_id}
+        )
         return message
 
     def _validated(self, content: dict[str, Any], panel_path: JsonPath) -> ResultMessage:
@@ -150,13 +169,19 @@ class _Reader:
         sample = self._text((*report_path, "identifier", 0, "value"))
         number = self._text((*path, "identifier", 0, "value"))
         found: dict[str, Any] = {
-            "order": self._text((*report_path, "basedOn", 0, "identifier", "value")) if "basedOn" in report else None,
+            "order": self._text((*report_path, "basedOn", 0, "identifier", "value"))
+            if "basedOn" in report
+            else None,
             "specimen": number if number != sample else None,
-            "collected": self._text((*path, "collection", "collectedDateTime")) if "collection" in specimen else None,
+            "collected": self._text((*path, "collection", "collectedDateTime"))
+            if "collection" in specimen
+            else None,
         }
         for resource, where in self._resources("Patient"):
             found |= {
-                "patient": self._text((*where, "identifier", 0, "value")) if "identifier" in resource else None,
+                "patient": self._text((*where, "identifier", 0, "value"))
+                if "identifier" in resource
+                else None,
                 "birth_date": resource.get("birthDate"),
                 "sex": self._text((*where, "gender")),
             }
@@ -191,7 +216,9 @@ class _Reader:
             "value": value,
             "interval": None,
             "unit": unit,
-            "reference": self._range((*path, "referenceRange", 0)) if "referenceRange" in resource else None,
+            "reference": self._range((*path, "referenceRange", 0))
+            if "referenceRange" in resource
+            else None,
             "flag": flag,
             "borderline": borderline,
         }
@@ -199,14 +226,19 @@ class _Reader:
         for number in range(len(resource.get("component", ()))):
             where = (*path, "component", number)
             self._choice((*where, "code", "coding", 0, "system"), None, {LOCAL_CODES})
-            if self._choice((*where, "code", "coding", 0, "code"), None, {"CI95", "COUNT"}) == "COUNT":
+            if (
+                self._choice((*where, "code", "coding", 0, "code"), None, {"CI95", "COUNT"})
+                == "COUNT"
+            ):
                 count = self._at((*where, "valueInteger"), int)
             else:
                 figure["interval"] = self._range((*where, "valueRange"))
         self._place(path, key, figure, count)
 
     def _place(self, path: JsonPath, key: str, figure: dict[str, Any], count: int | None) -> None:
-        """Put a figure where it belongs: that of all white cells is the only one before the first class."""
+        """Put a figure where it belongs: that of all white cells is the only one before the first
+        class.
+        """
         if figure["unit"] == Unit.PER_UL and not self._classes and self._wbc is None:
             self._wbc = figure
             return
@@ -222,11 +254,19 @@ class _Reader:
     def _flag(self, resource: dict[str, Any], path: JsonPath) -> tuple[str | None, bool]:
         found = resource.get("interpretation", [])
         codes = [
-            self._choice((*path, "interpretation", number, "coding", 0, "code"), None, {*_FLAGS, BORDERLINE[0]})
+            self._choice(
+                (*path, "interpretation", number, "coding", 0, "code"),
+                None,
+                {*_FLAGS, BORDERLINE[0]},
+            )
             for number in range(len(found))
         ]
         for number in range(len(found)):
-            self._choice((*path, "interpretation", number, "coding", 0, "system"), None, {URLS["interpretation"]})
+            self._choice(
+                (*path, "interpretation", number, "coding", 0, "system"),
+                None,
+                {URLS["interpretation"]},
+            )
         return (codes[0] if codes else None), BORDERLINE[0] in codes
 
     def _quantity(self, path: JsonPath) -> tuple[Decimal, str]:
@@ -259,7 +299,9 @@ class _Reader:
         found = self._get(path)
         if not isinstance(found, kind) or isinstance(found, bool):
             names = kind if isinstance(kind, tuple) else (kind,)
-            raise self._refuse(path, f"{str(found)[:40]!r} is no {' or '.join(_KINDS[name] for name in names)}")
+            raise self._refuse(
+                path, f"{str(found)[:40]!r} is no {' or '.join(_KINDS[name] for name in names)}"
+            )
         return found
 
     def _get(self, path: JsonPath) -> Any:
@@ -275,4 +317,10 @@ class _Reader:
         return refuse(line_of(self._lines, path), _dotted(path), reason)
 
 
-_KINDS: Final[dict[type, str]] = {str: "text", int: "whole number", Decimal: "figure", list: "list", dict: "table"}
+_KINDS: Final[dict[type, str]] = {
+    str: "text",
+    int: "whole number",
+    Decimal: "figure",
+    list: "list",
+    dict: "table",
+}

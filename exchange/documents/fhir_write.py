@@ -1,4 +1,7 @@
-"""Write a result as a bundle of FHIR R4B: report, observations, specimen, device, patient, signature."""
+"""Write a result as a bundle of FHIR R4B.
+
+Report, observations, specimen, device, patient, signature.
+"""
 
 from __future__ import annotations
 
@@ -79,11 +82,18 @@ class _Writer:
             entries.append(self._entry("wbc", self._figure(message.wbc, "WBC")))
         for number, line in enumerate(message.classes, 1):
             percent = self._figure(line.percent, line.key)
-            percent["component"].append({"code": _local("COUNT", "Cells of the class"), "valueInteger": line.count})
+            percent["component"].append(
+                {"code": _local("COUNT", "Cells of the class"), "valueInteger": line.count}
+            )
             entries.append(self._entry(f"percent-{number}", percent))
             if line.absolute:
-                entries.append(self._entry(f"absolute-{number}", self._figure(line.absolute, line.key)))
-        entries += [self._entry("specimen", self._specimen()), self._entry("device", self._device())]
+                entries.append(
+                    self._entry(f"absolute-{number}", self._figure(line.absolute, line.key))
+                )
+        entries += [
+            self._entry("specimen", self._specimen()),
+            self._entry("device", self._device()),
+        ]
         if self._has_patient:
             entries.append(self._entry("patient", self._patient()))
         if message.signature:
@@ -108,7 +118,11 @@ class _Writer:
 
     def _common(self) -> dict[str, Any]:
         subject = {"subject": self._reference("patient")} if self._has_patient else {}
-        performer = {"performer": [{"display": self._message.laboratory}]} if self._message.laboratory else {}
+        performer = (
+            {"performer": [{"display": self._message.laboratory}]}
+            if self._message.laboratory
+            else {}
+        )
         return {
             **subject,
             "effectiveDateTime": self._message.observed,
@@ -124,7 +138,9 @@ class _Writer:
             "identifier": [{"system": "urn:wbcpipe:samples", "value": self._message.sample}],
             **based_on,
             "status": self._status,
-            "category": [{"coding": [{"system": URLS["section"], "code": "HM", "display": "Hematology"}]}],
+            "category": [
+                {"coding": [{"system": URLS["section"], "code": "HM", "display": "Hematology"}]}
+            ],
             "code": self._panel_code(),
             **self._common(),
             "specimen": [self._reference("specimen")],
@@ -132,7 +148,10 @@ class _Writer:
         }
 
     def _panel_code(self) -> dict[str, Any]:
-        return {"coding": [self._coding(PANEL.code, PANEL.display)], "text": self._message.panel_name}
+        return {
+            "coding": [self._coding(PANEL.code, PANEL.display)],
+            "text": self._message.panel_name,
+        }
 
     def _coding(self, code: str, display: str) -> dict[str, str]:
         return {
@@ -170,7 +189,13 @@ class _Writer:
         return {
             "resourceType": "Observation",
             "status": self._status,
-            "category": [{"coding": [{"system": URLS["category"], "code": "laboratory", "display": "Laboratory"}]}],
+            "category": [
+                {
+                    "coding": [
+                        {"system": URLS["category"], "code": "laboratory", "display": "Laboratory"}
+                    ]
+                }
+            ],
             "code": code,
             **self._common(),
             "specimen": self._reference("specimen"),
@@ -178,21 +203,30 @@ class _Writer:
         }
 
     def _figure(self, figure: Measurement, key: str) -> dict[str, Any]:
-        found = self._observation({"coding": self._codings(figure.code, key), "text": figure.code.name})
+        found = self._observation(
+            {"coding": self._codings(figure.code, key), "text": figure.code.name}
+        )
         found["valueQuantity"] = _quantity(figure.value, figure.unit)
         if figure.flag:
-            pairs = [(figure.flag.value, INTERPRETATIONS[figure.flag]), *([BORDERLINE] if figure.borderline else [])]
+            pairs = [
+                (figure.flag.value, INTERPRETATIONS[figure.flag]),
+                *([BORDERLINE] if figure.borderline else []),
+            ]
             found["interpretation"] = [
                 {"coding": [{"system": URLS["interpretation"], "code": code, "display": display}]}
                 for code, display in pairs
             ]
         if figure.reference:
-            normal = {"coding": [{"system": URLS["range"], "code": "normal", "display": "Normal Range"}]}
+            normal = {
+                "coding": [{"system": URLS["range"], "code": "normal", "display": "Normal Range"}]
+            }
             found["referenceRange"] = [{**_range(figure.reference, figure.unit), "type": normal}]
         found["component"] = []
         if figure.interval:
             code = _local("CI95", "95 % confidence interval")
-            found["component"].append({"code": code, "valueRange": _range(figure.interval, figure.unit)})
+            found["component"].append(
+                {"code": code, "valueRange": _range(figure.interval, figure.unit)}
+            )
         else:
             del found["component"]
         return found
@@ -205,12 +239,16 @@ class _Writer:
 
     def _specimen(self) -> dict[str, Any]:
         order = self._message.order
-        collected = {"collection": {"collectedDateTime": order.collected}} if order.collected else {}
+        collected = (
+            {"collection": {"collectedDateTime": order.collected}} if order.collected else {}
+        )
         subject = {"subject": self._reference("patient")} if self._has_patient else {}
         return {
             "resourceType": "Specimen",
             "identifier": [{"value": self._message.specimen}],
-            "type": {"coding": [{"system": URLS["specimen"], "code": "BLD", "display": "Whole blood"}]},
+            "type": {
+                "coding": [{"system": URLS["specimen"], "code": "BLD", "display": "Whole blood"}]
+            },
             **subject,
             **collected,
         }
@@ -242,21 +280,38 @@ class _Writer:
         signature = self._message.signature
         assert signature is not None
         who = {"display": signature.reader}
-        digest = {"system": "urn:wbcpipe:differential-sha256", "value": signature.differential_sha256}
+        digest = {
+            "system": "urn:wbcpipe:differential-sha256",
+            "value": signature.differential_sha256,
+        }
         return {
             "resourceType": "Provenance",
             "target": [self._reference("report")],
             "recorded": signature.signed,
             "agent": [
                 {
-                    "type": {"coding": [{"system": URLS["participant"], "code": "verifier", "display": "Verifier"}]},
+                    "type": {
+                        "coding": [
+                            {
+                                "system": URLS["participant"],
+                                "code": "verifier",
+                                "display": "Verifier",
+                            }
+                        ]
+                    },
                     "who": who,
                 }
             ],
             "entity": [{"role": "source", "what": {"identifier": digest}}],
             "signature": [
                 {
-                    "type": [{"system": URLS["signature"], "code": _VERIFICATION, "display": "Verification Signature"}],
+                    "type": [
+                        {
+                            "system": URLS["signature"],
+                            "code": _VERIFICATION,
+                            "display": "Verification Signature",
+                        }
+                    ],
                     "when": signature.signed,
                     "who": who,
                 }

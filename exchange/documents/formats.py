@@ -22,7 +22,11 @@ class DocumentFormat(StrEnum):
     OUL = "oul"
 
 
-SUFFIXES: Final = {DocumentFormat.FHIR: ".json", DocumentFormat.ORU: ".hl7", DocumentFormat.OUL: ".hl7"}
+SUFFIXES: Final = {
+    DocumentFormat.FHIR: ".json",
+    DocumentFormat.ORU: ".hl7",
+    DocumentFormat.OUL: ".hl7",
+}
 
 
 def write_document(message: ResultMessage, envelope: Envelope, kind: DocumentFormat) -> bytes:
@@ -33,14 +37,19 @@ def write_document(message: ResultMessage, envelope: Envelope, kind: DocumentFor
         ConfigError: the library for the format is not installed.
     """
     from wbcpipe.exchange.documents.fhir_write import write_fhir
+    from wbcpipe.exchange.documents.hl7_read import is_read_back
     from wbcpipe.exchange.documents.hl7_write import write_hl7
 
     if kind is DocumentFormat.FHIR:
         content = write_fhir(message, envelope)
     else:
         content = write_hl7(message, envelope, "oru" if kind is DocumentFormat.ORU else "oul")
+        if is_read_back(content, message, envelope):
+            return content
     if read_document(content)[0] != message:
-        raise DocumentError(f"the {kind} document of {message.sample} reads back to another result; it is not sent.")
+        raise DocumentError(
+            f"the {kind} document of {message.sample} reads back to another result; it is not sent."
+        )
     return content
 
 
@@ -48,7 +57,8 @@ def read_document(content: bytes) -> tuple[ResultMessage, Envelope]:
     """Read a document of any of the formats.
 
     Raises:
-        DocumentError: it is not one that `write_document` writes; the text names the line and the reason.
+        DocumentError: it is not one that `write_document` writes; the text names the line and the
+            reason.
         ConfigError: the library for the format is not installed.
     """
     from wbcpipe.exchange.documents.fhir_read import read_fhir

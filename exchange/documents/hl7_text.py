@@ -91,7 +91,8 @@ class SegmentText:
     Attributes:
         line: its number, from 1.
         name: such as ``OBX``.
-        fields: as the message holds them; index 0 is the name, so that field n has index n. MSH-1 is the separator.
+        fields: as the message holds them; index 0 is the name, so that field n has index n. MSH-1
+            is the separator.
     """
 
     line: int

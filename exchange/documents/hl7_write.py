@@ -1,4 +1,6 @@
-"""Write a result as HL7 v2.5.1: ``ORU^R01`` for a laboratory system, ``OUL^R22`` (IHE LAW, LAB-29) as an analyser."""
+"""Write a result as HL7 v2.5.1: ``ORU^R01`` for a laboratory system, ``OUL^R22`` (IHE LAW, LAB-29)
+as an analyser.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ if TYPE_CHECKING:
     from wbcpipe.exchange.documents.envelope import Envelope
     from wbcpipe.exchange.message.model import Measurement, ResultMessage
 
-__all__ = ["BORDERLINE", "HL7_TYPES", "LAW_PROFILE", "NULL", "MessageType", "Observation", "range_text", "write_hl7"]
+__all__ = [
+    "BORDERLINE",
+    "HL7_TYPES",
+    "LAW_PROFILE",
+    "NULL",
+    "MessageType",
+    "Observation",
+    "range_text",
+    "write_hl7",
+]
 
 MessageType = Literal["oru", "oul"]
 #: Field MSH-9 of each.
@@ -33,8 +44,8 @@ class Observation(NamedTuple):
     Attributes:
         kind: OBX-2: NM, SN or ST.
         code: OBX-3.
-        sub_id: OBX-4: number of the class from 1; ``0`` for the sample, ``0.n`` for the n-th fact about it.
-            With OBX-3 it is unique.
+        sub_id: OBX-4: number of the class from 1; ``0`` for the sample, ``0.n`` for the n-th fact
+            about it. With OBX-3 it is unique.
         value: OBX-5.
         unit: OBX-6.
         reference: OBX-7.
@@ -88,7 +99,9 @@ def write_hl7(message: ResultMessage, envelope: Envelope, kind: MessageType) -> 
         order.add(segment(_request(message)))
         order.add(segment("ORC|SC||||CM"))
     for number, observation in enumerate(_observations(message), 1):
-        group = order.add_group("ORU_R01_OBSERVATION" if kind == "oru" else "OUL_R22_OBXTCDSIDNTE_SUPPGRP")
+        group = order.add_group(
+            "ORU_R01_OBSERVATION" if kind == "oru" else "OUL_R22_OBXTCDSIDNTE_SUPPGRP"
+        )
         group.add(segment(_observation(number, observation, message)))
         if observation.note:
             group.add(segment(f"NTE|1|L|{escape(observation.note)}"))
@@ -125,7 +138,9 @@ def _header(message: ResultMessage, envelope: Envelope, kind: MessageType) -> st
 
 def _patient(message: ResultMessage, envelope: Envelope) -> str:
     order = message.order
-    identifier = join(order.patient, "", "", envelope.patient_authority, "PI") if order.patient else NULL
+    identifier = (
+        join(order.patient, "", "", envelope.patient_authority, "PI") if order.patient else NULL
+    )
     born = (order.birth_date or "").replace("-", "")
     # Without a name: "U" says that its type is not specified (table 0200).
     return f"PID|1||{identifier}||^^^^^^U||{born}|{SEXES[order.sex]}"
@@ -134,15 +149,27 @@ def _patient(message: ResultMessage, envelope: Envelope) -> str:
 def _specimen(message: ResultMessage) -> str:
     collected = to_time(message.order.collected) if message.order.collected else ""
     role = "|||P^Patient specimen^HL70369||||||" + collected
-    return f"SPM|1|{escape(message.specimen)}&wbcpipe||BLD^Whole blood^HL70487||||{role}".rstrip("|")
+    return f"SPM|1|{escape(message.specimen)}&wbcpipe||BLD^Whole blood^HL70487||||{role}".rstrip(
+        "|"
+    )
 
 
 def _request(message: ResultMessage) -> str:
     panel = join(PANEL.code, PANEL.display, PANEL.system, "DIFF", message.panel_name, LOCAL)
     order = join(message.order.order) if message.order.order else ""
     codes = STATES[message.state]
-    # OBR-7 time of the observation, OBR-22 time of the result, OBR-24 section: haematology, OBR-25 state.
-    end = ["", "", to_time(message.observed), *[""] * 14, to_time(message.created), "", "HM", codes.obr_25]
+    # OBR-7 time of the observation, OBR-22 time of the result, OBR-24 section: haematology, OBR-25
+    # state.
+    end = [
+        "",
+        "",
+        to_time(message.observed),
+        *[""] * 14,
+        to_time(message.created),
+        "",
+        "HM",
+        codes.obr_25,
+    ]
     return f"OBR|1|{order}|{join(message.sample, 'wbcpipe')}|{panel}|" + "|".join(end)
 
 
@@ -152,8 +179,12 @@ def _observations(message: ResultMessage) -> list[Observation]:
         found.append(_measured(message.wbc, "0", "WBC"))
     for number, line in ((str(n), line) for n, line in enumerate(message.classes, 1)):
         found.append(_measured(line.percent, number, line.key))
-        found.append(_interval(line.percent, number, "CI95", "95 % confidence interval of the percentage"))
-        found.append(Observation("NM", join("COUNT", "Cells of the class", LOCAL), number, str(line.count)))
+        found.append(
+            _interval(line.percent, number, "CI95", "95 % confidence interval of the percentage")
+        )
+        found.append(
+            Observation("NM", join("COUNT", "Cells of the class", LOCAL), number, str(line.count))
+        )
         if line.absolute:
             found.append(_measured(line.absolute, number, line.key))
             if line.absolute.interval:
@@ -196,7 +227,9 @@ def range_text(interval: tuple[Decimal, Decimal]) -> str:
 
 
 def _observation(number: int, row: Observation, message: ResultMessage) -> str:
-    """Return an OBX segment: OBX-14 time, OBX-16 who signed, OBX-18 the analyser, OBX-19 time of the analysis."""
+    """Return an OBX segment: OBX-14 time, OBX-16 who signed, OBX-18 the analyser, OBX-19 time of
+    the analysis.
+    """
     reader = join(message.signature.reader) if message.signature else ""
     analyser = join(message.analyser.model, "wbcpipe")
     observed = to_time(message.observed)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wbcpipe.errors import ConfigError
+from wbcpipe.errors import MissingPackageError
 from wbcpipe.exchange.images.measurements import read_measurements
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_columns import flag_names
@@ -27,19 +27,21 @@ __all__ = ["export_anndata"]
 def export_anndata(sample: Sample, out: Path) -> int:
     """Write an ``.h5ad`` file; return the number of cells.
 
-    ``X`` has the measurements, ``obs`` class, label, flags and field, ``obsm["probability_<head>"]`` the probabilities
-    in the order of ``uns["classes"]``, ``obsm["spatial"]`` the stage position (x, y) in um, ``uns`` the provenance.
+    ``X`` has the measurements, ``obs`` class, label, flags and field,
+    ``obsm["probability_<head>"]`` the probabilities in the order of ``uns["classes"]``,
+    ``obsm["spatial"]`` the stage position (x, y) in um, ``uns`` the provenance.
 
     Raises:
-        ConfigError: anndata is not installed.
+        MissingPackageError: anndata is not installed.
         SampleStateError: the cells are not classified.
     """
     try:
         import anndata
         import pandas as pd
     except ImportError as error:
-        raise ConfigError(
-            "AnnData files need the package anndata, which is not installed; run `pip install 'wbcpipe[anndata]'`."
+        raise MissingPackageError(
+            "AnnData files need the package anndata, which is not installed; run `pip install "
+            "'wbcpipe[anndata]'`."
         ) from error
     check_target(out)
     store = CellStore(sample.cells_path)

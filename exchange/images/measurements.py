@@ -24,7 +24,8 @@ class Measurements(NamedTuple):
     """Measurements of N cells.
 
     Attributes:
-        names: of F figures; of one per modality, with the modality's name, such as ``nucleus_absorbance_color1``.
+        names: of F figures; of one per modality, with the modality's name, such as
+            ``nucleus_absorbance_color1``.
         units: of each; empty for plain numbers.
         meanings: of each, for people.
         values: (N, F) float32; NaN where a cell has no such figure.

@@ -13,6 +13,7 @@ from wbcpipe.errors import StorageError
 from wbcpipe.exchange.images.cell_outlines import outlines_of_field
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import complete_fields, read_passes_info
+from wbcpipe.samples.freed import refuse_if_freed
 from wbcpipe.segment.view.field_view import FieldViewer
 from wbcpipe.system.files import make_folder, remove_tree, rename, sync_tree, write_atomic
 
@@ -36,12 +37,17 @@ _COLOURS: Final = ("FF0000", "00FF00", "0000FF", "00FF80", "FFFF00", "FF00FF")
 
 
 def export_ngff(
-    sample: Sample, out: Path, progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None
+    sample: Sample,
+    out: Path,
+    progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
 ) -> int:
-    """Write the fields of a sample, registered and evenly lit, into a new folder; return their number.
+    """Write the fields of a sample, registered and evenly lit, into a new folder.
 
-    The folder has the layout of bioformats2raw: a group for each field, in the order of ``OME``'s ``series``. Pixels of
-    the label image ``cells`` are the row of the cell in ``cells.zarr`` plus one.
+    Return their number.
+
+    The folder has the layout of bioformats2raw: a group for each field, in the order of ``OME``'s
+    ``series``. Pixels of the label image ``cells`` are the row of the cell in ``cells.zarr`` plus
+    one.
 
     Args:
         sample: a segmented sample with fields.
@@ -56,6 +62,7 @@ def export_ngff(
     """
     if out.exists():
         raise StorageError(f"{out}: is there already; give the name of a new folder.")
+    refuse_if_freed(sample, "export its fields")
     store, viewer = CellStore(sample.cells_path), FieldViewer(sample)
     fields = complete_fields(sample.path / "raw")
     aside = out.with_name(f".{out.name}.partial")
@@ -70,7 +77,9 @@ def export_ngff(
         for done, index in enumerate(fields):
             progress("fields", done, len(fields))
             infos.append(read_passes_info(sample.path / "raw", index))
-            _write_field(root.create_group(str(index)), viewer.registered_frames(index), infos[-1], store)
+            _write_field(
+                root.create_group(str(index)), viewer.registered_frames(index), infos[-1], store
+            )
         with write_atomic(aside / "OME" / "METADATA.ome.xml") as handle:
             handle.write(_ome_xml(infos, store.modalities))
         sync_tree(aside)
@@ -82,11 +91,15 @@ def export_ngff(
 
 
 def _ome_xml(infos: Sequence[FieldInfo], modalities: Sequence[str]) -> bytes:
-    """Return the description of all images in OME-XML, by which readers of bioformats2raw's layout find them."""
+    """Return the description of all images in OME-XML, by which readers of bioformats2raw's layout
+    find them.
+    """
     root = ElementTree.Element("OME", xmlns=_OME)
     for info in infos:
         number = info.index  # napari takes the number for the name of the group
-        image = ElementTree.SubElement(root, "Image", ID=f"Image:{number}", Name=f"field {info.index}")
+        image = ElementTree.SubElement(
+            root, "Image", ID=f"Image:{number}", Name=f"field {info.index}"
+        )
         height, width = info.shape_px
         pixels = ElementTree.SubElement(
             image,
@@ -103,13 +116,17 @@ def _ome_xml(infos: Sequence[FieldInfo], modalities: Sequence[str]) -> bytes:
             PhysicalSizeY=f"{info.pixel_um:.9g}",
         )
         for channel, name in enumerate(modalities):
-            ElementTree.SubElement(pixels, "Channel", ID=f"Channel:{number}:{channel}", Name=name, SamplesPerPixel="1")
+            ElementTree.SubElement(
+                pixels, "Channel", ID=f"Channel:{number}:{channel}", Name=name, SamplesPerPixel="1"
+            )
         ElementTree.SubElement(pixels, "MetadataOnly")
     written: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return written
 
 
-def _write_field(group: zarr.Group, frames: NDArray[np.uint16], info: FieldInfo, store: CellStore) -> None:
+def _write_field(
+    group: zarr.Group, frames: NDArray[np.uint16], info: FieldInfo, store: CellStore
+) -> None:
     shape = frames.shape[1:]
     levels = _levels(shape)
     for level in range(levels):
@@ -161,7 +178,9 @@ def _halved(frames: NDArray[np.uint16]) -> NDArray[np.uint16]:
 
 def _array(group: zarr.Group, name: str, content: NDArray[Any], axes: tuple[str, ...]) -> None:
     chunks = (*(1 for _ in axes[:-2]), *(min(_CHUNK_PX, side) for side in content.shape[-2:]))
-    array = group.create_array(name, shape=content.shape, dtype=content.dtype, chunks=chunks, dimension_names=axes)
+    array = group.create_array(
+        name, shape=content.shape, dtype=content.dtype, chunks=chunks, dimension_names=axes
+    )
     array[...] = content
 
 
@@ -171,26 +190,33 @@ def _multiscale(
     """Return the metadata of a pyramid: pixel centres in um on the stage."""
     first = [1.0] * (len(axes) - 2)
     corner = [
-        centre - (side - 1) / 2 * info.pixel_um for centre, side in zip((info.y_um, info.x_um), shape, strict=True)
+        centre - (side - 1) / 2 * info.pixel_um
+        for centre, side in zip((info.y_um, info.x_um), shape, strict=True)
     ]
     datasets = []
     for level in range(levels):
         pixel_um = info.pixel_um * 2**level
-        # The mean of a block lies between its pixels; a label is that of the block's first pixel, half of one away.
+        # The mean of a block lies between its pixels; a label is that of the block's first pixel,
+        # half of one away.
         shift = (2**level - 1) / 2 * info.pixel_um if "c" in axes else 0.0
         datasets.append(
             {
                 "path": str(level),
                 "coordinateTransformations": [
                     {"type": "scale", "scale": [*first, pixel_um, pixel_um]},
-                    {"type": "translation", "translation": [*(0.0 for _ in first), *(at + shift for at in corner)]},
+                    {
+                        "type": "translation",
+                        "translation": [*(0.0 for _ in first), *(at + shift for at in corner)],
+                    },
                 ],
             }
         )
     return {
         "name": name,
         "axes": [
-            {"name": axis, "type": "channel"} if axis == "c" else {"name": axis, "type": "space", "unit": "micrometer"}
+            {"name": axis, "type": "channel"}
+            if axis == "c"
+            else {"name": axis, "type": "space", "unit": "micrometer"}
             for axis in axes
         ],
         "datasets": datasets,

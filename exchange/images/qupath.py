@@ -12,6 +12,7 @@ from wbcpipe.exchange.images.measurements import read_measurements
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import complete_fields, read_passes_info
+from wbcpipe.samples.freed import refuse_if_freed
 from wbcpipe.system.files import make_folder, write_atomic
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["export_geojson"]
 
-#: Colour of each class, red, green, blue: those of Okabe and Ito, which colour-blind people tell apart.
+#: Colour of each class, red, green, blue: those of Okabe and Ito, which colour-blind people tell
+#: apart.
 _COLOURS: Final = {
     "NEU": (0, 114, 178),
     "LYM": (0, 158, 115),
@@ -43,6 +45,7 @@ def export_geojson(sample: Sample, out: Path) -> int:
         FrameFileError: a field is damaged.
         DiskFullError: no space left.
     """
+    refuse_if_freed(sample, "export the cells of its fields")
     store = CellStore(sample.cells_path)
     rows, measurements = read_rows(store), read_measurements(store)
     raw, cells = sample.path / "raw", 0
@@ -51,12 +54,20 @@ def export_geojson(sample: Sample, out: Path) -> int:
         info = read_passes_info(raw, index)
         features = [
             _feature(
-                sample.name, rows, measurements, row, [[round(float(x), 2), round(float(y), 2)] for y, x in outline]
+                sample.name,
+                rows,
+                measurements,
+                row,
+                [[round(float(x), 2), round(float(y), 2)] for y, x in outline],
             )
             for row, outline in outlines_of_field(store, info)
         ]
         with write_atomic(out / f"field_{index:05d}.geojson") as handle:
-            handle.write(json.dumps({"type": "FeatureCollection", "features": features}, allow_nan=False).encode())
+            handle.write(
+                json.dumps(
+                    {"type": "FeatureCollection", "features": features}, allow_nan=False
+                ).encode()
+            )
         cells += len(features)
     return cells
 
@@ -76,7 +87,10 @@ def _feature(
     return {
         "type": "Feature",
         "id": str(uuid.uuid5(_NAMESPACE, f"{sample} {row}")),
-        "geometry": {"type": "Polygon", "coordinates": [ring if ring[0] == ring[-1] else [*ring, ring[0]]]},
+        "geometry": {
+            "type": "Polygon",
+            "coordinates": [ring if ring[0] == ring[-1] else [*ring, ring[0]]],
+        },
         "properties": {
             "objectType": "detection",
             "name": f"cell {row}",

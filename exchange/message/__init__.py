@@ -1,1 +1,3 @@
-"""The one model of a result that is sent, its closed tables of codes, and how it is built from a differential."""
+"""The one model of a result that is sent, its closed tables of codes, and how it is built from a
+differential.
+"""

@@ -109,8 +109,8 @@ def build_message(inputs: ResultInputs) -> ResultMessage:
     document, lab, review = inputs.document, inputs.lab, inputs.review
     if not document.cells.counted:
         raise NoCellsError(
-            f"{document.sample}: no cell was counted; there is no differential to send (`wbcpipe send --cancel` tells "
-            "the laboratory system)."
+            f"{document.sample}: no cell was counted; there is no differential to send (`wbcpipe "
+            f"send --cancel` tells the laboratory system)."
         )
     own = words(lab.result.language)
     intervals = _intervals(inputs)
@@ -123,11 +123,14 @@ def build_message(inputs: ResultInputs) -> ResultMessage:
         "counted": document.cells.counted,
         "unidentified": document.cells.unidentified.count,
         "extra": tuple(
-            ExtraResult(key=name, count=count, per_100_wbc=rounded(share, 1)) for name, count, share in review.extra
+            ExtraResult(key=name, count=count, per_100_wbc=rounded(share, 1))
+            for name, count, share in review.extra
         ),
         "wbc": None if wbc is None else _wbc(wbc, own.wbc),
         "signature": review.signature,
-        "failed_gates": tuple(gate.title for gate in document.quality.gates if gate.passed is False),
+        "failed_gates": tuple(
+            gate.title for gate in document.quality.gates if gate.passed is False
+        ),
         "reflex": tuple(_rule_text(rule, document, lab) for rule in rules),
         "notes": _notes(inputs),
     }
@@ -150,7 +153,9 @@ def _validated(content: dict[str, object], lab: Lab) -> ResultMessage:
     except ValidationError as error:
         version = f" (laboratory's file, version {lab.file.version})" if lab.file else ""
         findings = "; ".join(explain(item, ResultMessage) for item in error.errors()[:3])
-        raise ConfigError(f"{content['sample']}: the result cannot be sent{version}: {findings}.") from error
+        raise ConfigError(
+            f"{content['sample']}: the result cannot be sent{version}: {findings}."
+        ) from error
 
 
 def _common(inputs: ResultInputs) -> dict[str, object]:
@@ -177,7 +182,10 @@ def _common(inputs: ResultInputs) -> dict[str, object]:
 
 
 def _intervals(inputs: ResultInputs) -> Intervals:
-    """Return the reference intervals of concentrations of the patient; those of percentages are in the differential."""
+    """Return the reference intervals of concentrations of the patient.
+
+    Those of percentages are in the differential.
+    """
     if inputs.lab.reference is None:
         return Intervals()
     order = inputs.order
@@ -194,7 +202,9 @@ def _class_result(line: ClassEntry, lab: Lab, intervals: Intervals) -> ClassResu
         key=line.name,
         count=line.count,
         percent=_measurement(
-            _Figure(percent, line.percent, line.interval_percent, Unit.PERCENT, figures.percent_decimals),
+            _Figure(
+                percent, line.percent, line.interval_percent, Unit.PERCENT, figures.percent_decimals
+            ),
             line.reference_percent,
             (critical.percent_low, critical.percent_high) if critical else (None, None),
             borderline=line.flag == "borderline",
@@ -216,7 +226,9 @@ def _class_result(line: ClassEntry, lab: Lab, intervals: Intervals) -> ClassResu
 
 
 def _codes(name: str, lab: Lab) -> tuple[CodeName, CodeName]:
-    """Return the codes of a class's share and concentration: LOINC's where there is one, else our own."""
+    """Return the codes of a class's share and concentration: LOINC's where there is one, else our
+    own.
+    """
     given, terms, shown = lab.classes.get(name), CLASS_TERMS.get(name), lab.name_of(name)
     found = []
     for kind, suffix in (("percent", "PCT"), ("absolute", "ABS")):
@@ -229,7 +241,9 @@ def _codes(name: str, lab: Lab) -> tuple[CodeName, CodeName]:
             found.append(CodeName(code=term.code, display=term.display, name=shown))
         else:
             own = re.sub("[^A-Za-z0-9]+", "-", name).strip("-")[:30] or "CLASS"
-            found.append(CodeName(code=f"{own}-{suffix}", display=name, system=System.LOCAL, name=shown))
+            found.append(
+                CodeName(code=f"{own}-{suffix}", display=name, system=System.LOCAL, name=shown)
+            )
     return found[0], found[1]
 
 
@@ -250,13 +264,18 @@ def _measurement(
     borderline: bool = False,
 ) -> Measurement:
     value = rounded(figure.value, figure.decimals)
-    limits = None if reference is None else (_limit(reference[0], figure), _limit(reference[1], figure))
+    limits = (
+        None if reference is None else (_limit(reference[0], figure), _limit(reference[1], figure))
+    )
     flag = _flag(value, limits, critical)
     outside = flag in (AbnormalFlag.LOW, AbnormalFlag.HIGH)
     return Measurement(
         code=figure.code,
         value=value,
-        interval=(rounded(figure.interval[0], figure.decimals), rounded(figure.interval[1], figure.decimals)),
+        interval=(
+            rounded(figure.interval[0], figure.decimals),
+            rounded(figure.interval[1], figure.decimals),
+        ),
         unit=figure.unit,
         reference=limits,
         flag=flag,
@@ -271,7 +290,9 @@ def _limit(value: float, figure: _Figure) -> Decimal:
 
 
 def _flag(
-    value: Decimal, reference: tuple[Decimal, Decimal] | None, critical: tuple[float | None, float | None]
+    value: Decimal,
+    reference: tuple[Decimal, Decimal] | None,
+    critical: tuple[float | None, float | None],
 ) -> AbnormalFlag | None:
     low, high = critical
     if low is not None and value <= Decimal(repr(low)):
@@ -282,7 +303,11 @@ def _flag(
         return None
     # Of the figure that is sent: a reader who compares the two finds the same.
     return (
-        AbnormalFlag.LOW if value < reference[0] else AbnormalFlag.HIGH if value > reference[1] else AbnormalFlag.NORMAL
+        AbnormalFlag.LOW
+        if value < reference[0]
+        else AbnormalFlag.HIGH
+        if value > reference[1]
+        else AbnormalFlag.NORMAL
     )
 
 
@@ -297,7 +322,11 @@ def _wbc(wbc: float, name: str) -> Measurement:
 def _notes(inputs: ResultInputs) -> tuple[str, ...]:
     own, review, lab = words(inputs.lab.result.language), inputs.review, inputs.lab
     notes = [] if review.state.signed else [own.preliminary]
-    if review.state.signed and review.lab and (lab.file is None or review.lab.sha256 != lab.file.sha256):
+    if (
+        review.state.signed
+        and review.lab
+        and (lab.file is None or review.lab.sha256 != lab.file.sha256)
+    ):
         notes.append(own.other_lab_file.format(version=review.lab.version))
     return tuple(notes)
 
@@ -308,7 +337,9 @@ def applying_rules(document: DifferentialRecord, lab: Lab) -> list[ReflexRule]:
 
 
 def held_rules(document: DifferentialRecord, lab: Lab, readers: Sequence[str]) -> list[ReflexRule]:
-    """Return the rules that hold a result back: a second reader is asked for, and fewer than two read it."""
+    """Return the rules that hold a result back: a second reader is asked for, and fewer than two
+    read it.
+    """
     return [rule for rule in applying_rules(document, lab) if rule.hold and len(set(readers)) < 2]
 
 

@@ -54,8 +54,8 @@ WBC: Final = Code(*WBC_TERM)
 class ResultState(StrEnum):
     """The state of a result.
 
-    ``amended`` is signed again with the same figures, ``corrected`` with others; ``cancelled`` takes back what was
-    never final, ``withdrawn`` what was.
+    ``amended`` is signed again with the same figures, ``corrected`` with others; ``cancelled``
+    takes back what was never final, ``withdrawn`` what was.
     """
 
     PRELIMINARY = "preliminary"

@@ -73,7 +73,8 @@ def facts_of(message: ResultMessage) -> list[Fact]:
         "REASON": [message.reason],
         "LANGUAGE": [message.language],
         "EXTRA": [
-            f"{line.key}: {line.count} cells, {decimal_text(line.per_100_wbc)} /100{{WBCs}}" for line in message.extra
+            f"{line.key}: {line.count} cells, {decimal_text(line.per_100_wbc)} /100{{WBCs}}"
+            for line in message.extra
         ],
         "FAILED-GATE": message.failed_gates,
         "REFLEX": message.reflex,
@@ -96,7 +97,12 @@ def facts_of(message: ResultMessage) -> list[Fact]:
         }
     if lab:
         found |= {"LAB-VERSION": [lab.version], "LAB-SHA256": [lab.sha256]}
-    return [Fact(code, str(value)) for code in FACTS for value in found.get(code, ()) if value not in (None, "")]
+    return [
+        Fact(code, str(value))
+        for code in FACTS
+        for value in found.get(code, ())
+        if value not in (None, "")
+    ]
 
 
 def message_parts(facts: Sequence[Fact]) -> dict[str, Any]:

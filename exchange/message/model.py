@@ -1,7 +1,7 @@
 """The one model of a result: what every document says, whatever its format.
 
-A model that exists is consistent: the counts add up, each percentage is that of its count, each flag is that of its
-reference interval. A document that is read becomes this model or is refused.
+A model that exists is consistent: the counts add up, each percentage is that of its count, each
+flag is that of its reference interval. A document that is read becomes this model or is refused.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Measurement(Part):
         unit: of all figures.
         reference: lowest and highest normal value.
         flag: of the value; ``None`` without reference and critical values.
-        borderline: the value lies outside the reference interval, but its confidence interval does not.
+        borderline: the value lies outside the reference interval, but its confidence interval does
+            not.
     """
 
     code: CodeName
@@ -87,24 +88,36 @@ class Measurement(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.interval and not self.interval[0] <= self.value <= self.interval[1]:
-            raise ValueError(f"the value {self.value} lies outside its interval {_dash(self.interval)}")
+            raise ValueError(
+                f"the value {self.value} lies outside its interval {_dash(self.interval)}"
+            )
         if self.unit is Unit.PERCENT and max(self.value, *(self.interval or ())) > 100:
             raise ValueError(f"{self.value} % is more than 100 %")
         if self.reference:
             low, high = self.reference
             if low >= high:
                 raise ValueError(f"the reference interval {_dash(self.reference)} does not ascend")
-            side = AbnormalFlag.LOW if self.value < low else AbnormalFlag.HIGH if self.value > high else None
+            side = (
+                AbnormalFlag.LOW
+                if self.value < low
+                else AbnormalFlag.HIGH
+                if self.value > high
+                else None
+            )
             allowed = _ALLOWED[side]
             if self.flag not in allowed:
                 raise ValueError(
-                    f"the flag {self.flag or 'none'} contradicts the value {self.value} and the reference interval "
-                    f"{_dash(self.reference)}; allowed: {', '.join(allowed)}"
+                    f"the flag {self.flag or 'none'} contradicts the value {self.value} and the "
+                    f"reference interval {_dash(self.reference)}; allowed: {', '.join(allowed)}"
                 )
         elif self.flag in (AbnormalFlag.LOW, AbnormalFlag.HIGH, AbnormalFlag.NORMAL):
             raise ValueError(f"the flag {self.flag} needs a reference interval")
-        if self.borderline and (self.flag not in (AbnormalFlag.LOW, AbnormalFlag.HIGH) or self.interval is None):
-            raise ValueError("borderline needs a value outside its reference interval, and a confidence interval")
+        if self.borderline and (
+            self.flag not in (AbnormalFlag.LOW, AbnormalFlag.HIGH) or self.interval is None
+        ):
+            raise ValueError(
+                "borderline needs a value outside its reference interval, and a confidence interval"
+            )
         return self
 
 
@@ -248,7 +261,9 @@ class ResultMessage(Part):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.state.signed != (self.signature is not None):
-            raise ValueError(f"a result that is {self.state} has {'no ' if self.signature else 'a '}signature")
+            raise ValueError(
+                f"a result that is {self.state} has {'no ' if self.signature else 'a '}signature"
+            )
         if not self.state.has_values:
             if self.classes or self.counted or not self.reason:
                 raise ValueError(f"a result that is {self.state} has a reason and no figures")
@@ -256,7 +271,10 @@ class ResultMessage(Part):
         if not self.counted:
             raise ValueError("no cell was counted: there is no differential to send")
         if (total := sum(line.count for line in self.classes)) != self.counted:
-            raise ValueError(f"the counts of the classes add up to {total}, and {self.counted} cells were counted")
+            raise ValueError(
+                f"the counts of the classes add up to {total}, and {self.counted} cells were "
+                f"counted"
+            )
         if len({line.key for line in self.classes}) < len(self.classes):
             raise ValueError("a class is given twice")
         for line in self.classes:
@@ -268,17 +286,21 @@ class ResultMessage(Part):
         share = Decimal(100 * line.count) / self.counted
         if abs(share - line.percent.value) > step:
             raise ValueError(
-                f"{line.key}: {line.count} of {self.counted} cells are {share:.2f} %, and the result says "
-                f"{line.percent.value} %"
+                f"{line.key}: {line.count} of {self.counted} cells are {share:.2f} %, and the "
+                f"result says {line.percent.value} %"
             )
         if (line.absolute is None) != (self.wbc is None):
-            raise ValueError(f"{line.key}: a concentration is given if, and only if, that of all white cells is known")
+            raise ValueError(
+                f"{line.key}: a concentration is given if, and only if, that of all white cells "
+                f"is known"
+            )
         if line.absolute and self.wbc:
             step = Decimal(1).scaleb(int(line.absolute.value.as_tuple().exponent))
             expected = self.wbc.value * line.count / self.counted
             if abs(expected - line.absolute.value) > step:
                 raise ValueError(
-                    f"{line.key}: {line.absolute.value} {Unit.PER_UL} is not the share of {self.wbc.value}"
+                    f"{line.key}: {line.absolute.value} {Unit.PER_UL} is not the share of "
+                    f"{self.wbc.value}"
                 )
 
     @property

@@ -30,7 +30,9 @@ def decimal_text(value: Decimal) -> str:
     """
     text = f"{value:f}"
     if not _DECIMAL.fullmatch(text):
-        raise ValueError(f"{value} cannot be sent; figures from 0 to 9999999 with at most 6 decimals can")
+        raise ValueError(
+            f"{value} cannot be sent; figures from 0 to 9999999 with at most 6 decimals can"
+        )
     return text
 
 
@@ -44,7 +46,9 @@ def parse_decimal(text: str) -> Decimal:
     Decimal('41.50')
     """
     if not _DECIMAL.fullmatch(text):
-        raise ValueError(f"{text[:40]!r} is not a figure; digits and one point are allowed, such as 41.5")
+        raise ValueError(
+            f"{text[:40]!r} is not a figure; digits and one point are allowed, such as 41.5"
+        )
     return Decimal(text)
 
 

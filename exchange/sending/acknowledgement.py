@@ -13,7 +13,10 @@ _MAX_TEXT = 400
 
 
 class AckCode(StrEnum):
-    """Table 0008: accepted; error in the message; rejected for another reason, such as a system that is not ready."""
+    """Table 0008: accepted; error in the message.
+
+    Rejected for another reason, such as a system that is not ready.
+    """
 
     ACCEPTED = "AA"
     ERROR = "AE"
@@ -65,7 +68,9 @@ def parse_acknowledgement(content: bytes, control_id: str) -> tuple[AckCode, str
     if code not in {known.value for known in AckCode}:
         raise ValueError(f"the answer has the code {_short(code)!r}; AA, AE and AR are known")
     errors = [separator.join(fields[1:]) for fields in segments if fields[0] == "ERR"]
-    return AckCode(code), _printable(" ".join(part for part in [*rest[:1], *errors] if part))[:_MAX_TEXT]
+    return AckCode(code), _printable(" ".join(part for part in [*rest[:1], *errors] if part))[
+        :_MAX_TEXT
+    ]
 
 
 def _short(text: str) -> str:

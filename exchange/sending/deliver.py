@@ -1,4 +1,7 @@
-"""Send what waits: in order, each message until it is answered, with growing pauses while a destination is down."""
+"""Send what waits.
+
+In order, each message until it is answered, with growing pauses while a destination is down.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from wbcpipe.errors import StorageError, WbcpipeError
 from wbcpipe.exchange.sending.acknowledgement import AckCode, parse_acknowledgement
 from wbcpipe.exchange.sending.mllp import MllpConnection, NoAnswerError
 from wbcpipe.system.files import write_atomic
+from wbcpipe.system.progress import log_line
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,7 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Until", "deliver"]
 
-#: ``tried``: each destination once, up to its first failure; ``empty``: until nothing waits; ``stopped``: for ever.
+#: ``tried``: each destination once, up to its first failure; ``empty``: until nothing waits;
+#: ``stopped``: for ever.
 Until: TypeAlias = Literal["tried", "empty", "stopped"]
 #: Times that a message is rejected (AR) before it is put aside for a person.
 MAX_REJECTIONS: Final = 10
@@ -45,11 +50,18 @@ class _Sender:
         for message in self.outbox.waiting():
             reason = self._send(message)
             if reason:
-                self.delay_s = min(max(2 * self.delay_s, self.rules.first_delay_s), self.rules.max_delay_s)
+                self.delay_s = min(
+                    max(2 * self.delay_s, self.rules.first_delay_s), self.rules.max_delay_s
+                )
                 self.next_s = time.monotonic() + self.delay_s
                 attempts = self.attempts[message.control_id]
-                self.outbox.log("not_answered", control_id=message.control_id, reason=reason, attempts=attempts)
-                say(f"{self.destination.name}: {message.control_id}: {reason}; next attempt in {self.delay_s:g} s")
+                self.outbox.log(
+                    "not_answered", control_id=message.control_id, reason=reason, attempts=attempts
+                )
+                say(
+                    f"{self.destination.name}: {message.control_id}: {reason}; next attempt in "
+                    f"{self.delay_s:g} s"
+                )
                 return False
             self.delay_s = 0.0
         return True
@@ -101,13 +113,14 @@ def deliver(
     rules: SendRules,
     *,
     until: Until = "tried",
-    say: Callable[[str], None] = lambda text: None,
+    say: Callable[[str], None] = log_line,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
     """Send what waits; return whether nothing waits any more.
 
-    A destination that does not answer is tried again after a pause that doubles; the others go on meanwhile. Messages
-    to one destination keep their order: a correction never arrives before what it corrects.
+    A destination that does not answer is tried again after a pause that doubles; the others go on
+    meanwhile. Messages to one destination keep their order: a correction never arrives before what
+    it corrects.
 
     Args:
         outboxes: of each destination.

@@ -1,4 +1,6 @@
-"""MLLP: messages over TCP, each between a start and an end block (HL7 v2.5.1 implementation guide, appendix C)."""
+"""MLLP: messages over TCP, each between a start and an end block (HL7 v2.5.1 implementation guide,
+appendix C).
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,8 @@ class MllpConnection:
         """Send a message and return the answer, both without their frames.
 
         Raises:
-            NoAnswerError: no connection, a broken one, no answer in time, or no frame; the connection is closed.
+            NoAnswerError: no connection, a broken one, no answer in time, or no frame; the
+                connection is closed.
         """
         deadline_s = time.monotonic() + self._timeout_s
         try:

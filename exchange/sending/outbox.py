@@ -1,14 +1,16 @@
-"""Messages that wait, and the answers to those that were sent: files below ``<data root>/outbox/<destination>``.
+"""Messages that wait, and the answers to those that were sent.
+
+Files below ``<data root>/outbox/<destination>``.
 
     waiting/00000007_<control id>.hl7   messages in the order in which they are sent
-    answers/<control id>.json           the answer; once it is there, the message is never sent again
-    delivered/, refused/                messages that were accepted, or refused by the laboratory system
-    samples/<sample>.json               the last result of a sample: its number, state and figures
+    answers/<control id>.json           the answer; with it, the message is never sent again
+    delivered/, refused/                messages that the laboratory system accepted or refused
+    samples/<sample>.json               the last result of a sample: number, state and figures
     log.jsonl                           each attempt
 
-A message is in the outbox when its file is flushed and renamed. It leaves `waiting` after its answer is flushed, so a
-crash at any moment loses nothing; between an answer and its flush, a crash makes the message go out once more, under
-the same control id.
+A message is in the outbox when its file is flushed and renamed. It leaves `waiting` after its
+answer is flushed, so a crash at any moment loses nothing; between an answer and its flush, a crash
+makes the message go out once more, under the same control id.
 """
 
 from __future__ import annotations
@@ -80,8 +82,12 @@ def outbox_folder(root: Path) -> Path:
 
 
 def figures_digest(message: ResultMessage) -> str:
-    """Return the SHA-256 of a result's figures: equal for results that a reader could not tell apart."""
-    content = message.model_dump(mode="json", include={"classes", "counted", "unidentified", "extra", "wbc"})
+    """Return the SHA-256 of a result's figures: equal for results that a reader could not tell
+    apart.
+    """
+    content = message.model_dump(
+        mode="json", include={"classes", "counted", "unidentified", "extra", "wbc"}
+    )
     return json_digest(content)
 
 
@@ -135,7 +141,9 @@ class Outbox:
         return LastResult.read_if_present(self._sample_path(sample))
 
     def waiting(self) -> list[Waiting]:
-        """Return the messages that wait, in their order; those with an answer leave the folder first.
+        """Return the messages that wait, in their order.
+
+        Those with an answer leave the folder first.
 
         For the sender alone, see `held_for_sending`: others count with `state`.
 
@@ -161,10 +169,14 @@ class Outbox:
             DiskFullError: no space left; the message still waits.
             StorageError: the storage refuses the file.
         """
-        answer = Answer(control_id=message.control_id, code=code, text=text, received=_now(), attempts=attempts)
+        answer = Answer(
+            control_id=message.control_id, code=code, text=text, received=_now(), attempts=attempts
+        )
         make_folder(self._answer_path("").parent)
         answer.write(self._answer_path(message.control_id))
-        self.log("answered", control_id=message.control_id, code=code.value, text=text, attempts=attempts)
+        self.log(
+            "answered", control_id=message.control_id, code=code.value, text=text, attempts=attempts
+        )
         self._move(message.path, answer)
 
     def send_again(self) -> int:
@@ -233,7 +245,9 @@ class Outbox:
         path = self.folder / f".{name}.lock"
 
         def busy(holder: str) -> DeliveryError:
-            return DeliveryError(f"{self.folder}: another process uses this outbox ({holder}); it sends what waits.")
+            return DeliveryError(
+                f"{self.folder}: another process uses this outbox ({holder}); it sends what waits."
+            )
 
         with exclusive_lock(path, path.with_suffix(".holder"), name, busy, wait_s=wait_s):
             yield
@@ -250,7 +264,11 @@ class Outbox:
 
     def _in(self, name: str) -> Iterator[Path]:
         folder = self.folder / name
-        yield from (path for path in (folder.iterdir() if folder.is_dir() else ()) if _NAME.fullmatch(path.name))
+        yield from (
+            path
+            for path in (folder.iterdir() if folder.is_dir() else ())
+            if _NAME.fullmatch(path.name)
+        )
 
     def _names(self) -> Iterator[re.Match[str]]:
         for name in ("waiting", "delivered", "refused"):
@@ -262,7 +280,11 @@ class Outbox:
         return any(found[2] == identifier for found in self._names())
 
     def _move(self, path: Path, answer: Answer) -> None:
-        target = self.folder / ("delivered" if answer.code is AckCode.ACCEPTED else "refused") / path.name
+        target = (
+            self.folder
+            / ("delivered" if answer.code is AckCode.ACCEPTED else "refused")
+            / path.name
+        )
         make_folder(target.parent)
         rename(path, target)
 

@@ -1,1 +1,4 @@
-"""Images of the review page: strips of cells, outlines, fields with their cells, the slide map, similar cells."""
+"""Images of the review page.
+
+Strips of cells, outlines, fields with their cells, the slide map, similar cells.
+"""

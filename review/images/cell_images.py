@@ -1,4 +1,7 @@
-"""The images of a sample's cells: made when they are asked for, and ahead of that in a thread of their own."""
+"""The images of a sample's cells.
+
+Made when they are asked for, and ahead of that in a thread of their own.
+"""
 
 from __future__ import annotations
 
@@ -39,10 +42,15 @@ _SHOWN: Final = ("images", "masks", "qc_flags", "field_index", "y_px", "x_px")
 
 
 def images_digest(store: CellStore) -> str:
-    """Return the SHA-256 of what the images of a store's cells depend on; labels and predictions are left out."""
+    """Return the SHA-256 of what the images of a store's cells depend on.
+
+    Labels and predictions are left out.
+    """
     attributes = store.attributes
     chunks = {name: attributes.chunks[name] for name in _SHOWN}
-    return json_digest([_VERSION, TILE_PX, list(attributes.modalities), attributes.pixel_um, chunks])
+    return json_digest(
+        [_VERSION, TILE_PX, list(attributes.modalities), attributes.pixel_um, chunks]
+    )
 
 
 class CellImages:
@@ -122,7 +130,10 @@ class CellImages:
         return strip
 
     def _flush(self) -> None:
-        """Keep what was made on the disk; as long as that is refused, the last ones stay in memory."""
+        """Keep what was made on the disk.
+
+        As long as that is refused, the last ones stay in memory.
+        """
         with self._lock:
             new = dict(self._new)
         stored = self._cache.put(new) if new else True
@@ -144,10 +155,15 @@ class CellImages:
                 self._idle.notify_all()
 
     def make_ahead(self, order: Sequence[int]) -> None:
-        """Make the strips of all cells in a thread, in about this order of the rows; a second call does nothing."""
+        """Make the strips of all cells in a thread, in about this order of the rows.
+
+        A second call does nothing.
+        """
         if self._maker is None:
             arguments = (list(order),)
-            self._maker = threading.Thread(target=self._make_all, args=arguments, name="wbcpipe-strips", daemon=True)
+            self._maker = threading.Thread(
+                target=self._make_all, args=arguments, name="wbcpipe-strips", daemon=True
+            )
             self._maker.start()
 
     def _make_all(self, order: list[int]) -> None:

@@ -47,7 +47,9 @@ class FieldImages:
         self._sample, self._store, self._contrast = sample, store, contrast
         self._lock = threading.Lock()
         self._field_index = store.column("field_index")
-        self._centres_px = np.stack([store.column("y_px"), store.column("x_px")], -1).astype(np.float64)
+        self._centres_px = np.stack([store.column("y_px"), store.column("x_px")], -1).astype(
+            np.float64
+        )
         self._registered = functools.lru_cache(_FIELDS)(self._load)
         self._encoded = functools.lru_cache(_ENCODED)(self._encode)
 
@@ -68,7 +70,8 @@ class FieldImages:
         return self._viewer.registered_frames(index)
 
     def image(self, index: int, modality: str) -> bytes:
-        """Return a field as WebP: evenly lit, registered to the nuclear channel, in the contrast of its cells.
+        """Return a field as WebP: evenly lit, registered to the nuclear channel, in the contrast of
+        its cells.
 
         Args:
             index: of the field.
@@ -85,7 +88,9 @@ class FieldImages:
     def _encode(self, index: int, number: int) -> bytes:
         frames = self._registered(index)
         channels = (number,) if number < len(frames) else self._contrast.composite or ()
-        return encode_webp(Image.fromarray(display_panel(frames, self._contrast, channels)), quality=_QUALITY)
+        return encode_webp(
+            Image.fromarray(display_panel(frames, self._contrast, channels)), quality=_QUALITY
+        )
 
     def describe(self, index: int) -> dict[str, Any]:
         """Return a field's size and its cells with their outlines, [y, x] in its pixels.
@@ -102,11 +107,19 @@ class FieldImages:
             {"row": int(row), "outline": self._outline(int(row), centre, ratio)}
             for row, centre in zip(rows, centres, strict=True)
         ]
-        return {"index": index, "width": width, "height": height, "pixel_um": info.pixel_um, "cells": cells}
+        return {
+            "index": index,
+            "width": width,
+            "height": height,
+            "pixel_um": info.pixel_um,
+            "cells": cells,
+        }
 
     def _box(self, side_px: int) -> NDArray[np.bool_]:
         """Return a square around the centre, in place of the mask of a cell that has none."""
-        inside = np.abs(np.arange(side_px) - (side_px - 1) / 2) * self._store.pixel_um <= _BOX_UM / 2
+        inside = (
+            np.abs(np.arange(side_px) - (side_px - 1) / 2) * self._store.pixel_um <= _BOX_UM / 2
+        )
         return np.asarray(inside[:, None] & inside)
 
     def _outline(self, row: int, centre: NDArray[np.float64], ratio: float) -> list[list[float]]:

@@ -1,7 +1,8 @@
 """Images of cells that were made once, in one SQLite file below ``work/review/``.
 
-SQLite keeps the file intact when the process is killed. It holds nothing that cannot be made again: a file that is
-damaged is begun anew, and where none can be written, images are made again each time.
+SQLite keeps the file intact when the process is killed. It holds nothing that cannot be made again:
+a file that is damaged is begun anew, and where none can be written, images are made again each
+time.
 """
 
 from __future__ import annotations
@@ -56,11 +57,14 @@ class ImageCache:
                     connection.execute("PRAGMA journal_mode = TRUNCATE")
                     connection.execute("PRAGMA synchronous = NORMAL")
                     connection.execute(
-                        "CREATE TABLE IF NOT EXISTS image (number INTEGER PRIMARY KEY, crc32c INTEGER, webp BLOB)"
+                        "CREATE TABLE IF NOT EXISTS image (number INTEGER PRIMARY KEY, crc32c "
+                        "INTEGER, webp BLOB)"
                     )
                 self._connection = connection
                 return
-            except sqlite3.OperationalError:  # another process writes, a full disk, a folder that is read-only
+            except (
+                sqlite3.OperationalError
+            ):  # another process writes, a full disk, a folder that is read-only
                 connection.close()
                 return
             except sqlite3.DatabaseError:
@@ -75,7 +79,11 @@ class ImageCache:
         """Return an image; ``None`` where there is none, or a damaged one."""
         with self._lock:
             rows = self._run("SELECT crc32c, webp FROM image WHERE number = ?", (number,))
-        if not rows or not isinstance(rows[0][1], bytes) or google_crc32c.value(rows[0][1]) != rows[0][0]:
+        if (
+            not rows
+            or not isinstance(rows[0][1], bytes)
+            or google_crc32c.value(rows[0][1]) != rows[0][0]
+        ):
             return None
         return rows[0][1]
 
@@ -92,7 +100,9 @@ class ImageCache:
                 return False
             try:
                 with self._connection:
-                    self._connection.executemany("INSERT OR REPLACE INTO image VALUES (?, ?, ?)", rows)
+                    self._connection.executemany(
+                        "INSERT OR REPLACE INTO image VALUES (?, ?, ?)", rows
+                    )
             except sqlite3.Error as error:
                 self._begin_anew(error)
                 return False
@@ -115,7 +125,10 @@ class ImageCache:
             return []
 
     def _begin_anew(self, error: sqlite3.Error) -> None:
-        """Replace a damaged file; a disk that is full and a file that is in use stay as they are."""
+        """Replace a damaged file.
+
+        A disk that is full and a file that is in use stay as they are.
+        """
         if self._connection is None or isinstance(error, sqlite3.OperationalError):
             return
         self._connection.close()

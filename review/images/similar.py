@@ -1,4 +1,6 @@
-"""Order cells by similarity to some chosen ones, from their stored measurements and the heads' probabilities."""
+"""Order cells by similarity to some chosen ones, from their stored measurements and the heads'
+probabilities.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +26,32 @@ _IQR_OF_NORMAL: Final = 1.349
 
 
 def cell_features(store: CellStore) -> NDArray[np.float32]:
-    """Return what cells are compared by, (N, F) float32: shape, stain and texture, and the heads' probabilities.
+    """Return what cells are compared by, (N, F) float32: shape, stain and texture, and the heads'
+    probabilities.
 
-    Measurements are in robust standard deviations from their median, limited to 4; what was not measured is 0. Both
-    groups have the same weight; a store that lacks one is compared by the other.
+    Measurements are in robust standard deviations from their median, limited to 4; what was not
+    measured is 0. Both groups have the same weight; a store that lacks one is compared by the
+    other.
     """
     groups = []
     names = [name for name in (*_SIZES, *MORPHOMETRY) if name in store.names]
     if names:
-        measured = np.hstack([store.column(name).reshape(len(store), -1).astype(np.float32) for name in names])
+        measured = np.hstack(
+            [store.column(name).reshape(len(store), -1).astype(np.float32) for name in names]
+        )
         groups.append(_standardise(measured))
     if store.is_classified():
-        # Square roots: Euclidean distances are then Hellinger's, which small probabilities affect as well.
-        groups.append(np.sqrt(store.column("probability").reshape(len(store), -1).clip(0, 1)).astype(np.float32))
-    scaled = [group / max(float(group.std(axis=0).mean()) * np.sqrt(group.shape[1]), 1e-6) for group in groups]
+        # Square roots: Euclidean distances are then Hellinger's, which small probabilities affect
+        # as well.
+        groups.append(
+            np.sqrt(store.column("probability").reshape(len(store), -1).clip(0, 1)).astype(
+                np.float32
+            )
+        )
+    scaled = [
+        group / max(float(group.std(axis=0).mean()) * np.sqrt(group.shape[1]), 1e-6)
+        for group in groups
+    ]
     return np.hstack(scaled) if scaled else np.zeros((len(store), 1), np.float32)
 
 
@@ -52,7 +66,8 @@ def _standardise(values: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def order_by_similarity(features: NDArray[np.float32], rows: Sequence[int]) -> list[int]:
-    """Return all rows, the most similar to any of the chosen ones first, which come first themselves.
+    """Return all rows, the most similar to any of the chosen ones first, which come first
+    themselves.
 
     Args:
         features: (N, F), see `cell_features`.

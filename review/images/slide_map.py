@@ -25,10 +25,11 @@ FieldState = Literal["complete", "empty", "missing"]
 
 
 def slide_map(sample: Sample, store: CellStore) -> dict[str, Any]:
-    """Return fields and cells in stage coordinates (um), and the focus (um) at the points where it was measured.
+    """Return fields and cells in stage coordinates (um), and the focus (um) at the points where it
+    was measured.
 
-    A field's position is that of its centre. Fields without frames are where the plan has them; a sample without a plan
-    has none. A field whose file is damaged counts as missing.
+    A field's position is that of its centre. Fields without frames are where the plan has them; a
+    sample without a plan has none. A field whose file is damaged counts as missing.
 
     Args:
         sample: the sample.
@@ -39,11 +40,17 @@ def slide_map(sample: Sample, store: CellStore) -> dict[str, Any]:
     """
     raw = sample.path / "raw"
     complete, damaged = _complete_fields(raw)
-    without = {index: "missing" for name in passes_on_disk(raw) for index in read_missing(raw / name)}
-    without |= {index: "empty" for name in passes_on_disk(raw) for index in read_skipped(raw / name)}
+    without = {
+        index: "missing" for name in passes_on_disk(raw) for index in read_missing(raw / name)
+    }
+    without |= {
+        index: "empty" for name in passes_on_disk(raw) for index in read_skipped(raw / name)
+    }
     without |= dict.fromkeys(damaged, "missing")
     shown = {field["index"] for field in complete}
-    planned = [field for field in _planned_fields(sample) if field["index"] in without.keys() - shown]
+    planned = [
+        field for field in _planned_fields(sample) if field["index"] in without.keys() - shown
+    ]
     fields = [*complete, *({**field, "state": without[field["index"]]} for field in planned)]
     return {
         "fields": sorted(fields, key=lambda field: field["index"]),
@@ -69,7 +76,11 @@ def _field(
     index: int, y_um: float, x_um: float, height_um: float, width_um: float, state: FieldState
 ) -> dict[str, Any]:
     figures = {"y_um": y_um, "x_um": x_um, "height_um": height_um, "width_um": width_um}
-    return {"index": index, **{name: round(value, 3) for name, value in figures.items()}, "state": state}
+    return {
+        "index": index,
+        **{name: round(value, 3) for name, value in figures.items()},
+        "state": state,
+    }
 
 
 def _planned_fields(sample: Sample) -> list[dict[str, Any]]:
@@ -79,9 +90,14 @@ def _planned_fields(sample: Sample) -> list[dict[str, Any]]:
     try:
         plan = AcquisitionPlan.model_validate(record.plan.model_dump())
     except ValidationError as error:
-        raise SampleStateError(f"{sample.info_path}: plan: {error.errors()[0]['msg']}; restore the file.") from error
+        raise SampleStateError(
+            f"{sample.info_path}: plan: {error.errors()[0]['msg']}; restore the file."
+        ) from error
     height_um, width_um = plan.field_height_um, plan.field_width_um
-    return [_field(field.index, field.y_um, field.x_um, height_um, width_um, "missing") for field in plan.fields()]
+    return [
+        _field(field.index, field.y_um, field.x_um, height_um, width_um, "missing")
+        for field in plan.fields()
+    ]
 
 
 def _focus(raw: Path) -> list[dict[str, float]]:
@@ -90,5 +106,9 @@ def _focus(raw: Path) -> list[dict[str, float]]:
         record = FocusRecord.read_if_present(raw / name / "focus.json")
         if record is not None:
             points = record.fine or record.coarse
-            return [{"y_um": at.y_um, "x_um": at.x_um, "z_um": at.z_um} for at in points if at.z_um is not None]
+            return [
+                {"y_um": at.y_um, "x_um": at.x_um, "z_um": at.z_um}
+                for at in points
+                if at.z_um is not None
+            ]
     return []

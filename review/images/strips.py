@@ -1,4 +1,7 @@
-"""The images of one cell on the review page: a strip of its modalities and its composite, and its outlines."""
+"""The images of one cell on the review page.
+
+A strip of its modalities and its composite, and its outlines.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,8 @@ def encode_webp(image: Image.Image, *, quality: int = _QUALITY) -> bytes:
 
 
 def make_strip(image: NDArray[np.uint16], contrast: Contrast, *, full_size: bool = False) -> bytes:
-    """Return a cell's modalities side by side as WebP, and after them its composite where the contrast has one.
+    """Return a cell's modalities side by side as WebP, and after them its composite where the
+    contrast has one.
 
     Args:
         image: (M, side, side) uint16.
@@ -49,7 +53,10 @@ def make_strip(image: NDArray[np.uint16], contrast: Contrast, *, full_size: bool
     tiles = [Image.fromarray(display_panel(image, contrast, channels)) for channels in panels]
     if full_size:
         return encode_webp(_side_by_side(tiles), quality=_FULL_QUALITY)
-    small = [tile.resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC, reducing_gap=2.0) for tile in tiles]
+    small = [
+        tile.resize((TILE_PX, TILE_PX), Image.Resampling.BICUBIC, reducing_gap=2.0)
+        for tile in tiles
+    ]
     return encode_webp(_side_by_side(small))
 
 
@@ -67,7 +74,10 @@ def mask_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
     Args:
         mask: (side, side).
     """
-    from skimage.measure import approximate_polygon, find_contours  # takes 0.8 s, before the first page
+    from skimage.measure import (
+        approximate_polygon,
+        find_contours,
+    )  # takes 0.8 s, before the first page
 
     if not mask.any():
         return []
@@ -78,13 +88,15 @@ def mask_outlines(mask: NDArray[np.bool_]) -> list[NDArray[np.float64]]:
 
 
 def cell_outlines(mask: NDArray[np.uint8]) -> dict[str, Any]:
-    """Return the outlines of a cell and of its nucleus, [y, x] from the corner of its crop, and the crop's side in px.
+    """Return the outlines of a cell and of its nucleus, [y, x] from the corner of its crop, and the
+    crop's side in px.
 
     Args:
         mask: (side, side); 0 background, 1 cytoplasm, 2 nucleus.
     """
     parts = {"cell": mask >= _CYTOPLASM, "nucleus": mask == _NUCLEUS}
     outlines = {
-        name: [np.round(outline + 0.5, 1).tolist() for outline in mask_outlines(part)] for name, part in parts.items()
+        name: [np.round(outline + 0.5, 1).tolist() for outline in mask_outlines(part)]
+        for name, part in parts.items()
     }
     return {"side_px": mask.shape[0], **outlines}

@@ -1,1 +1,4 @@
-"""The page of the review: templates and static files; plain modules of JavaScript, nothing is built or fetched."""
+"""The page of the review: templates and static files.
+
+Plain modules of JavaScript, nothing is built or fetched.
+"""

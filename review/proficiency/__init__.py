@@ -1,1 +1,4 @@
-"""Tests of people and of the machine: cells missed on a slide, competence of readers, and their trend over days."""
+"""Tests of people and of the machine.
+
+Cells missed on a slide, competence of readers, and their trend over days.
+"""

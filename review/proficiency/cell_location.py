@@ -27,7 +27,14 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import FieldInfo
     from wbcpipe.samples.sample import Sample
 
-__all__ = ["FIELDS", "LIMIT_PERCENT", "LocationCount", "count_marks", "draw_fields", "score_cell_location"]
+__all__ = [
+    "FIELDS",
+    "LIMIT_PERCENT",
+    "LocationCount",
+    "count_marks",
+    "draw_fields",
+    "score_cell_location",
+]
 
 FIELDS: Final = 20
 """Fields to look through: about 80 white cells of a blood film."""
@@ -51,14 +58,18 @@ class LocationCount:
 
 
 def count_marks(
-    marks_um: NDArray[np.float64], cells_um: NDArray[np.float64], tolerance_um: float = _TOLERANCE_UM
+    marks_um: NDArray[np.float64],
+    cells_um: NDArray[np.float64],
+    tolerance_um: float = _TOLERANCE_UM,
 ) -> LocationCount:
     """Tell marks of missed cells from marks of cells that the machine has.
 
     Args:
-        marks_um: (n, D) positions; a field seen twice, in overlapping fields, has one position on the stage.
+        marks_um: (n, D) positions; a field seen twice, in overlapping fields, has one position on
+            the stage.
         cells_um: (m, D) positions of the machine's white cells.
-        tolerance_um: largest distance between a mark and its cell, and between two marks of one cell.
+        tolerance_um: largest distance between a mark and its cell, and between two marks of one
+            cell.
     """
     if not len(marks_um):
         return LocationCount(0, 0)
@@ -74,7 +85,9 @@ def count_marks(
 
 
 def draw_fields(sample: str, fields: Sequence[int], count: int, *, day: str) -> list[int]:
-    """Draw the fields of a day's test, in their order; the same for every reader of a slide on one day.
+    """Draw the fields of a day's test, in their order.
+
+    The same for every reader of a slide on one day.
 
     Args:
         sample: its name.
@@ -88,7 +101,11 @@ def draw_fields(sample: str, fields: Sequence[int], count: int, *, day: str) -> 
 
 
 def score_cell_location(
-    sample: Sample, reader: str, fields: Sequence[int] | None = None, *, limit_percent: float = LIMIT_PERCENT
+    sample: Sample,
+    reader: str,
+    fields: Sequence[int] | None = None,
+    *,
+    limit_percent: float = LIMIT_PERCENT,
 ) -> LocationResult:
     """Count a reader's marks on a slide, and the cells that the machine found.
 
@@ -99,7 +116,8 @@ def score_cell_location(
         limit_percent: from which the test is passed.
 
     Raises:
-        SampleStateError: no such sample or field, no cells, or neither cell nor mark in these fields.
+        SampleStateError: no such sample or field, no cells, or neither cell nor mark in these
+            fields.
     """
     record = sample.record()
     store = CellStore(sample.cells_path)
@@ -108,28 +126,38 @@ def score_cell_location(
     chosen = set(complete if fields is None else fields)
     if unknown := sorted(chosen - set(complete)):
         raise SampleStateError(
-            f"{sample.path}: there is no complete field {unknown[0]}; there are {len(complete)}, up to "
-            f"{max(complete, default=0)}."
+            f"{sample.path}: there is no complete field {unknown[0]}; there are {len(complete)}, "
+            f"up to {max(complete, default=0)}."
         )
     marks = [
         entry.action
         for entry in read_journal(sample)
-        if entry.reader == reader and isinstance(entry.action, LocationMark) and entry.action.field in chosen
+        if entry.reader == reader
+        and isinstance(entry.action, LocationMark)
+        and entry.action.field in chosen
     ]
     own = store.column("field_index").astype(np.int64)
     white = (store.column("qc_flags").astype(np.int64) & QcFlag.DEBRIS.value) == 0
-    infos = {index: read_passes_info(raw, index) for index in sorted({mark.field for mark in marks})}
+    infos = {
+        index: read_passes_info(raw, index) for index in sorted({mark.field for mark in marks})
+    }
     if record.kind == "scope":
         places = [_stage_um(mark, infos[mark.field]) for mark in marks]
         cells = np.column_stack([store.column("y_um"), store.column("x_um")])[white]
         counted = count_marks(np.array(places, np.float64).reshape(-1, 2), cells)
     else:  # imported fields have no common stage
-        parts = [_in_field(index, marks, store, own, white, infos[index].pixel_um) for index in infos]
-        counted = LocationCount(sum(part.missed for part in parts), sum(part.already_found for part in parts))
+        parts = [
+            _in_field(index, marks, store, own, white, infos[index].pixel_um) for index in infos
+        ]
+        counted = LocationCount(
+            sum(part.missed for part in parts), sum(part.already_found for part in parts)
+        )
     found = int((white & np.isin(own, sorted(chosen))).sum())
     total = found + counted.missed
     if not total:
-        raise SampleStateError(f"{sample.path}: neither a cell nor a mark in these fields; choose others.")
+        raise SampleStateError(
+            f"{sample.path}: neither a cell nor a mark in these fields; choose others."
+        )
     percent = 100 * found / total
     return LocationResult(
         date=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -148,7 +176,10 @@ def score_cell_location(
 
 
 def _stage_um(mark: LocationMark, info: FieldInfo) -> tuple[float, float]:
-    """Return a mark's position on the stage (y, x); the few tenths of a um between the modalities do not matter."""
+    """Return a mark's position on the stage (y, x).
+
+    The few tenths of a um between the modalities do not matter.
+    """
     rows, columns = info.shape_px
     return (
         info.y_um + (mark.y_px - (rows - 1) / 2) * info.pixel_um,
@@ -165,5 +196,7 @@ def _in_field(
     pixel_um: float,
 ) -> LocationCount:
     places = [(mark.y_px * pixel_um, mark.x_px * pixel_um) for mark in marks if mark.field == index]
-    cells = np.column_stack([store.column("y_px"), store.column("x_px")]).astype(np.float64)[white & (own == index)]
+    cells = np.column_stack([store.column("y_px"), store.column("x_px")]).astype(np.float64)[
+        white & (own == index)
+    ]
     return count_marks(np.array(places, np.float64), cells * pixel_um)

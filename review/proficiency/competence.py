@@ -22,7 +22,14 @@ if TYPE_CHECKING:
 
     from wbcpipe.review.readers.calls import ReadSample
 
-__all__ = ["LIMIT_PERCENT", "TEST_CELLS", "ReferenceCell", "begin_competence", "reference_cells", "score_competence"]
+__all__ = [
+    "LIMIT_PERCENT",
+    "TEST_CELLS",
+    "ReferenceCell",
+    "begin_competence",
+    "reference_cells",
+    "score_competence",
+]
 
 TEST_CELLS: Final = 50
 LIMIT_PERCENT: Final = 90.0
@@ -59,18 +66,23 @@ def reference_cells(samples: Sequence[ReadSample]) -> list[ReferenceCell]:
         samples: in the order of the result.
     """
     return [
-        ReferenceCell(sample.name, item.cell, item.to, item.how, item.by, tuple(item.calls), item.why)
+        ReferenceCell(
+            sample.name, item.cell, item.to, item.how, item.by, tuple(item.calls), item.why
+        )
         for sample in samples
         for item in consensus_of(sample)
         if item.to
     ]
 
 
-def begin_competence(sample: ReadSample, reader: str, *, cells: int = TEST_CELLS, seed: int) -> Reading:
-    """Return the entry that begins a competence test: a blind reading of reference cells that others decided.
+def begin_competence(
+    sample: ReadSample, reader: str, *, cells: int = TEST_CELLS, seed: int
+) -> Reading:
+    """Return the entry that begins a competence test: a blind reading of reference cells that
+    others decided.
 
-    Every class is drawn alike often, as far as there are cells; cells that the reader called, adjudicated or assigned
-    are left out.
+    Every class is drawn alike often, as far as there are cells; cells that the reader called,
+    adjudicated or assigned are left out.
 
     Args:
         sample: with reference cells.
@@ -82,20 +94,29 @@ def begin_competence(sample: ReadSample, reader: str, *, cells: int = TEST_CELLS
         SampleStateError: there is no reference cell that others decided.
     """
     seen = set(sample.state.assigned(reader))
-    known = {item.cell for item in reference_cells([sample]) if reader in (*item.readers, item.by) or item.cell in seen}
+    known = {
+        item.cell
+        for item in reference_cells([sample])
+        if reader in (*item.readers, item.by) or item.cell in seen
+    }
     by_class: dict[str, list[str]] = defaultdict(list)
     for item in reference_cells([sample]):
         if item.cell not in known:
             by_class[item.label].append(item.cell)
     if not by_class:
         raise SampleStateError(
-            f"{sample.name}: no cell was decided by others than {reader}; two readers call cells blind first, and "
-            "adjudicate what differs."
+            f"{sample.name}: no cell was decided by others than {reader}; two readers call cells "
+            f"blind first, and adjudicate what differs."
         )
     rng = np.random.default_rng(seed)
     shuffled = [rng.permutation(members).tolist() for _, members in sorted(by_class.items())]
     # Round after round one cell of each class, so that rare ones are in every test.
-    rounds = [members[turn] for turn in range(max(map(len, shuffled))) for members in shuffled if turn < len(members)]
+    rounds = [
+        members[turn]
+        for turn in range(max(map(len, shuffled)))
+        for members in shuffled
+        if turn < len(members)
+    ]
     drawn = tuple(str(cell) for cell in rng.permutation(rounds[:cells]))
     number = sum(is_competence_reading(name) for name in sample.state.readings) + 1
     return Reading(event="start", reading=f"{COMPETENCE}{number}-{seed}", seed=seed, cells=drawn)
@@ -127,7 +148,11 @@ def score_competence(
         reference = {item.cell: item.label for item in reference_cells([sample])}
         for reading in sample.state.readings.values():
             key = (sample.name, reading.reading)
-            own = reading.reader == reader and reading.finished and is_competence_reading(reading.reading)
+            own = (
+                reading.reader == reader
+                and reading.finished
+                and is_competence_reading(reading.reading)
+            )
             if not own or key in skip:
                 continue
             readings.append(key)
@@ -138,8 +163,8 @@ def score_competence(
                     called.append(reading.calls.get(cell, "not called"))
     if not decided:
         raise SampleStateError(
-            f"{reader!r} has no finished competence test that was not scored; begin one with --begin and read the "
-            "cells on the review page."
+            f"{reader!r} has no finished competence test that was not scored; begin one with "
+            f"--begin and read the cells on the review page."
         )
     found = compare_readers(called, decided, classes)
     percent = 100 * found.agreed / found.cells

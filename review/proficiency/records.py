@@ -1,4 +1,6 @@
-"""Results of proficiency tests: ``proficiency/<test>.jsonl`` in the data root, one flushed line a test."""
+"""Results of proficiency tests: ``proficiency/<test>.jsonl`` in the data root, one flushed line a
+test.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,14 @@ from wbcpipe.system.validation_messages import explain
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["PROFICIENCY", "ClassResult", "CompetenceResult", "LocationResult", "append_result", "read_results"]
+__all__ = [
+    "PROFICIENCY",
+    "ClassResult",
+    "CompetenceResult",
+    "LocationResult",
+    "append_result",
+    "read_results",
+]
 
 PROFICIENCY: Final = "proficiency"
 """Folder of the results, in the data root."""
@@ -93,7 +102,10 @@ class CompetenceResult(_Result):
     classes: dict[str, ClassResult]
 
 
-_FILES: Final[dict[type[_Result], str]] = {LocationResult: "location.jsonl", CompetenceResult: "competence.jsonl"}
+_FILES: Final[dict[type[_Result], str]] = {
+    LocationResult: "location.jsonl",
+    CompetenceResult: "competence.jsonl",
+}
 
 
 def append_result(root: Path, result: _Result) -> Path:

@@ -1,1 +1,4 @@
-"""Two readers and more: blind readings, their agreement, adjudication, and the reference differential."""
+"""Two readers and more.
+
+Blind readings, their agreement, adjudication, and the reference differential.
+"""

@@ -65,13 +65,19 @@ class ReadSample:
     @property
     def countable(self) -> list[str]:
         """Names of the cells that no quality flag excludes."""
-        return [key for key, reason in zip(self.keys, self.rows.exclusion_reason, strict=True) if not reason]
+        return [
+            key
+            for key, reason in zip(self.keys, self.rows.exclusion_reason, strict=True)
+            if not reason
+        ]
 
     @property
     def readers(self) -> list[str]:
         """Everyone who read blind or gave a class, in order of their first entry."""
         found = [reading.reader for reading in self.state.readings.values()]
-        return list(dict.fromkeys([*found, *(edit.entry.reader for edit in self.state.edits.values())]))
+        return list(
+            dict.fromkeys([*found, *(edit.entry.reader for edit in self.state.edits.values())])
+        )
 
 
 def open_read_sample(sample: Sample) -> ReadSample:
@@ -94,8 +100,9 @@ def open_read_sample(sample: Sample) -> ReadSample:
 def calls_of(sample: ReadSample, reader: str) -> Calls:
     """Return the classes that a reader gave.
 
-    They are those of the reader's blind readings, all together, the last one of a cell. Of a reader without a blind
-    reading they are the classes that the reader assigned, and those with which the reader looked at cells and left
+    They are those of the reader's blind readings, all together, the last one of a cell. Of a reader
+    without a blind reading they are the classes that the reader assigned, and those with which the
+    reader looked at cells and left
     them: these were given in view of the machine's.
 
     Args:
@@ -106,7 +113,9 @@ def calls_of(sample: ReadSample, reader: str) -> Calls:
         SampleStateError: the reader called no cell.
     """
     if reader == MACHINE:
-        named = zip(sample.keys, sample.rows.predicted_class, sample.rows.exclusion_reason, strict=True)
+        named = zip(
+            sample.keys, sample.rows.predicted_class, sample.rows.exclusion_reason, strict=True
+        )
         return Calls(MACHINE, {key: name for key, name, reason in named if not reason}, blind=True)
     own = [
         reading
@@ -122,11 +131,13 @@ def calls_of(sample: ReadSample, reader: str) -> Calls:
         for key, seen in sample.state.looked.items()
         if reader in seen and key in machine
     }
-    assigned = {key: given.to for key, given in sample.state.assigned(reader).items() if key in machine}
+    assigned = {
+        key: given.to for key, given in sample.state.assigned(reader).items() if key in machine
+    }
     if not looked and not assigned:
         raise SampleStateError(
-            f"{sample.name}: {reader!r} called no cell; readers of this sample: {_listed(sample.readers)}, and "
-            f"{MACHINE!r}."
+            f"{sample.name}: {reader!r} called no cell; readers of this sample: "
+            f"{_listed(sample.readers)}, and {MACHINE!r}."
         )
     return Calls(reader, {**looked, **assigned}, blind=False)
 

@@ -1,4 +1,7 @@
-"""Compare two readers of a sample, or a reader and the machine: cells that differ, kappa, and the two counts."""
+"""Compare two readers of a sample, or a reader and the machine.
+
+Cells that differ, kappa, and the two counts.
+"""
 
 from __future__ import annotations
 
@@ -40,8 +43,8 @@ class ClassCounts:
         first, second: cells.
         first_percent, second_percent: ``None`` without cells.
         first_limits, second_limits: 95 % limits in whole per cent (Rümke).
-        p_value: probability that chance alone makes them differ as much: McNemar's exact test where both counted the
-            same cells, else Fisher's.
+        p_value: probability that chance alone makes them differ as much: McNemar's exact test where
+            both counted the same cells, else Fisher's.
     """
 
     name: str
@@ -101,7 +104,9 @@ def compare_two(sample: ReadSample, first: str, second: str) -> ReaderComparison
         SampleStateError: one of them called no cell.
     """
     one, other = calls_of(sample, first), calls_of(sample, second)
-    shared = [row for row, key in enumerate(sample.keys) if key in one.by_cell and key in other.by_cell]
+    shared = [
+        row for row, key in enumerate(sample.keys) if key in one.by_cell and key in other.by_cell
+    ]
     names = [(one.by_cell[sample.keys[row]], other.by_cell[sample.keys[row]]) for row in shared]
     return ReaderComparison(
         sample=sample.name,
@@ -109,19 +114,30 @@ def compare_two(sample: ReadSample, first: str, second: str) -> ReaderComparison
         second=second,
         blind=one.blind and other.blind,
         finished=one.finished and other.finished,
-        agreement=compare_readers([a for a, _ in names], [b for _, b in names], sample.rows.classes),
+        agreement=compare_readers(
+            [a for a, _ in names], [b for _, b in names], sample.rows.classes
+        ),
         differ=tuple(
-            DifferingCell(sample.keys[row], row, a, b) for row, (a, b) in zip(shared, names, strict=True) if a != b
+            DifferingCell(sample.keys[row], row, a, b)
+            for row, (a, b) in zip(shared, names, strict=True)
+            if a != b
         ),
         counts=compare_counts(one, other, sample.rows.classes, sample.not_white),
         cells=(len(one.by_cell), len(other.by_cell)),
     )
 
 
-def white_counts(calls: Mapping[str, str], classes: Sequence[str], not_white: Sequence[str]) -> dict[str, int]:
-    """Return the cells of each class of white cell: without `NO_CLASS` and the classes ``not_white``."""
+def white_counts(
+    calls: Mapping[str, str], classes: Sequence[str], not_white: Sequence[str]
+) -> dict[str, int]:
+    """Return the cells of each class of white cell: without `NO_CLASS` and the classes
+    ``not_white``.
+    """
     counted = [name for name in calls.values() if name not in (*NO_CLASS, *not_white)]
-    return {name: counted.count(name) for name in dict.fromkeys((*classes, *sorted(set(counted) - set(classes))))}
+    return {
+        name: counted.count(name)
+        for name in dict.fromkeys((*classes, *sorted(set(counted) - set(classes))))
+    }
 
 
 def compare_counts(
@@ -129,8 +145,8 @@ def compare_counts(
 ) -> tuple[ClassCounts, ...]:
     """Compare what two readers counted, class by class.
 
-    Where they called the same cells, McNemar's test compares them; where they share none or some, Fisher's, which for
-    shared cells tells them apart less often.
+    Where they called the same cells, McNemar's test compares them; where they share none or some,
+    Fisher's, which for shared cells tells them apart less often.
     """
     one, other = (white_counts(calls.by_cell, classes, not_white) for calls in (first, second))
     total_one, total_other = sum(one.values()), sum(other.values())
@@ -139,8 +155,12 @@ def compare_counts(
     for name in dict.fromkeys((*one, *other)):
         a, b = one.get(name, 0), other.get(name, 0)
         if paired:
-            only_first = sum(call == name != second.by_cell[cell] for cell, call in first.by_cell.items())
-            only_second = sum(call == name != first.by_cell[cell] for cell, call in second.by_cell.items())
+            only_first = sum(
+                call == name != second.by_cell[cell] for cell, call in first.by_cell.items()
+            )
+            only_second = sum(
+                call == name != first.by_cell[cell] for cell, call in second.by_cell.items()
+            )
             p_value = paired_differ_by_chance(only_first, only_second)
         else:
             p_value = differ_by_chance(a, total_one, b, total_other)

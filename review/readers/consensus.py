@@ -42,7 +42,9 @@ class Consensus:
 
 def blind_readers(sample: ReadSample) -> list[str]:
     """Return who called a cell in a blind reading, in order of the first call."""
-    return list(dict.fromkeys(reader for calls in blind_calls(sample.state).values() for reader in calls))
+    return list(
+        dict.fromkeys(reader for calls in blind_calls(sample.state).values() for reader in calls)
+    )
 
 
 def adjudications(sample: ReadSample) -> dict[str, Consensus]:
@@ -64,10 +66,11 @@ def adjudications(sample: ReadSample) -> dict[str, Consensus]:
 
 
 def consensus_of(sample: ReadSample, readers: Sequence[str] = ()) -> list[Consensus]:
-    """Return what is agreed about each cell that two or more readers called blind, or that was adjudicated.
+    """Return what is agreed about each cell that two or more readers called blind, or that was
+    adjudicated.
 
-    An adjudication counts before the calls. Without one the class is that of all readers, or, of three or more, that of
-    more than half of them.
+    An adjudication counts before the calls. Without one the class is that of all readers, or, of
+    three or more, that of more than half of them.
 
     Args:
         sample: that was read.
@@ -76,7 +79,9 @@ def consensus_of(sample: ReadSample, readers: Sequence[str] = ()) -> list[Consen
     Raises:
         SampleStateError: a reader called no cell.
     """
-    calls = {reader: calls_of(sample, reader).by_cell for reader in readers or blind_readers(sample)}
+    calls = {
+        reader: calls_of(sample, reader).by_cell for reader in readers or blind_readers(sample)
+    }
     decided = adjudications(sample)
     found = []
     for cell in sample.keys:
@@ -90,5 +95,7 @@ def consensus_of(sample: ReadSample, readers: Sequence[str] = ()) -> list[Consen
 
 
 def to_adjudicate(sample: ReadSample, readers: Sequence[str] = ()) -> list[Consensus]:
-    """Return the cells on which readers differ and which nobody has decided, in the order of the cell table."""
+    """Return the cells on which readers differ and which nobody has decided, in the order of the
+    cell table.
+    """
     return [item for item in consensus_of(sample, readers) if item.how == "open"]

@@ -1,7 +1,9 @@
-"""The reference differential of two readers, in the manner of CLSI H20-A2: 200 cells each, the mean of both.
+"""The reference differential of two readers, in the manner of CLSI H20-A2: 200 cells each, the mean
+of both.
 
-CLSI H20-A2 (Reference Leukocyte Differential Count, 2007): two qualified examiners count 200 cells each; the reference
-is the mean of their percentages; where they differ by more than chance, a third examiner counts.
+CLSI H20-A2 (Reference Leukocyte Differential Count, 2007): two qualified examiners count 200 cells
+each; the reference is the mean of their percentages; where they differ by more than chance, a third
+examiner counts.
 """
 
 from __future__ import annotations
@@ -77,7 +79,8 @@ class ReadersReference:
         readers: two or more.
         white_cells: different cells of a class, of all readers.
         classes: in the order of the model's.
-        open_cells: names of cells on which the readers differ and which nobody has decided; they count as read.
+        open_cells: names of cells on which the readers differ and which nobody has decided; they
+            count as read.
         discordant: classes in which two readers differ by more than chance, as read.
         notes: what is less than CLSI H20-A2 asks for, each one sentence.
     """
@@ -107,15 +110,18 @@ class ReadersReference:
             "source": f"blind readings of {self.sample} by {counted}, {date}"[:200],
             "method": "mean of the readers' percentages, in the manner of CLSI H20-A2",
             "cells": self.white_cells,
-            "percent": {name: round(100 * share / total, _DIGITS) for name, share in shares.items()},
+            "percent": {
+                name: round(100 * share / total, _DIGITS) for name, share in shares.items()
+            },
         }
 
 
 def build_reference(sample: ReadSample, readers: Sequence[str]) -> ReadersReference:
     """Return the reference differential of two or more readers.
 
-    A cell that several of them called and an adjudication, or most of three readers, decided has that class for each of
-    them. The interval is that of the mean share among the different white cells: cells that both counted count once.
+    A cell that several of them called and an adjudication, or most of three readers, decided has
+    that class for each of them. The interval is that of the mean share among the different white
+    cells: cells that both counted count once.
 
     Args:
         sample: that was read.
@@ -126,22 +132,34 @@ def build_reference(sample: ReadSample, readers: Sequence[str]) -> ReadersRefere
     """
     if len(set(readers)) < 2 or len(set(readers)) < len(readers):
         raise SampleStateError(
-            f"{sample.name}: readers {', '.join(readers) or 'none'}; a reference needs two different ones or more."
+            f"{sample.name}: readers {', '.join(readers) or 'none'}; a reference needs two "
+            f"different ones or more."
         )
     read = [calls_of(sample, reader) for reader in readers]
     if seeing := [calls.reader for calls in read if not calls.blind]:
         raise SampleStateError(
-            f"{sample.name}: {seeing[0]!r} did not read blind; a reference needs blind readings (`wbcpipe review`)."
+            f"{sample.name}: {seeing[0]!r} did not read blind; a reference needs blind readings "
+            f"(`wbcpipe review`)."
         )
-    decided = {item.cell: item.to for item in consensus_of(sample, readers) if item.how == "majority"}
+    decided = {
+        item.cell: item.to for item in consensus_of(sample, readers) if item.how == "majority"
+    }
     decided |= {cell: item.to for cell, item in adjudications(sample).items()}
     final = [
-        Calls(calls.reader, {cell: decided.get(cell, name) for cell, name in calls.by_cell.items()}, blind=True)
+        Calls(
+            calls.reader,
+            {cell: decided.get(cell, name) for cell, name in calls.by_cell.items()},
+            blind=True,
+        )
         for calls in read
     ]
     counts = [white_counts(calls.by_cell, sample.rows.classes, sample.not_white) for calls in final]
-    if empty := [calls.reader for calls, count in zip(final, counts, strict=True) if not sum(count.values())]:
-        raise SampleStateError(f"{sample.name}: {empty[0]!r} called no white cell; read more cells.")
+    if empty := [
+        calls.reader for calls, count in zip(final, counts, strict=True) if not sum(count.values())
+    ]:
+        raise SampleStateError(
+            f"{sample.name}: {empty[0]!r} called no white cell; read more cells."
+        )
     names = tuple(dict.fromkeys(name for count in counts for name in count))
     white = len({cell for calls in final for cell, to in calls.by_cell.items() if to in names})
     p_values = _least_p_values(read, sample, names)
@@ -169,7 +187,11 @@ def build_reference(sample: ReadSample, readers: Sequence[str]) -> ReadersRefere
 
 
 def _class(
-    name: str, counts: Sequence[dict[str, int]], raw: Sequence[dict[str, int]], white: int, p_value: float
+    name: str,
+    counts: Sequence[dict[str, int]],
+    raw: Sequence[dict[str, int]],
+    white: int,
+    p_value: float,
 ) -> ReferenceClass:
     share = sum(count.get(name, 0) / sum(count.values()) for count in counts) / len(counts)
     low, high = clopper_pearson(min(share, 1.0) * white, white)
@@ -183,8 +205,12 @@ def _class(
     )
 
 
-def _least_p_values(read: Sequence[Calls], sample: ReadSample, names: Sequence[str]) -> dict[str, float]:
-    """Return by class the smallest probability of the differences between any two readers, as read."""
+def _least_p_values(
+    read: Sequence[Calls], sample: ReadSample, names: Sequence[str]
+) -> dict[str, float]:
+    """Return by class the smallest probability of the differences between any two readers, as
+    read.
+    """
     least = dict.fromkeys(names, 1.0)
     for position, first in enumerate(read):
         for second in read[position + 1 :]:
@@ -194,24 +220,33 @@ def _least_p_values(read: Sequence[Calls], sample: ReadSample, names: Sequence[s
 
 
 def _notes(
-    read: Sequence[Calls], counts: Sequence[dict[str, int]], opened: Sequence[str], discordant: Sequence[str]
+    read: Sequence[Calls],
+    counts: Sequence[dict[str, int]],
+    opened: Sequence[str],
+    discordant: Sequence[str],
 ) -> list[str]:
     notes = []
     for calls, count in zip(read, counts, strict=True):
         white = sum(count.values())
         if white < READING_CELLS:
-            notes.append(f"{calls.reader} counted {white} white cells; {READING_CELLS} are asked for.")
+            notes.append(
+                f"{calls.reader} counted {white} white cells; {READING_CELLS} are asked for."
+            )
         if not calls.finished:
             notes.append(f"{calls.reader} has not finished a reading.")
     shared = set.intersection(*(set(calls.by_cell) for calls in read))
     if shared:
         notes.append(
-            f"{len(shared)} cells were read by all: the readers' errors are averaged, the sampling error is not."
+            f"{len(shared)} cells were read by all: the readers' errors are averaged, the "
+            f"sampling error is not."
         )
     if opened:
-        notes.append(f"Not adjudicated: {len(opened)} of the cells that the readers call differently.")
+        notes.append(
+            f"Not adjudicated: {len(opened)} of the cells that the readers call differently."
+        )
     if discordant and len(read) == 2 and (opened or not shared):
         notes.append(
-            f"The readers differ by more than chance in {', '.join(discordant)}: adjudicate, or have a third one read."
+            f"The readers differ by more than chance in {', '.join(discordant)}: adjudicate, or "
+            f"have a third one read."
         )
     return notes

@@ -41,7 +41,9 @@ class ServerAddress:
 
     @property
     def hosts(self) -> frozenset[str]:
-        """Values of the header ``Host`` that mean this server: others are another site's name for it."""
+        """Values of the header ``Host`` that mean this server: others are another site's name for
+        it.
+        """
         names = {_bracketed(self.host).lower()}
         if is_loopback(self.host):
             names |= set(_LOOPBACK_NAMES)
@@ -70,14 +72,18 @@ def is_loopback(host: str) -> bool:
     Raises:
         ConfigError: the name has no address, or stands for all of a computer's addresses.
     """
-    return all(ipaddress.ip_address(address.partition("%")[0]).is_loopback for _, address in _addresses(host))
+    return all(
+        ipaddress.ip_address(address.partition("%")[0]).is_loopback
+        for _, address in _addresses(host)
+    )
 
 
 def _addresses(host: str) -> list[tuple[socket.AddressFamily, str]]:
     if host.strip() in _WILDCARDS:
         raise ConfigError(
-            f"--host {host!r} stands for every address of this computer, so that the server could not tell its own "
-            "name from another site's; give the name or the address by which readers reach it."
+            f"--host {host!r} stands for every address of this computer, so that the server could "
+            f"not tell its own name from another site's; give the name or the address by which "
+            "readers reach it."
         )
     try:
         found = socket.getaddrinfo(host.strip("[]"), None, type=socket.SOCK_STREAM)
@@ -93,16 +99,20 @@ def listen(host: str, port: int | None) -> socket.socket:
 
     Args:
         host: name or address of this computer.
-        port: TCP port, 0 for any that is free; ``None`` for `DEFAULT_PORT`, or any if that is in use.
+        port: TCP port, 0 for any that is free; ``None`` for `DEFAULT_PORT`, or any if that is in
+            use.
 
     Raises:
         ConfigError: the port is in use or not allowed, or the address is not of this computer.
     """
     family, address = _addresses(host)[0]
     for wanted in (DEFAULT_PORT, 0) if port is None else (port,):
-        # With its protocol named, asyncio sends small answers at once; else each waits 40 ms for Nagle's algorithm.
+        # With its protocol named, asyncio sends small answers at once; else each waits 40 ms for
+        # Nagle's algorithm.
         listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        if sys.platform == "win32":  # there, SO_REUSEADDR would let another program take the port as well
+        if (
+            sys.platform == "win32"
+        ):  # there, SO_REUSEADDR would let another program take the port as well
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
         else:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -114,4 +124,7 @@ def listen(host: str, port: int | None) -> socket.socket:
             reason = getattr(error, "strerror", None) or str(error)
         else:
             return listening
-    raise ConfigError(f"cannot listen on port {wanted} of {host} ({reason}); give another --port, or another --host.")
+    raise ConfigError(
+        f"cannot listen on port {wanted} of {host} ({reason}); give another --port, or another "
+        f"--host."
+    )

@@ -45,7 +45,9 @@ class Json(JSONResponse):
 
     def render(self, content: Any) -> bytes:
         """Return the body."""
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+        return json.dumps(
+            content, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+        ).encode()
 
 
 def image_answer(webp: bytes, *, immutable: bool) -> Response:
@@ -64,8 +66,11 @@ def refuse(status: int, sentence: str, **more: Any) -> Json:
     return Json({"error": sentence, **more}, status_code=status)
 
 
-def read_object(route: Callable[[Request, dict[str, Any]], Response]) -> Callable[[Request], Awaitable[Response]]:
-    """Return a route that reads a JSON object from the request and calls ``route`` with it, in a thread.
+def read_object(
+    route: Callable[[Request, dict[str, Any]], Response],
+) -> Callable[[Request], Awaitable[Response]]:
+    """Return a route that reads a JSON object from the request and calls ``route`` with it, in a
+    thread.
 
     The guard has limited the size of the body.
     """
@@ -82,7 +87,9 @@ def read_object(route: Callable[[Request, dict[str, Any]], Response]) -> Callabl
     return reading
 
 
-def _answer(request: Request, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
+def _answer(
+    request: Request, status: int, sentence: str, headers: Mapping[str, str] | None = None
+) -> Response:
     if request.url.path.startswith("/api/"):
         answer: Response = refuse(status, sentence)
     else:
@@ -102,8 +109,14 @@ def _on_known_error(request: Request, error: Exception) -> Response:
 
 
 def _on_defect(request: Request, error: Exception) -> Response:
-    return _answer(request, 500, f"A defect in wbcpipe itself: {type(error).__name__}; please report it.")
+    return _answer(
+        request, 500, f"A defect in wbcpipe itself: {type(error).__name__}; please report it."
+    )
 
 
-ERROR_HANDLERS: Final = {HTTPException: _on_http_error, WbcpipeError: _on_known_error, Exception: _on_defect}
+ERROR_HANDLERS: Final = {
+    HTTPException: _on_http_error,
+    WbcpipeError: _on_known_error,
+    Exception: _on_defect,
+}
 """For Starlette: what it answers to an error of each class."""

@@ -62,11 +62,15 @@ class ReviewApp:
         # The pages of a login need their style before there is a session.
         has_passwords = options.passwords is not None
         public = (LOGIN, STATIC) if has_passwords else (LOGIN,)
-        self.asgi = Guard(app, options.address, options.sessions, public=public, has_passwords=has_passwords)
+        self.asgi = Guard(
+            app, options.address, options.sessions, public=public, has_passwords=has_passwords
+        )
 
     def read_ahead(self) -> None:
         """Begin to read the samples of the worklist: 15 ms each, before the page asks for them."""
-        threading.Thread(target=self._worklist.entries, name="wbcpipe-worklist", daemon=True).start()
+        threading.Thread(
+            target=self._worklist.entries, name="wbcpipe-worklist", daemon=True
+        ).start()
 
     def close(self) -> None:
         """Close what is open of the samples."""

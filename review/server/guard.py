@@ -1,4 +1,7 @@
-"""What every request must be before a route sees it: for this server, from its own pages, in a session, and small."""
+"""What every request must be before a route sees it.
+
+For this server, from its own pages, in a session, and small.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,13 @@ _MAX_FORM_BYTES: Final = 2**13
 _BODY_TIMEOUT_S: Final = 30.0
 _METHODS: Final = ("GET", "HEAD", "POST")
 
-#: On every answer. Nothing of another site is loaded, no script stands in a page, and no page frames this one. With the
-#: referrer policy `no-referrer`, browsers would send the login form with the origin `null`.
+#: On every answer. Nothing of another site is loaded, no script stands in a page, and no page
+#: frames this one. With the referrer policy `no-referrer`, browsers would send the login form with
+#: the origin `null`.
 SECURITY_HEADERS: Final = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
@@ -61,15 +65,19 @@ class _Refusal:
 
 
 class Guard:
-    """Lets requests through to an application that are what they must be; the others are refused with one sentence.
+    """Lets requests through to an application that are what they must be.
 
-    The reader of the session is in ``scope["state"]["reader"]``; it is empty on the way to the login.
+    The others are refused with one sentence.
+
+    The reader of the session is in ``scope["state"]["reader"]``; it is empty on the way to the
+    login.
 
     Args:
         app: the application.
         address: of this server.
         sessions: of its readers.
-        public: paths that need no session; of these, one that ends in ``/`` stands for all below it.
+        public: paths that need no session; of these, one that ends in ``/`` stands for all below
+            it.
         has_passwords: who has no session is led to the login page.
     """
 
@@ -106,7 +114,9 @@ class Guard:
             await _refuse(refusal, scope, send)
 
     def _address_refusal(self, headers: _Headers) -> _Refusal | None:
-        """Refuse a page of another site, also one that has got this server's address for its own name."""
+        """Refuse a page of another site, also one that has got this server's address for its own
+        name.
+        """
         hosts = headers.all("host")
         if len(hosts) != 1 or hosts[0].lower() not in self._address.hosts:
             return _Refusal(403, f"This server answers under {self._address.url} alone.")
@@ -120,17 +130,20 @@ class Guard:
         if method not in _METHODS:
             return _Refusal(405, "Only GET, HEAD and POST are answered.")
         if method == "POST" and not headers.all("origin"):
-            return _Refusal(403, "A request that changes something must say which page it comes from (Origin).")
+            return _Refusal(
+                403, "A request that changes something must say which page it comes from (Origin)."
+            )
         reader = self._sessions.reader(headers.cookie(self._cookie))
         scope.setdefault("state", {})["reader"] = reader or ""
         if reader is None and not any(
-            path == public or (public.endswith("/") and path.startswith(public)) for public in self._public
+            path == public or (public.endswith("/") and path.startswith(public))
+            for public in self._public
         ):
             is_page = method != "POST" and not path.startswith("/api/")
             return _Refusal(
                 303 if is_page and self._has_passwords else 403,
-                "No session: open the link that `wbcpipe review` printed, or log in again. A link works once, in one "
-                "browser.",
+                "No session: open the link that `wbcpipe review` printed, or log in again. A link "
+                "works once, in one browser.",
             )
         return None
 
@@ -141,7 +154,9 @@ def _content_refusal(scope: Scope, headers: _Headers) -> _Refusal | None:
     kind = headers.get("content-type").partition(";")[0].strip().lower()
     allowed = FORM if scope["path"] == LOGIN else "application/json"
     if kind != allowed:
-        return _Refusal(400, f"The content type is {kind[:60] or 'missing'}; {allowed} was expected.")
+        return _Refusal(
+            400, f"The content type is {kind[:60] or 'missing'}; {allowed} was expected."
+        )
     length = headers.get("content-length")
     if length.isdecimal() and int(length[:18]) > _body_limit(scope):
         return _too_large(_body_limit(scope))
@@ -189,7 +204,10 @@ def _replay(body: bytes, receive: Receive) -> Receive:
 
 
 def _with_headers(send: Send) -> Send:
-    """Return a ``send`` that adds the security headers; a route may set ``cache-control`` itself."""
+    """Return a ``send`` that adds the security headers.
+
+    A route may set ``cache-control`` itself.
+    """
 
     async def sending(message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -228,7 +246,11 @@ class _Headers:
 
     def all(self, name: str) -> list[str]:
         """Return every value of a header."""
-        return [value.decode("latin-1").strip() for key, value in self._raw if key.lower() == name.encode()]
+        return [
+            value.decode("latin-1").strip()
+            for key, value in self._raw
+            if key.lower() == name.encode()
+        ]
 
     def get(self, name: str) -> str:
         """Return the first value of a header; empty without one."""

@@ -70,7 +70,11 @@ class ImageRoutes:
     def outlines(self, request: Request) -> Response:
         """The outlines of a cell and of its nucleus."""
         sample, row = self._opened_row(request)
-        headers = {"cache-control": "private, max-age=31536000, immutable"} if _is_current(request, sample) else {}
+        headers = (
+            {"cache-control": "private, max-age=31536000, immutable"}
+            if _is_current(request, sample)
+            else {}
+        )
         return Json(sample.images.outlines(row), headers=headers)
 
     def similar(self, request: Request) -> Response:
@@ -78,7 +82,9 @@ class ImageRoutes:
         sample = self._opened(request)
         with sample.journal.held():
             if open_reading(sample.journal.state(), request.state.reader) is not None:
-                raise HTTPException(409, "In a blind reading, cells are not sorted by what the model says of them.")
+                raise HTTPException(
+                    409, "In a blind reading, cells are not sorted by what the model says of them."
+                )
         return Json({"order": order_by_similarity(sample.features, _rows(request, len(sample)))})
 
     def field_image(self, request: Request) -> Response:
@@ -86,8 +92,12 @@ class ImageRoutes:
         sample, index = self._opened_field(request)
         modality = request.query_params.get("modality", sample.fields.choices[0])
         if modality not in sample.fields.choices:
-            raise HTTPException(404, f"There is no such modality; there are {', '.join(sample.fields.choices)}.")
-        return image_answer(sample.fields.image(index, modality), immutable=_is_current(request, sample))
+            raise HTTPException(
+                404, f"There is no such modality; there are {', '.join(sample.fields.choices)}."
+            )
+        return image_answer(
+            sample.fields.image(index, modality), immutable=_is_current(request, sample)
+        )
 
     def field(self, request: Request) -> Response:
         """The size of a field and its cells with their outlines."""
@@ -110,8 +120,12 @@ def _rows(request: Request, cells: int) -> list[int]:
         HTTPException: there are none, too many, or one that the sample does not have.
     """
     words = request.query_params.get("rows", "").split(",")
-    if len(words) > _MAX_CHOSEN or not all(word.isascii() and word.isdecimal() and len(word) < 9 for word in words):
-        raise HTTPException(400, f"`rows` must be 1 to {_MAX_CHOSEN} numbers of cells with commas between them.")
+    if len(words) > _MAX_CHOSEN or not all(
+        word.isascii() and word.isdecimal() and len(word) < 9 for word in words
+    ):
+        raise HTTPException(
+            400, f"`rows` must be 1 to {_MAX_CHOSEN} numbers of cells with commas between them."
+        )
     rows = [int(word) for word in words]
     if max(rows) >= cells:
         raise HTTPException(404, f"There is no cell {max(rows)}: the sample has {cells}.")

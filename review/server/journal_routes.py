@@ -33,7 +33,17 @@ if TYPE_CHECKING:
 __all__ = ["JournalRoutes"]
 
 #: What a page may write as it is; signatures and the start of a reading have routes of their own.
-_ALLOWED: Final = ("assign", "look", "undo", "redo", "comment", "call", "reading", "adjudicate", "location_mark")
+_ALLOWED: Final = (
+    "assign",
+    "look",
+    "undo",
+    "redo",
+    "comment",
+    "call",
+    "reading",
+    "adjudicate",
+    "location_mark",
+)
 #: What a reader may write in a blind reading.
 _BLIND: Final = ("call", "reading")
 _MAX_ENTRIES: Final = 1000
@@ -87,38 +97,56 @@ class JournalRoutes:
         if reading is not None and any(action.action not in _BLIND for action in actions):
             return refuse(409, "You are in a blind reading: finish it first.")
         if key := unknown_cell(opened, actions):
-            return refuse(409, f"The sample has no cell {key}: its cells were replaced; load the page again.")
+            return refuse(
+                409, f"The sample has no cell {key}: its cells were replaced; load the page again."
+            )
         with opened.images.maker_waits():
-            return _written(opened, reader, lambda: opened.session.append(actions, reader=reader, base=_base(body)))
+            return _written(
+                opened,
+                reader,
+                lambda: opened.session.append(actions, reader=reader, base=_base(body)),
+            )
 
     def sign(self, request: Request, body: dict[str, Any]) -> Response:
         """The signature of the differential as it is now."""
         opened, reader = self._opened(request), request.state.reader
         comment = _text(body, "comment")
-        return _written(opened, reader, lambda: opened.session.sign(reader=reader, base=_base(body), comment=comment))
+        return _written(
+            opened,
+            reader,
+            lambda: opened.session.sign(reader=reader, base=_base(body), comment=comment),
+        )
 
     def unsign(self, request: Request, body: dict[str, Any]) -> Response:
         """The withdrawal of a signature."""
         opened, reader = self._opened(request), request.state.reader
         why = _text(body, "why")
-        return _written(opened, reader, lambda: opened.session.unsign(reader=reader, base=_base(body), why=why))
+        return _written(
+            opened, reader, lambda: opened.session.unsign(reader=reader, base=_base(body), why=why)
+        )
 
     def amend(self, request: Request, body: dict[str, Any]) -> Response:
         """The correction of a signed sample."""
         opened, reader = self._opened(request), request.state.reader
         why = _text(body, "why")
-        return _written(opened, reader, lambda: opened.session.amend(reader=reader, base=_base(body), why=why))
+        return _written(
+            opened, reader, lambda: opened.session.amend(reader=reader, base=_base(body), why=why)
+        )
 
 
 def _written(sample: OpenSample, reader: str, write: Callable[[], Sequence[Entry]]) -> Response:
-    """Write, and answer with what follows; 409 with the newer entries, or with the checks that failed."""
+    """Write, and answer with what follows; 409 with the newer entries, or with the checks that
+    failed.
+    """
     try:
         return Json(answer_with(sample, reader, write()))
     except JournalConflictError as error:
         return Json(conflict_answer(sample, reader, error), status_code=409)
     except SignRefusedError as error:
         failed = [check.model_dump(mode="json") for check in error.failed]
-        return refuse(409, "Not signed: a check that the laboratory requires failed.", failed=failed)
+        return refuse(
+            409, "Not signed: a check that the laboratory requires failed.", failed=failed
+        )
     except ValueError as error:
         raise HTTPException(400, f"{error}.") from error
 
@@ -142,7 +170,9 @@ def _actions(body: dict[str, Any]) -> list[Action]:
     for number, content in enumerate(given):
         name = content.get("action") if isinstance(content, dict) else None
         if name not in _ALLOWED or (name == "reading" and content.get("event") != "finish"):
-            raise HTTPException(400, f"entry {number}: `action` must be one of {', '.join(_ALLOWED)}.")
+            raise HTTPException(
+                400, f"entry {number}: `action` must be one of {', '.join(_ALLOWED)}."
+            )
         try:
             actions.append(parse_action(content))
         except ValueError as error:

@@ -53,19 +53,30 @@ class LocationRoutes:
         return Json({"fields": drawn, **self._history(sample.record().scope)})
 
     def score(self, request: Request, body: dict[str, Any]) -> Response:
-        """Score the marks that the reader wrote to the journal in these fields, and keep the result."""
+        """Score the marks that the reader wrote to the journal in these fields, and keep the
+        result.
+        """
         sample = self._opened(request).sample
         given = body.get("fields")
         whole = isinstance(given, list) and all(type(index) is int for index in given)
         if not whole or not given or not set(given) <= set(complete_fields(sample.path / "raw")):
-            raise HTTPException(400, "`fields` must be the indices of the fields that were looked through.")
+            raise HTTPException(
+                400, "`fields` must be the indices of the fields that were looked through."
+            )
         result = score_cell_location(sample, request.state.reader, given)
         append_result(self._samples.root, result)
-        return Json({"result": result.model_dump(mode="json"), **self._history(sample.record().scope)})
+        return Json(
+            {"result": result.model_dump(mode="json"), **self._history(sample.record().scope)}
+        )
 
     def _history(self, scope: Any) -> dict[str, Any]:
         """Return the results of a microscope, and their trend."""
         name = scope.name if scope else ""
-        found = [item for item in read_results(self._samples.root, LocationResult) if item.scope == name]
+        found = [
+            item for item in read_results(self._samples.root, LocationResult) if item.scope == name
+        ]
         trend = find_trend([item.date for item in found], [item.percent for item in found])
-        return {"results": [item.model_dump(mode="json") for item in found[-_SHOWN:]], "trend": asdict(trend)}
+        return {
+            "results": [item.model_dump(mode="json") for item in found[-_SHOWN:]],
+            "trend": asdict(trend),
+        }

@@ -75,7 +75,9 @@ class OpenSample:
     @functools.cached_property
     def fields(self) -> FieldImages:
         """Images of its fields."""
-        from wbcpipe.review.images.field_images import FieldImages  # takes a second, before the first page
+        from wbcpipe.review.images.field_images import (
+            FieldImages,
+        )  # takes a second, before the first page
 
         return FieldImages(self.sample, self.store, self.images.contrast)
 
@@ -94,7 +96,10 @@ class OpenSample:
         return [int(row) for row in np.argsort(self.rows.confidence, kind="stable")]
 
     def describe_field(self, index: int) -> dict[str, Any]:
-        """Return a field's size and its cells with their names and outlines; see `FieldImages.describe`."""
+        """Return a field's size and its cells with their names and outlines.
+
+        See `FieldImages.describe`.
+        """
         found = self.fields.describe(index)
         cells = [{**cell, "key": self.keys[cell["row"]]} for cell in found["cells"]]
         return {**found, "cells": cells}

@@ -94,19 +94,32 @@ class PageRoutes:
         sample = Sample.open(self._options.root, request.path_params["name"])
         if not sample.exists():
             raise NoSuchSampleError(f"There is no sample {sample.name}.")
-        return _page("review.html.j2", sample=sample.name, reader=request.state.reader, can_log_out=self._can_log_out)
+        return _page(
+            "review.html.j2",
+            sample=sample.name,
+            reader=request.state.reader,
+            can_log_out=self._can_log_out,
+        )
 
     def login(self, request: Request) -> Response:
         """Exchange the token of a link for a cookie, or ask for a password."""
-        token, target = request.query_params.get("token", ""), _target(request.query_params.get("to", "/"))
-        secret = self._options.sessions.exchange(token) if token and request.method == "GET" else None
+        token, target = (
+            request.query_params.get("token", ""),
+            _target(request.query_params.get("to", "/")),
+        )
+        secret = (
+            self._options.sessions.exchange(token) if token and request.method == "GET" else None
+        )
         if secret is not None:
             return self._begin(secret, target)
         if request.state.reader:
             return RedirectResponse(target, 303)
         if self._options.passwords is not None:
             return _page("login.html.j2", status=403 if token else 200, error="", reader="")
-        raise HTTPException(403, "This link was used already, or is of another server: start `wbcpipe review` again.")
+        raise HTTPException(
+            403,
+            "This link was used already, or is of another server: start `wbcpipe review` again.",
+        )
 
     async def log_in(self, request: Request) -> Response:
         """Begin the session of a reader who gives the right password."""
@@ -121,7 +134,12 @@ class PageRoutes:
             return _page("login.html.j2", status=429, error=sentence, reader=reader)
         if not await run_in_threadpool(passwords.matches, reader, password):
             self._limit.failed(client)
-            return _page("login.html.j2", status=403, error="The name or the password is wrong.", reader=reader)
+            return _page(
+                "login.html.j2",
+                status=403,
+                error="The name or the password is wrong.",
+                reader=reader,
+            )
         self._limit.succeeded(client)
         return self._begin(self._options.sessions.begin(reader), "/")
 
@@ -129,14 +147,20 @@ class PageRoutes:
         """End the session."""
         self._options.sessions.end(request.cookies.get(self._cookie, ""))
         response = Response(status_code=204)
-        response.delete_cookie(self._cookie, secure=self._options.address.tls, httponly=True, samesite="strict")
+        response.delete_cookie(
+            self._cookie, secure=self._options.address.tls, httponly=True, samesite="strict"
+        )
         return response
 
     def _begin(self, secret: str, target: str) -> Response:
-        """Begin a session: the cookie is no script's and no other site's, and ends with the browser."""
+        """Begin a session: the cookie is no script's and no other site's, and ends with the
+        browser.
+        """
         response = RedirectResponse(target, 303)
         secure = self._options.address.tls
-        response.set_cookie(self._cookie, secret, path="/", secure=secure, httponly=True, samesite="strict")
+        response.set_cookie(
+            self._cookie, secret, path="/", secure=secure, httponly=True, samesite="strict"
+        )
         return response
 
 

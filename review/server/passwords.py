@@ -28,8 +28,9 @@ __all__ = ["MIN_LENGTH", "LoginLimit", "PasswordFile", "set_password"]
 MIN_LENGTH: Final = 10
 """Characters of a password."""
 MAX_LENGTH: Final = 1024
-#: Cost of a guess: 32 MB and about 0.2 s, the least that OWASP's password storage cheat sheet allows for this n.
-_N, _R, _P = 2**15, 8, 3
+#: Cost of a guess: 32 MB and about 0.2 s, the least that OWASP's password storage cheat sheet
+#: allows for this n.
+SCRYPT_N, _R, _P = 2**15, 8, 3
 _MEMORY: Final = 2**26
 _SALT_BYTES: Final = 16
 _SCHEME: Final = "scrypt"
@@ -48,7 +49,7 @@ class _Hash:
     @classmethod
     def of(cls, password: str) -> _Hash:
         salt = secrets.token_bytes(_SALT_BYTES)
-        return cls(_N, _R, _P, salt, _scrypt(password, salt, _N, _R, _P))
+        return cls(SCRYPT_N, _R, _P, salt, _scrypt(password, salt, SCRYPT_N, _R, _P))
 
     @classmethod
     def parse(cls, text: str) -> _Hash:
@@ -61,9 +62,17 @@ class _Hash:
         if scheme != _SCHEME or len(numbers) != 3:
             raise ValueError("not a hash of this program")
         n, r, p = (int(number) for number in numbers)
-        if not (2 <= n <= 2**20 and n & (n - 1) == 0 and 1 <= r <= 32 and 1 <= p <= 16 and 128 * n * r < _MEMORY):
+        if not (
+            2 <= n <= 2**20
+            and n & (n - 1) == 0
+            and 1 <= r <= 32
+            and 1 <= p <= 16
+            and 128 * n * r < _MEMORY
+        ):
             raise ValueError("its cost is not allowed")
-        return cls(n, r, p, base64.b64decode(salt, validate=True), base64.b64decode(value, validate=True))
+        return cls(
+            n, r, p, base64.b64decode(salt, validate=True), base64.b64decode(value, validate=True)
+        )
 
     def __str__(self) -> str:
         salt, value = (base64.b64encode(part).decode() for part in (self.salt, self.value))
@@ -84,13 +93,16 @@ class PasswordFile:
         path: of the file; on Unix, nobody but its owner may read it.
 
     Raises:
-        ConfigError: it is not there, others may read it, a line is not as above, or it has no reader.
+        ConfigError: it is not there, others may read it, a line is not as above, or it has no
+            reader.
     """
 
     def __init__(self, path: Path) -> None:
         self._hashes = _read(path)
         if not self._hashes:
-            raise ConfigError(f"{path}: no reader; run `wbcpipe review --password-file {path} --add-reader NAME`.")
+            raise ConfigError(
+                f"{path}: no reader; run `wbcpipe review --password-file {path} --add-reader NAME`."
+            )
         self._nobody = _Hash.of(secrets.token_urlsafe(_SALT_BYTES))
         self._one_at_a_time = threading.Lock()
 
@@ -100,7 +112,10 @@ class PasswordFile:
         return tuple(self._hashes)
 
     def matches(self, reader: str, password: str) -> bool:
-        """Return whether a password is the reader's; it takes as long for a reader that does not exist."""
+        """Return whether a password is the reader's.
+
+        It takes as long for a reader that does not exist.
+        """
         known = self._hashes.get(reader, self._nobody)
         with self._one_at_a_time:  # many guesses at once would take all memory
             right = known.matches(password[:MAX_LENGTH])
@@ -120,7 +135,8 @@ def _read(path: Path) -> dict[str, _Hash]:
             found[_check_name(name)] = _Hash.parse(value.strip())
         except (ValueError, binascii.Error) as error:
             raise ConfigError(
-                f"{path}, line {number}: {error}; a line is NAME:HASH, written by `wbcpipe review --add-reader NAME`."
+                f"{path}, line {number}: {error}; a line is NAME:HASH, written by `wbcpipe review "
+                f"--add-reader NAME`."
             ) from error
     return found
 
@@ -140,7 +156,9 @@ def set_password(path: Path, reader: str, password: str) -> None:
     except ValueError as error:
         raise ConfigError(f"reader {reader!r}: {error}.") from error
     if not MIN_LENGTH <= len(password) <= MAX_LENGTH:
-        raise ConfigError(f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters; this one has {len(password)}.")
+        raise ConfigError(
+            f"a password has {MIN_LENGTH} to {MAX_LENGTH} characters; this one has {len(password)}."
+        )
     hashes = {**(_read(path) if path.exists() else {}), reader: _Hash.of(password)}
     lines = "".join(f"{name}:{value}\n" for name, value in hashes.items())
     before = os.umask(0o077)  # the file is never readable for others, not for a moment
@@ -182,7 +200,9 @@ class LoginLimit:
         with self._lock:
             failures = self._failures.pop(client, (0, 0.0))[0]
             while len(self._failures) >= self._MAX_CLIENTS:
-                self._failures.pop(next(iter(self._failures)))  # the one that is quiet for the longest
+                self._failures.pop(
+                    next(iter(self._failures))
+                )  # the one that is quiet for the longest
             self._failures[client] = (failures + 1, self._clock())
 
     def succeeded(self, client: str) -> None:

@@ -1,4 +1,7 @@
-"""Routes of several readers: blind readings, their agreement, and the library of cells on which readers agreed."""
+"""Routes of several readers.
+
+Blind readings, their agreement, and the library of cells on which readers agreed.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,9 @@ class ReaderRoutes:
         self._library: dict[str, _SampleLibrary] = {}
 
     def routes(self, prefix: str) -> list[BaseRoute]:
-        """Return the routes, most of them below ``prefix``, which has the parameter ``name`` of a sample."""
+        """Return the routes, most of them below ``prefix``, which has the parameter ``name`` of a
+        sample.
+        """
         return [
             Route(f"{prefix}/readings", read_object(self.begin_reading), methods=["POST"]),
             Route(f"{prefix}/agreement", self.agreement),
@@ -66,7 +71,11 @@ class ReaderRoutes:
         """Begin a blind reading."""
         opened, reader = self._opened(request), request.state.reader
         cells, seed = body.get("cells", READING_CELLS), body.get("seed", secrets.randbelow(_SEEDS))
-        if body.get("mode", "blind") != "blind" or not _is_number(cells, 1) or not _is_number(seed, 0):
+        if (
+            body.get("mode", "blind") != "blind"
+            or not _is_number(cells, 1)
+            or not _is_number(seed, 0)
+        ):
             raise HTTPException(400, "`mode` must be blind, `cells` and `seed` numbers.")
         with opened.journal.held():
             state = opened.journal.state()
@@ -74,14 +83,18 @@ class ReaderRoutes:
                 return refuse(409, "You are in a blind reading: finish it first.")
             read = _read_sample(opened, state)
             apart = bool(body.get("other_cells", False))
-            start = start_reading(state, read.name, read.countable, cells=cells, seed=seed, other_cells=apart)
+            start = start_reading(
+                state, read.name, read.countable, cells=cells, seed=seed, other_cells=apart
+            )
             base = state.head
         try:
             newer = opened.session.append([start], reader=reader, base=base)
         except JournalConflictError as error:
             return Json(conflict_answer(opened, reader, error), status_code=409)
         rows = [opened.row_of[key] for key in start.cells]
-        return Json({**answer_with(opened, reader, newer), "reading_id": start.reading, "rows": rows})
+        return Json(
+            {**answer_with(opened, reader, newer), "reading_id": start.reading, "rows": rows}
+        )
 
     def agreement(self, request: Request) -> Response:
         """The readers of a sample; with ``a`` and ``b``, how far these two agree."""
@@ -98,15 +111,24 @@ class ReaderRoutes:
             return Json({**asdict(found), "reference": _reference(read, found)})
 
     def library(self, request: Request) -> Response:
-        """Cells whose class was decided, by class; the latest samples first, without those that are read blind."""
+        """Cells whose class was decided, by class.
+
+        The latest samples first, without those that are read blind.
+        """
         names = sample_names(self._samples.root)
         marks = {name: _mark(Sample.open(self._samples.root, name)) for name in names}
-        latest = sorted((name for name in names if marks[name]), key=lambda name: marks[name] or (), reverse=True)
+        latest = sorted(
+            (name for name in names if marks[name]),
+            key=lambda name: marks[name] or (),
+            reverse=True,
+        )
         by_class: dict[str, list[dict[str, str]]] = {}
         for name in latest[:_LIBRARY_SAMPLES]:
             known = self._library.get(name)
             if known is None or known.mark != marks[name]:
-                known = self._library[name] = _read_library(Sample.open(self._samples.root, name), marks[name])
+                known = self._library[name] = _read_library(
+                    Sample.open(self._samples.root, name), marks[name]
+                )
             for cell in known.cells if request.state.reader not in known.reading else ():
                 by_class.setdefault(cell["class"], []).append(cell)
         return Json([cell for cells in by_class.values() for cell in cells[:_PER_CLASS]])
@@ -114,7 +136,9 @@ class ReaderRoutes:
 
 @dataclass(frozen=True)
 class _SampleLibrary:
-    """Cells of one sample whose class was decided, who reads the sample blind now, and the state of its files."""
+    """Cells of one sample whose class was decided, who reads the sample blind now, and the state of
+    its files.
+    """
 
     mark: object
     cells: list[dict[str, str]]
@@ -148,7 +172,9 @@ def _decided(cell: ReferenceCell) -> str:
 
 
 def _reference(read: ReadSample, found: ReaderComparison) -> dict[str, Any] | None:
-    """Return the reference differential of two blind readers; ``None`` of others, or without a white cell."""
+    """Return the reference differential of two blind readers; ``None`` of others, or without a
+    white cell.
+    """
     if MACHINE in (found.first, found.second) or not found.blind:
         return None
     try:
@@ -166,7 +192,9 @@ def _read_sample(sample: OpenSample, state: ReviewState) -> ReadSample:
 
 
 def _mark(sample: Sample) -> tuple[int, ...] | None:
-    """Return what changes with a sample's journal and cells, the later the greater; ``None`` without a journal."""
+    """Return what changes with a sample's journal and cells, the later the greater; ``None``
+    without a journal.
+    """
     try:
         found = [path.stat() for path in (journal_path(sample), sample.cells_path / "zarr.json")]
     except OSError:

@@ -1,4 +1,7 @@
-"""What the page gets of a sample: its cells as they are now, the journal, and the differential before and after."""
+"""What the page gets of a sample.
+
+Its cells as they are now, the journal, and the differential before and after.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,14 @@ if TYPE_CHECKING:
     from wbcpipe.samples.review.entries import Action, Entry
     from wbcpipe.samples.review.replay import ReadingState, ReviewState
 
-__all__ = ["answer_after", "answer_with", "conflict_answer", "open_reading", "sample_answer", "unknown_cell"]
+__all__ = [
+    "answer_after",
+    "answer_with",
+    "conflict_answer",
+    "open_reading",
+    "sample_answer",
+    "unknown_cell",
+]
 
 #: Of the edits that can be undone, an answer names the last ones.
 _MAX_UNDO: Final = 100
@@ -76,7 +86,11 @@ def answer_with(sample: OpenSample, reader: str, newer: Sequence[Entry]) -> dict
 
 def conflict_answer(sample: OpenSample, reader: str, error: JournalConflictError) -> dict[str, Any]:
     """Return what a page gets whose edit was not written: the reason, and the newer entries."""
-    return {"error": f"{error.reason}.", "reason": error.reason, **answer_with(sample, reader, error.newer)}
+    return {
+        "error": f"{error.reason}.",
+        "reason": error.reason,
+        **answer_with(sample, reader, error.newer),
+    }
 
 
 def _entries_after(entries: Sequence[Entry], base: str) -> Sequence[Entry]:
@@ -94,7 +108,9 @@ def unknown_cell(sample: OpenSample, actions: Sequence[Action]) -> str:
 
 
 def _visible(state: ReviewState, reader: str, entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """Return entries as a reader may see them: in a blind reading, the own ones of the reading alone."""
+    """Return entries as a reader may see them: in a blind reading, the own ones of the reading
+    alone.
+    """
     blind = open_reading(state, reader)
     if blind is not None:
         entries = [
@@ -106,7 +122,9 @@ def _visible(state: ReviewState, reader: str, entries: Sequence[Entry]) -> list[
 
 
 def _summary(sample: OpenSample, state: ReviewState, reader: str) -> dict[str, Any]:
-    """Return what every answer has: the journal's end, what can be undone, the differential, the sign checks."""
+    """Return what every answer has: the journal's end, what can be undone, the differential, the
+    sign checks.
+    """
     blind = open_reading(state, reader)
     found: dict[str, Any] = {
         "head": state.head,
@@ -133,6 +151,11 @@ def _reading(sample: OpenSample, blind: ReadingState) -> dict[str, Any]:
 def _comments(state: ReviewState) -> dict[str, list[dict[str, str]]]:
     found: dict[str, list[dict[str, str]]] = {}
     for comment in state.comments():
-        shown = {"reader": comment.reader, "time": comment.time, "text": comment.text, "id": comment.entry}
+        shown = {
+            "reader": comment.reader,
+            "time": comment.time,
+            "text": comment.text,
+            "id": comment.entry,
+        }
         found.setdefault(comment.cell or "", []).append(shown)
     return found

@@ -43,7 +43,10 @@ class TlsFiles:
         """
 
         def no_passphrase() -> str:
-            raise ConfigError(f"{self.key}: the key has a passphrase; give a key without one that only you can read.")
+            raise ConfigError(
+                f"{self.key}: the key has a passphrase; give a key without one that only you can "
+                f"read."
+            )
 
         try:
             ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(
@@ -52,11 +55,14 @@ class TlsFiles:
         except (OSError, ValueError) as error:  # SSLError is an OSError
             reason = getattr(error, "strerror", None) or str(error)
             raise ConfigError(
-                f"--certificate {self.certificate}, --key {self.key}: not a PEM certificate and its key ({reason})."
+                f"--certificate {self.certificate}, --key {self.key}: not a PEM certificate and "
+                f"its key ({reason})."
             ) from error
 
 
-def serve(app: App, listening: socket.socket, tls: TlsFiles | None, *, started: Callable[[], None]) -> None:
+def serve(
+    app: App, listening: socket.socket, tls: TlsFiles | None, *, started: Callable[[], None]
+) -> None:
     """Answer requests until a signal stops the command, then end open requests and return.
 
     Args:
@@ -83,33 +89,37 @@ def serve(app: App, listening: socket.socket, tls: TlsFiles | None, *, started: 
     )
     server = uvicorn.Server(config)
     failure: list[BaseException] = []
+    # Not the thread's own `join`: before Python 3.13 a thread counts as ended once a signal has
+    # interrupted its join, and the socket would be closed while it still accepts connections.
+    ended = threading.Event()
 
     def run() -> None:
         try:
             server.run(sockets=[listening])
         except BaseException as error:  # noqa: BLE001 - raised again in the main thread
             failure.append(error)
+        finally:
+            ended.set()
 
     # In a thread of its own, uvicorn leaves the signals to this program.
-    thread = threading.Thread(target=run, name="wbcpipe-review", daemon=True)
-    thread.start()
+    threading.Thread(target=run, name="wbcpipe-review", daemon=True).start()
     try:
-        _wait_for_start(server, thread)
-        if thread.is_alive():
+        _wait_for_start(server, ended)
+        if not ended.is_set():
             started()
-        while thread.is_alive():
-            thread.join(_POLL_S)
+        while not ended.wait(_POLL_S):
+            pass
     except KeyboardInterrupt:
         pass  # the way to end it
     finally:
         server.should_exit = True
-        thread.join(_STOP_S + _START_S)
+        ended.wait(_STOP_S + _START_S)
         listening.close()
     if failure:
         raise failure[0]
 
 
-def _wait_for_start(server: uvicorn.Server, thread: threading.Thread) -> None:
+def _wait_for_start(server: uvicorn.Server, ended: threading.Event) -> None:
     end_s = time.monotonic() + _START_S
-    while not server.started and thread.is_alive() and time.monotonic() < end_s:
+    while not server.started and not ended.is_set() and time.monotonic() < end_s:
         time.sleep(0.01)

@@ -26,14 +26,19 @@ class _Session:
 
 
 class Sessions:
-    """One-time tokens and sessions, in memory alone; both are secrets of 256 bits, kept as their SHA-256.
+    """One-time tokens and sessions, in memory alone.
+
+    Both are secrets of 256 bits, kept as their SHA-256.
 
     Args:
-        idle_s: a session that is not used for so long ends; ``None``: none ends before the server does.
+        idle_s: a session that is not used for so long ends; ``None``: none ends before the server
+            does.
         clock: in seconds.
     """
 
-    def __init__(self, *, idle_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, *, idle_s: float | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._idle_s, self._clock = idle_s, clock
         self._tokens: dict[bytes, str] = {}
         self._sessions: dict[bytes, _Session] = {}
@@ -47,7 +52,10 @@ class Sessions:
         return token
 
     def exchange(self, token: str) -> str | None:
-        """Begin a session with a token, which is used up; return its secret, or ``None`` for no such token."""
+        """Begin a session with a token, which is used up.
+
+        Return its secret, or ``None`` for no such token.
+        """
         with self._lock:
             reader = self._tokens.pop(_digest(token), None)
         return None if reader is None else self.begin(reader)

@@ -43,8 +43,8 @@ class WorklistEntry:
     Attributes:
         sample: its name.
         state: how far it has come; ``damaged`` if a file of it cannot be read.
-        counted: identified cells, as readers left them; of a sample that nobody reviewed, those of the report, ``None``
-            before it.
+        counted: identified cells, as readers left them; of a sample that nobody reviewed, those of
+            the report, ``None`` before it.
         unidentified: cells of no class, likewise.
         gates_failed: names of the quality gates that failed.
         changed: cells that do not count as the model said.
@@ -91,12 +91,21 @@ class Worklist:
         sample = Sample.open(self._root, name)
         mark = _mark(sample)
         known = self._known.get(name)
-        return known if known is not None and known[0] == mark else (mark, _read_entry(sample, self._lab))
+        return (
+            known
+            if known is not None and known[0] == mark
+            else (mark, _read_entry(sample, self._lab))
+        )
 
 
 def _mark(sample: Sample) -> object:
     """Return what changes with the files that an entry is made from."""
-    paths = [sample.info_path, sample.cells_path / "zarr.json", document_paths(sample)[0], journal_path(sample)]
+    paths = [
+        sample.info_path,
+        sample.cells_path / "zarr.json",
+        document_paths(sample)[0],
+        journal_path(sample),
+    ]
     paths += [sample.path / "raw" / name for name in ("single", "brightfield", "fluorescence")]
     found: list[tuple[int, int, int] | None] = []
     for path in paths:
@@ -114,7 +123,9 @@ def _read_entry(sample: Sample, lab: Lab) -> WorklistEntry:
         status = sample_status(sample)
         entry = _entry_of(sample, status)
         entries = read_journal(sample)
-        return _with_review(entry, sample, replay(entries), lab) if entries and status.cells else entry
+        return (
+            _with_review(entry, sample, replay(entries), lab) if entries and status.cells else entry
+        )
     except (WbcpipeError, OSError) as error:
         return WorklistEntry(sample.name, "damaged", problem=str(error))
 
@@ -134,7 +145,9 @@ def _entry_of(sample: Sample, status: SampleStatus) -> WorklistEntry:
     )
 
 
-def _with_review(entry: WorklistEntry, sample: Sample, state: ReviewState, lab: Lab) -> WorklistEntry:
+def _with_review(
+    entry: WorklistEntry, sample: Sample, state: ReviewState, lab: Lab
+) -> WorklistEntry:
     """Return the same with what readers did since."""
     store = CellStore(sample.cells_path)
     if not store.is_classified():

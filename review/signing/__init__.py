@@ -1,1 +1,4 @@
-"""Signing a differential: the checks before it, and the signature, its withdrawal and its amendment."""
+"""Signing a differential.
+
+The checks before it, and the signature, its withdrawal and its amendment.
+"""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wbcpipe.report.tables import gate_figure
+from wbcpipe.report.words import gate_figure
 from wbcpipe.samples.review.sign_basis import SignCheck
 
 if TYPE_CHECKING:
@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 __all__ = ["sign_checks"]
 
 
-def sign_checks(tally: Tally, quality: Quality, decisive: int, rules: SignRules) -> tuple[SignCheck, ...]:
+def sign_checks(
+    tally: Tally, quality: Quality, decisive: int, rules: SignRules
+) -> tuple[SignCheck, ...]:
     """Return the results of the checks that are not off.
 
     Args:
@@ -25,10 +27,17 @@ def sign_checks(tally: Tally, quality: Quality, decisive: int, rules: SignRules)
             `review.statistics.remaining_doubt`.
         rules: of the laboratory.
     """
-    failed = [f"{gate.title.lower()} {gate_figure(gate)}" for gate in quality.gates if gate.passed is False]
+    failed = [
+        f"{gate.title.lower()} {gate_figure(gate)}"
+        for gate in quality.gates
+        if gate.passed is False
+    ]
     found = {
         "unidentified": (tally.unidentified == 0, f"{_cells(tally.unidentified)} unidentified"),
-        "doubtful": (decisive == 0, f"{_cells(decisive)} left to look at that could change the differential"),
+        "doubtful": (
+            decisive == 0,
+            f"{_cells(decisive)} left to look at that could change the differential",
+        ),
         "gates": (not failed, f"quality gates that failed: {', '.join(failed) or 'none'}"),
         "count": (
             tally.identified >= rules.min_cells,

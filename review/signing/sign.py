@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from wbcpipe.report.document import build_document
-from wbcpipe.report.stage import write_report
+from wbcpipe.report.reviewed_sample import ReportOptions
+from wbcpipe.report.stage import write_documents
 from wbcpipe.samples.review.conflicts import find_conflict
 from wbcpipe.samples.review.entries import Amend, Sign, Unsign
 from wbcpipe.samples.review.journal import JournalConflictError
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SignRefusedError", "reopen", "sign"]
 
-_WAIT_S = 10.0
+WAIT_S = 10.0
 
 
 class SignRefusedError(Exception):
@@ -50,26 +51,30 @@ def sign(
     signing: Signing,
     base: str,
 ) -> tuple[Entry, ...]:
-    """Sign the differential of the journal as it is now, and write the documents; return the entries after ``base``.
+    """Sign the differential of the journal as it is now, and write the documents.
 
-    If the program dies between the two, the next `wbcpipe report` writes the documents that were signed.
+    Return the entries after ``base``.
+
+    If the program dies between the two, the next `wbcpipe report` writes the documents that were
+    signed.
 
     Args:
         sample: under review.
         store: its cells.
         journal: of the sample.
-        review: returns the sample after the review, and the results of the sign checks; called while the journal is
-            held.
+        review: returns the sample after the review, and the results of the sign checks; called
+            while the journal is held.
         signing: who signs, and the comment.
         base: `id` of the last entry that the reader had seen.
 
     Raises:
         SignRefusedError: a hard check failed.
-        JournalConflictError: the sample was changed meanwhile, or is signed already; nothing was written.
+        JournalConflictError: the sample was changed meanwhile, or is signed already; nothing was
+            written.
         ValueError: the comment or the reader's name is refused.
         SampleBusyError: a stage works on the sample.
     """
-    with sample.lock("sign", wait_s=_WAIT_S):
+    with sample.lock("sign", wait_s=WAIT_S):
         with journal.transaction() as transaction:
             newer = transaction.after(base)
             reviewed, checks = review()
@@ -91,18 +96,26 @@ def sign(
             if reason := find_conflict([action], transaction.entries, newer, signing.reader):
                 raise JournalConflictError(reason, newer)
             entries = transaction.append([action], reader=signing.reader, newer=newer)
-        write_report(sample)
+        write_documents(sample)
     return (*newer, *entries)
 
 
 def reopen(
-    sample: Sample, journal: Journal, action: Unsign | Amend, *, reader: str, base: str, lab: Path | None = None
+    sample: Sample,
+    journal: Journal,
+    action: Unsign | Amend,
+    *,
+    reader: str,
+    base: str,
+    lab: Path | None = None,
 ) -> tuple[Entry, ...]:
-    """Withdraw a signature, or open a signed sample for correction; return the entries after ``base``.
+    """Withdraw a signature, or open a signed sample for correction.
+
+    Return the entries after ``base``.
 
     The document that was signed is kept as ``review/signed_<entry>.json``. Errors as for `sign`.
     """
-    with sample.lock("unsign", wait_s=_WAIT_S):
+    with sample.lock("unsign", wait_s=WAIT_S):
         entries = journal.append([action], reader=reader, base=base)
-        write_report(sample, lab=lab)
+        write_documents(sample, ReportOptions(lab=lab))
     return entries

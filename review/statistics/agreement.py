@@ -1,4 +1,7 @@
-"""Agreement of two readers on the same cells: confusion table, Cohen's kappa with its interval, specific agreement."""
+"""Agreement of two readers on the same cells.
+
+Confusion table, Cohen's kappa with its interval, specific agreement.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
-from scipy.optimize import brentq
+import scipy
 
 from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
 from wbcpipe.classify.uncertainty.confusion import confusion_matrix
@@ -46,9 +49,10 @@ class ClassAgreement:
         only_first, only_second: cells that one of them calls the class.
         neither: all other cells.
         kappa: of the 2 x 2 table; ``None`` where a reader calls no cell, or every cell, the class.
-        specific: share of the calls of this class in which the readers agree: 2 both / (2 both + only_first +
-            only_second), the specific agreement of J. L. Fleiss, Biometrics 31 (1975) 651, doi:10.2307/2529549. It is
-            not lowered by a rare class, as kappa is. ``None`` where no reader calls the class.
+        specific: share of the calls of this class in which the readers agree: 2 both / (2 both +
+            only_first + only_second), the specific agreement of J. L. Fleiss, Biometrics 31 (1975)
+            651, doi:10.2307/2529549. It is not lowered by a rare class, as kappa is. ``None`` where
+            no reader calls the class.
     """
 
     name: str
@@ -85,7 +89,9 @@ class Agreement:
     by_class: tuple[ClassAgreement, ...]
 
 
-def compare_readers(first: Sequence[str], second: Sequence[str], classes: Sequence[str]) -> Agreement:
+def compare_readers(
+    first: Sequence[str], second: Sequence[str], classes: Sequence[str]
+) -> Agreement:
     """Compare the classes that two readers gave the same cells.
 
     Args:
@@ -99,10 +105,14 @@ def compare_readers(first: Sequence[str], second: Sequence[str], classes: Sequen
     ((1, 1), (0, 1))
     """
     if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} classes; both readers need one for each cell.")
+        raise ValueError(
+            f"{len(first)} and {len(second)} classes; both readers need one for each cell."
+        )
     names = tuple(dict.fromkeys((*classes, *sorted({*first, *second} - {*classes}))))
     index = {name: position for position, name in enumerate(names)}
-    counts = confusion_matrix([index[name] for name in first], [index[name] for name in second], len(names))
+    counts = confusion_matrix(
+        [index[name] for name in first], [index[name] for name in second], len(names)
+    )
     cells, agreed = len(first), int(np.trace(counts))
     return Agreement(
         cells=cells,
@@ -112,7 +122,9 @@ def compare_readers(first: Sequence[str], second: Sequence[str], classes: Sequen
         kappa=cohen_kappa(counts),
         classes=names,
         confusion=tuple(tuple(row) for row in counts.tolist()),
-        by_class=tuple(_class_agreement(name, counts, position) for position, name in enumerate(names)),
+        by_class=tuple(
+            _class_agreement(name, counts, position) for position, name in enumerate(names)
+        ),
     )
 
 
@@ -136,10 +148,11 @@ def _class_agreement(name: str, counts: NDArray[np.int64], index: int) -> ClassA
 def cohen_kappa(counts: NDArray[np.integer[Any]]) -> Kappa | None:
     """Return Cohen's kappa of a confusion table with its interval.
 
-    Kappa: J. Cohen, Educational and Psychological Measurement 20 (1960) 37, doi:10.1177/001316446002000104. Interval:
-    the large-sample standard error of J. L. Fleiss, J. Cohen and B. S. Everitt, Psychological Bulletin 72 (1969) 323,
-    doi:10.1037/h0028106, equation 13. Where the readers agree on every cell it is 0: the lower limit is then that of
-    the observed agreement (Clopper-Pearson) at the agreement expected by chance.
+    Kappa: J. Cohen, Educational and Psychological Measurement 20 (1960) 37,
+    doi:10.1177/001316446002000104. Interval: the large-sample standard error of J. L. Fleiss, J.
+    Cohen and B. S. Everitt, Psychological Bulletin 72 (1969) 323, doi:10.1037/h0028106, equation
+    13. Where the readers agree on every cell it is 0: the lower limit is then that of the observed
+    agreement (Clopper-Pearson) at the agreement expected by chance.
 
     Args:
         counts: (K, K) cells.
@@ -168,12 +181,13 @@ def cohen_kappa(counts: NDArray[np.integer[Any]]) -> Kappa | None:
 
 
 def class_kappa(both: int, only_first: int, only_second: int, neither: int) -> Kappa | None:
-    """Return Cohen's kappa of one class against all others, with an interval that also holds for a rare class.
+    """Return Cohen's kappa of one class against all others, with an interval that also holds for a
+    rare class.
 
-    The limits are those of the goodness-of-fit test of A. Donner and M. Eliasziw, Statistics in Medicine 11 (1992)
-    1511, doi:10.1002/sim.4780111109: the values of kappa that a chi-squared test with one degree of freedom does not
-    reject at 5 %, for readers who call the class equally often. The interval is widened to hold Cohen's kappa where
-    they do not.
+    The limits are those of the goodness-of-fit test of A. Donner and M. Eliasziw, Statistics in
+    Medicine 11 (1992) 1511, doi:10.1002/sim.4780111109: the values of kappa that a chi-squared test
+    with one degree of freedom does not reject at 5 %, for readers who call the class equally often.
+    The interval is widened to hold Cohen's kappa where they do not.
 
     Args:
         both, only_first, only_second, neither: cells.
@@ -208,7 +222,9 @@ def class_kappa(both: int, only_first: int, only_second: int, neither: int) -> K
 
 
 def _root(excess: Any, start: float, stop: float, otherwise: float) -> float:
-    """Return where the test begins or ceases to reject; ``otherwise`` where it rejects nothing on that side."""
+    """Return where the test begins or ceases to reject; ``otherwise`` where it rejects nothing on
+    that side.
+    """
     if start >= stop or excess(start) * excess(stop) >= 0:
         return otherwise
-    return float(brentq(excess, start, stop))
+    return float(scipy.optimize.brentq(excess, start, stop))

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 __all__ = ["COMPETENCE", "Decision", "blind_calls", "decide", "is_competence_reading"]
 
 COMPETENCE: Final = "competence-"
-"""Beginning of the name of a blind reading that tests the reader: its calls decide nothing about the cells."""
+"""Beginning of the name of a blind reading that tests the reader: its calls decide nothing about
+the cells.
+"""
 
 How: TypeAlias = Literal["agreed", "majority", "open"]
 
@@ -36,7 +38,9 @@ def is_competence_reading(reading: str) -> bool:
 
 
 def blind_calls(state: ReviewState) -> dict[str, dict[str, str]]:
-    """Return name of each cell to reader to class, of blind readings; a reader's last call of a cell counts.
+    """Return name of each cell to reader to class, of blind readings.
+
+    A reader's last call of a cell counts.
 
     Readings that test a reader are left out.
     """

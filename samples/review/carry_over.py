@@ -19,8 +19,8 @@ __all__ = ["carry_over"]
 def carry_over(journal: Journal, keys: Sequence[str], digest: str) -> bool:
     """Note in a journal that the cells or their classes are others now; return whether they are.
 
-    The cells are others if one that the journal names is there no more. Their classes are others if what was signed
-    rests on another ``digest``: the signature is voided.
+    The cells are others if one that the journal names is there no more. Their classes are others if
+    what was signed rests on another ``digest``: the signature is voided.
 
     Args:
         journal: of the sample.
@@ -44,7 +44,8 @@ def _replacement(state: ReviewState, keys: Sequence[str], digest: str) -> CellsR
     signed = state.signed.sign.basis.cells_sha256 if state.signed else ""
     if signed in ("", digest) and named <= present:
         return None
-    # A name that stays keeps its cell: it takes part in the match, so that no other is matched to it.
+    # A name that stays keeps its cell: it takes part in the match, so that no other is matched to
+    # it.
     found = match_keys(sorted(named), keys)
     renamed = {earlier: now for earlier, now in found.matched.items() if earlier != now}
     return CellsReplaced(old=signed, new=digest, matched=renamed, unmatched=found.unmatched)

@@ -1,4 +1,7 @@
-"""Names of cells that survive a new segmentation: field and position, matched again within a few micrometres."""
+"""Names of cells that survive a new segmentation.
+
+Field and position, matched again within a few micrometres.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import numpy as np
+import scipy
 from pydantic import StringConstraints
-from scipy.optimize import linear_sum_assignment
-from scipy.spatial.distance import cdist
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -20,10 +22,14 @@ if TYPE_CHECKING:
 __all__ = ["MATCH_UM", "CellKey", "CellMatch", "cell_keys", "match_keys"]
 
 MATCH_UM: Final = 3.0
-"""Cells whose centres are farther apart are different ones; a white cell has a radius of 4 um or more."""
+"""Cells whose centres are farther apart are different ones.
+
+A white cell has a radius of 4 um or more.
+"""
 _PATTERN: Final = r"f(-?[0-9]{1,9})y(-?[0-9]{1,12})x(-?[0-9]{1,12})(n[0-9]{1,6})?"
 _KEY: Final = re.compile(_PATTERN)
-#: The name of a cell in a journal, ``f<field>y<0.1 um>x<0.1 um>``, and ``n2``, ``n3`` where that is not unique.
+#: The name of a cell in a journal, ``f<field>y<0.1 um>x<0.1 um>``, and ``n2``, ``n3`` where that is
+#: not unique.
 CellKey = Annotated[str, StringConstraints(pattern=f"^{_PATTERN}$", max_length=48)]
 
 
@@ -63,8 +69,9 @@ def cell_keys(field_index: NDArray[Any], y_um: NDArray[Any], x_um: NDArray[Any])
 def match_keys(earlier: Iterable[str], now: Sequence[str]) -> CellMatch:
     """Match cells of a journal one to one to those of a new segmentation, within their fields.
 
-    A name that still exists is the same cell. The others are matched within `MATCH_UM` so that as many as possible find
-    a partner, and of those solutions the one of the smallest sum of distances.
+    A name that still exists is the same cell. The others are matched within `MATCH_UM` so that as
+    many as possible find a partner, and of those solutions the one of the smallest sum of
+    distances.
 
     Args:
         earlier: names in the journal.
@@ -91,11 +98,14 @@ def match_keys(earlier: Iterable[str], now: Sequence[str]) -> CellMatch:
 def _nearest(lost: list[str], free: list[str]) -> dict[str, str]:
     if not free:
         return {}
-    from_um, to_um = (np.array([_parse(key)[1:] for key in keys], np.float64) / 10 for keys in (lost, free))
-    distance = cdist(from_um, to_um)  # (lost, free)
-    # A pair out of reach costs more than all pairs in reach together: none of those is given up for it.
+    from_um, to_um = (
+        np.array([_parse(key)[1:] for key in keys], np.float64) / 10 for keys in (lost, free)
+    )
+    distance = scipy.spatial.distance.cdist(from_um, to_um)  # (lost, free)
+    # A pair out of reach costs more than all pairs in reach together: none of those is given up for
+    # it.
     cost = np.where(distance <= MATCH_UM, distance, 1.0 + MATCH_UM * (min(distance.shape) + 1))
-    rows, columns = linear_sum_assignment(cost)
+    rows, columns = scipy.optimize.linear_sum_assignment(cost)
     return {
         lost[row]: free[column]
         for row, column in zip(rows.tolist(), columns.tolist(), strict=True)

@@ -33,12 +33,14 @@ _OF_ALL = (Sign, Unsign, Amend, CellsReplaced)
 _ADDED = (Look, Comment, LocationMark, Reading)
 
 
-def find_conflict(actions: Sequence[Action], entries: Sequence[Entry], newer: Sequence[Entry], reader: str) -> str:
+def find_conflict(
+    actions: Sequence[Action], entries: Sequence[Entry], newer: Sequence[Entry], reader: str
+) -> str:
     """Return why edits cannot be appended behind newer entries; empty if they can.
 
-    Entries that concern other cells are merged: a look, a comment, a mark and another reader's blind reading concern no
-    cell. Two edits concern the same where one of their cells is the same; a signature, its withdrawal, an amendment and
-    a new segmentation concern all cells.
+    Entries that concern other cells are merged: a look, a comment, a mark and another reader's
+    blind reading concern no cell. Two edits concern the same where one of their cells is the same;
+    a signature, its withdrawal, an amendment and a new segmentation concern all cells.
 
     Args:
         actions: to append, by ``reader``.
@@ -54,15 +56,22 @@ def find_conflict(actions: Sequence[Action], entries: Sequence[Entry], newer: Se
     if wide is not None and changing:
         return f"{wide.reader} wrote meanwhile: {wide.action.action.replace('_', ' ')}"
     for entry in newer:
-        if any(isinstance(action, _OF_ALL) for action in actions) and not isinstance(entry.action, _ADDED):
+        if any(isinstance(action, _OF_ALL) for action in actions) and not isinstance(
+            entry.action, _ADDED
+        ):
             return f"{entry.reader} changed the sample meanwhile"
         theirs = _concerns([entry.action], by_id, entry.reader)
         if shared := theirs & _concerns(actions, by_id, reader):
-            return f"{entry.reader} changed the same {'cell' if len(shared) == 1 else f'{len(shared)} cells'} meanwhile"
+            return (
+                f"{entry.reader} changed the same "
+                f"{'cell' if len(shared) == 1 else f'{len(shared)} cells'} meanwhile"
+            )
     return ""
 
 
-def _concerns(actions: Iterable[Action], by_id: dict[str, Action], reader: str) -> set[tuple[str, ...]]:
+def _concerns(
+    actions: Iterable[Action], by_id: dict[str, Action], reader: str
+) -> set[tuple[str, ...]]:
     """Return what edits concern: cells, and calls of a reading."""
     found: set[tuple[str, ...]] = set()
     for action in actions:

@@ -9,7 +9,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self, TypeAlias, get_args
 
-from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from wbcpipe.samples.records import Count, Part
 from wbcpipe.samples.review.cell_identity import CellKey
@@ -71,7 +78,8 @@ class Change(Part):
     Attributes:
         cell: its name.
         before: its class before, in JSON ``from``.
-        to: a class, ``unidentified``, ``not_classed``, ``artefact``, or empty for the machine's class again.
+        to: a class, ``unidentified``, ``not_classed``, ``artefact``, or empty for the machine's
+            class again.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -101,8 +109,8 @@ class Look(Part):
 
     Attributes:
         cells: their names.
-        seen: the class that each was shown with; empty if that is not known. A look at another class than the cell has
-            now does not count.
+        seen: the class that each was shown with; empty if that is not known. A look at another
+            class than the cell has now does not count.
     """
 
     action: Literal["look"] = "look"
@@ -112,7 +120,10 @@ class Look(Part):
     @model_validator(mode="after")
     def _of_each_cell(self) -> Self:
         if self.seen and len(self.seen) != len(self.cells):
-            raise ValueError(f"seen has {len(self.seen)} classes for {len(self.cells)} cells; one for each is needed")
+            raise ValueError(
+                f"seen has {len(self.seen)} classes for {len(self.cells)} cells; one for each is "
+                f"needed"
+            )
         return self
 
 
@@ -213,7 +224,8 @@ class CellsReplaced(Part):
     """The sample was segmented or classified again: where the cells of the journal are now.
 
     Attributes:
-        old, new: SHA-256 of the cell table and the classes, before and now; ``old`` is empty if that is not known.
+        old, new: SHA-256 of the cell table and the classes, before and now; ``old`` is empty if
+            that is not known.
         matched: earlier name to the name now, of the cells whose name changed.
         unmatched: names of cells that are there no more; their entries are kept, and count no more.
     """
@@ -232,7 +244,9 @@ class CellsReplaced(Part):
 
 
 class LocationMark(Part):
-    """A white cell that a reader marked in a field of the cell-location test, in pixels of the field."""
+    """A white cell that a reader marked in a field of the cell-location test, in pixels of the
+    field.
+    """
 
     action: Literal["location_mark"] = "location_mark"
     field: Count
@@ -255,7 +269,9 @@ Action: TypeAlias = (
     | CellsReplaced
     | LocationMark
 )
-_MODELS: Final[dict[str, type[Action]]] = {model.model_fields["action"].default: model for model in get_args(Action)}
+_MODELS: Final[dict[str, type[Action]]] = {
+    model.model_fields["action"].default: model for model in get_args(Action)
+}
 _READER: Final[TypeAdapter[str]] = TypeAdapter(ReaderText)
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}\+00:00")
 _ENVELOPE: Final = ("id", "n", "previous", "reader", "time")
@@ -303,9 +319,14 @@ class Entry:
 
     @classmethod
     def build(cls, n: int, previous: str, time: str, reader: str, action: Action) -> Self:
-        """Return the entry with its id; raise ValueError if the reader's name or the time is refused."""
+        """Return the entry with its id.
+
+        Raise ValueError if the reader's name or the time is refused.
+        """
         if not _TIME.fullmatch(time):
-            raise ValueError("the time is not that of a journal, such as 2026-11-30T06:00:00.000+00:00")
+            raise ValueError(
+                "the time is not that of a journal, such as 2026-11-30T06:00:00.000+00:00"
+            )
         try:
             name = _READER.validate_python(reader)
         except ValidationError as error:
@@ -330,7 +351,13 @@ class Entry:
 
     def _rest(self) -> dict[str, Any]:
         action = self.action.model_dump(mode="json", by_alias=True)
-        return {**action, "n": self.n, "previous": self.previous, "reader": self.reader, "time": self.time}
+        return {
+            **action,
+            "n": self.n,
+            "previous": self.previous,
+            "reader": self.reader,
+            "time": self.time,
+        }
 
 
 def parse_entry(line: bytes) -> Entry:
@@ -347,7 +374,11 @@ def parse_entry(line: bytes) -> Entry:
         if not isinstance(value, int if name == "n" else str) or isinstance(value, bool):
             raise ValueError(f"key {name!r} is missing or of the wrong type")
     entry = Entry.build(
-        envelope["n"], envelope["previous"], envelope["time"], envelope["reader"], parse_action(content)
+        envelope["n"],
+        envelope["previous"],
+        envelope["time"],
+        envelope["reader"],
+        parse_action(content),
     )
     if entry.id != envelope["id"] or entry.line() != line:
         raise ValueError("changed since it was written")

@@ -1,8 +1,11 @@
-"""``review/journal.jsonl``: what readers did, one flushed line an entry, each with the hash of the one before.
+"""``review/journal.jsonl``.
 
-The file only grows. A writer takes the lock, reads what others appended, checks that the edits rest on nothing that
-has changed since, and appends. A last line that a crash cut short was never acknowledged: it is moved to
-``journal.torn``. Any other damage is refused with the number of the line.
+What readers did, one flushed line an entry, each with the hash of the one before.
+
+The file only grows. A writer takes the lock, reads what others appended, checks that the edits rest
+on nothing that has changed since, and appends. A last line that a crash cut short was never
+acknowledged: it is moved to ``journal.torn``. Any other damage is refused with the number of the
+line.
 """
 
 from __future__ import annotations
@@ -77,14 +80,18 @@ class _Known:
 
 
 class Journal:
-    """One sample's journal; threads may share it, and other processes may write to the file meanwhile.
+    """One sample's journal.
+
+    Threads may share it, and other processes may write to the file meanwhile.
 
     Args:
         path: of the file, which need not exist.
         clock: returns the time of an entry.
     """
 
-    def __init__(self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
         self.path = path
         self._clock = clock
         self._known = _Known()
@@ -102,7 +109,10 @@ class Journal:
             return self._known.entries
 
     def state(self) -> ReviewState:
-        """Return the state after all entries; raises as `entries`. The next call changes it: use it under `held`."""
+        """Return the state after all entries; raises as `entries`.
+
+        The next call changes it: use it under `held`.
+        """
         with self._guard:
             self._read()
             return self._state
@@ -120,7 +130,9 @@ class Journal:
             yield
 
     def torn_bytes(self) -> int:
-        """Return the length of a last line that a crash cut short, or that is being written at this moment."""
+        """Return the length of a last line that a crash cut short, or that is being written at this
+        moment.
+        """
         with self._guard:
             self._read()
             return len(self._known.torn)
@@ -139,13 +151,18 @@ class Journal:
 
         make_folder(self.path.parent)
         lock = self.path.with_suffix(".lock")
-        with self._guard, exclusive_lock(lock, lock.with_suffix(".holder"), "review", busy, wait_s=_WAIT_S):
+        with (
+            self._guard,
+            exclusive_lock(lock, lock.with_suffix(".holder"), "review", busy, wait_s=_WAIT_S),
+        ):
             self._read()
             self._move_torn_aside()
             yield Transaction(self)
 
     def append(self, actions: Sequence[Action], *, reader: str, base: str) -> tuple[Entry, ...]:
-        """Append edits, unless they rest on what has changed; return the entries after ``base``, own ones last.
+        """Append edits, unless they rest on what has changed.
+
+        Return the entries after ``base``, own ones last.
 
         Args:
             actions: in their order; a crash may keep the first of them alone.
@@ -153,8 +170,8 @@ class Journal:
             base: ``id`` of the last entry that the person had seen; empty for none.
 
         Raises:
-            JournalConflictError: a newer entry concerns the same, or the sample is in a state that does not allow the
-                edit; nothing was written.
+            JournalConflictError: a newer entry concerns the same, or the sample is in a state that
+                does not allow the edit; nothing was written.
             ValueError: the name of the reader is refused.
             SampleBusyError: another process held the journal for too long.
             SampleStateError: see `entries`.
@@ -187,7 +204,9 @@ class Journal:
                 self._state.apply(entry)
             except ValueError as error:
                 self._state = replay(known.entries)
-                raise SampleStateError(f"{self.path}, line {entry.n}: {error}; {_REMEDY}.") from error
+                raise SampleStateError(
+                    f"{self.path}, line {entry.n}: {error}; {_REMEDY}."
+                ) from error
         self._known = _Known(tuple(entries), known.end + len(body) + 1, torn)
 
     def _parse(self, line: bytes, before: Entry | None) -> Entry:
@@ -198,15 +217,17 @@ class Journal:
             raise SampleStateError(f"{self.path}, line {number}: {error}; {_REMEDY}.") from error
         if (entry.n, entry.previous) != (number, before.id if before else ""):
             raise SampleStateError(
-                f"{self.path}, line {number}: entry {entry.n} does not follow the line before; lines are missing, "
-                f"added or exchanged; {_REMEDY}."
+                f"{self.path}, line {number}: entry {entry.n} does not follow the line before; "
+                f"lines are missing, added or exchanged; {_REMEDY}."
             )
         return entry
 
     def _move_torn_aside(self) -> None:
         if not self._known.torn:
             return
-        append_line(self.path.with_suffix(".torn"), self._known.torn.decode("ascii", "backslashreplace"))
+        append_line(
+            self.path.with_suffix(".torn"), self._known.torn.decode("ascii", "backslashreplace")
+        )
         end = self._known.end
 
         def truncate() -> None:
@@ -217,13 +238,17 @@ class Journal:
         patiently(self.path, truncate)
         self._known = _Known(self._known.entries, end)
 
-    def _write(self, actions: Sequence[Action], reader: str, newer: Sequence[Entry]) -> tuple[Entry, ...]:
+    def _write(
+        self, actions: Sequence[Action], reader: str, newer: Sequence[Entry]
+    ) -> tuple[Entry, ...]:
         """Append entries with one write and one flush; the lock is held."""
         time = self._clock().astimezone(UTC).isoformat(timespec="milliseconds")
         known, entries = self._known, []
         last = known.entries[-1] if known.entries else None
         for action in actions:
-            last = Entry.build(last.n + 1 if last else 1, last.id if last else "", time, reader, action)
+            last = Entry.build(
+                last.n + 1 if last else 1, last.id if last else "", time, reader, action
+            )
             entries.append(last)
         if not entries:
             return ()
@@ -274,10 +299,17 @@ class Transaction:
         for position in range(len(self.entries) - 1, -1, -1):
             if self.entries[position].id == base:
                 return self.entries[position + 1 :]
-        raise JournalConflictError("the entry that the edit is based on is not in this journal; load it again", [])
+        raise JournalConflictError(
+            "the entry that the edit is based on is not in this journal; load it again", []
+        )
 
-    def append(self, actions: Sequence[Action], *, reader: str, newer: Sequence[Entry] = ()) -> tuple[Entry, ...]:
-        """Append entries without a look for conflicts with ``newer`` ones; see `Journal.append` for the errors."""
+    def append(
+        self, actions: Sequence[Action], *, reader: str, newer: Sequence[Entry] = ()
+    ) -> tuple[Entry, ...]:
+        """Append entries without a look for conflicts with ``newer`` ones.
+
+        See `Journal.append` for the errors.
+        """
         return self._journal._write(actions, reader, newer)
 
 

@@ -143,14 +143,16 @@ class ReviewState:
         head: ``id`` of the last entry; empty without one.
         entries: number of entries.
         edits: by the id of their entry, in order, those that are undone too.
-        looked: name of a cell to reader to the class it was seen with; empty where that is not known.
+        looked: name of a cell to reader to the class it was seen with; empty where that is not
+            known.
         readings: by name.
         marks: of the cell-location test: the entries.
         signatures: all that were ever given, in order.
         signed: the one in force.
         corrected: a signed sample was amended: the next signature is a correction.
         reason: of the last amendment.
-        voided: why a signature is not in force any more, other than by a reader; empty if none was voided.
+        voided: why a signature is not in force any more, other than by a reader; empty if none was
+            voided.
     """
 
     head: str = ""
@@ -187,7 +189,9 @@ class ReviewState:
 
     def looked_by(self, cell: str, now: str) -> tuple[str, ...]:
         """Return who looked at a cell while it had the class that it has now."""
-        return tuple(reader for reader, seen in self.looked.get(cell, {}).items() if seen in ("", now))
+        return tuple(
+            reader for reader, seen in self.looked.get(cell, {}).items() if seen in ("", now)
+        )
 
     def comments(self) -> list[CellComment]:
         """Return the comments that were not undone, in order."""
@@ -198,7 +202,9 @@ class ReviewState:
         ]
 
     def cells(self) -> set[str]:
-        """Return the names, as they are now, of all cells that the entries name and that are still there."""
+        """Return the names, as they are now, of all cells that the entries name and that are still
+        there.
+        """
         found = {*self.looked, *(cell for edit in self.edits.values() for cell in edit.cells)}
         found |= {cell for reading in self.readings.values() for cell in reading.cells}
         return found | {edit.about for edit in self.edits.values() if edit.about and not edit.lost}
@@ -209,7 +215,9 @@ class ReviewState:
 
     def undoable(self, reader: str) -> list[str]:
         """Return the ids of a reader's entries that can be undone, the next one last."""
-        return [key for key, edit in self.edits.items() if edit.active and edit.entry.reader == reader]
+        return [
+            key for key, edit in self.edits.items() if edit.active and edit.entry.reader == reader
+        ]
 
     def redoable(self, reader: str) -> list[str]:
         """Return the ids of a reader's entries that can be brought back, the next one last.
@@ -311,12 +319,16 @@ class ReviewState:
             reading.cells = tuple(_renamed(dict.fromkeys(reading.cells, ""), names))
         if self.signed:
             by, time = self.signed.entry.reader, self.signed.entry.time
-            self.voided = f"the cells or their classes were replaced after {by} had signed at {time}"
+            self.voided = (
+                f"the cells or their classes were replaced after {by} had signed at {time}"
+            )
             self.signed = None
 
 
 def _renamed(cells: Mapping[str, ValueT], names: Mapping[str, str | None]) -> dict[str, ValueT]:
-    return {now: value for cell, value in cells.items() if (now := names.get(cell, cell)) is not None}
+    return {
+        now: value for cell, value in cells.items() if (now := names.get(cell, cell)) is not None
+    }
 
 
 def refusal(state: ReviewState, action: Action, reader: str) -> str:
@@ -351,7 +363,13 @@ def _undo_refusal(state: ReviewState, action: Undo | Redo, reader: str) -> str:
 def _reading_refusal(state: ReviewState, action: Reading | Call, reader: str) -> str:
     known = state.readings.get(action.reading)
     if isinstance(action, Reading) and action.event == "start":
-        return "there is a reading of that name" if known else "" if action.cells else "a reading needs cells"
+        return (
+            "there is a reading of that name"
+            if known
+            else ""
+            if action.cells
+            else "a reading needs cells"
+        )
     if known is None:
         return "there is no reading of that name"
     if known.reader != reader:

@@ -1,4 +1,7 @@
-"""What a signature rests on: the checks before it, and what the differential depends on besides cells and journal."""
+"""What a signature rests on.
+
+The checks before it, and what the differential depends on besides cells and journal.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,9 @@ class LabReference(Part):
 
 
 class ReferenceUsed(Part):
-    """Reference intervals as `report` uses them: class to lowest and highest normal percentage, and their source."""
+    """Reference intervals as `report` uses them: class to lowest and highest normal percentage, and
+    their source.
+    """
 
     percent: dict[str, tuple[float, float]]
     source: str
@@ -52,7 +57,8 @@ class SignBasis(Part):
         cells_sha256: of the cell table and the machine's classes.
         reference: the reference intervals.
         wbc_1e9_per_l: the white-cell concentration.
-        extra_classes: name of each extra class to whether it is no white cell, and so is counted per 100 of them.
+        extra_classes: name of each extra class to whether it is no white cell, and so is counted
+            per 100 of them.
         lab: the laboratory's file; ``None`` without one.
         software: version of wbcpipe.
         created: time of the document, UTC in ISO 8601.

@@ -29,6 +29,7 @@ def refuse_if_signed(cells: Path) -> None:
     if signed is not None:
         name = cells.parent.name
         raise SampleStateError(
-            f"{cells}: not changed: {signed.entry.reader} signed sample {name!r} at {signed.entry.time}. Withdraw or "
-            f"amend the signature first (`wbcpipe review --sample {name}`)."
+            f"{cells}: not changed: {signed.entry.reader} signed sample {name!r} at "
+            f"{signed.entry.time}. Withdraw or amend the signature first (`wbcpipe review --sample "
+            f"{name}`)."
         )

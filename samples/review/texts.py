@@ -1,4 +1,7 @@
-"""Texts that people type: which characters and how many are kept in a journal and shown to others."""
+"""Texts that people type.
+
+Which characters and how many are kept in a journal and shown to others.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,9 @@ __all__ = ["MAX_COMMENT", "MAX_NAME", "ClassText", "CommentText", "ReaderText", 
 MAX_NAME: Final = 64
 MAX_COMMENT: Final = 4000
 #: Characters that reorder text or break lines without being seen, and halves of characters.
-_REFUSED: Final = re.compile("[\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+_REFUSED: Final = re.compile(
+    "[\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]"
+)
 
 
 def check_text(text: str, *, max_length: int, empty: bool = True, lines: bool = False) -> str:
@@ -26,8 +31,8 @@ def check_text(text: str, *, max_length: int, empty: bool = True, lines: bool = 
         lines: line breaks are allowed.
 
     Raises:
-        ValueError: too long, empty, with blanks at an end, or with characters that control a terminal, reorder text or
-            are half of a pair.
+        ValueError: too long, empty, with blanks at an end, or with characters that control a
+            terminal, reorder text or are half of a pair.
 
     >>> check_text("Jose\u0301", max_length=8)
     'José'

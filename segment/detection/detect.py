@@ -1,38 +1,40 @@
 """Find the nucleated cells of a field in its nuclear channel.
 
-There are two thresholds, relative to the brightness of nuclei: only nuclei exceed the high one; the cell's body exceeds
-the low one, because Acridine Orange stains cytoplasm faintly, and so does a Giemsa stain. A body is one cell, with any
-number of nuclear lobes; a body with a neck is two touching cells. Platelets and debris have no nucleus of a cell's
-size.
+There are two thresholds, relative to the brightness of nuclei: only nuclei exceed the high one; the
+cell's body exceeds the low one, because Acridine Orange stains cytoplasm faintly, and so does a
+Giemsa stain. A body is one cell, with any number of nuclear lobes; a body with a neck is two
+touching cells. Platelets and debris have no nucleus of a cell's size.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 from scipy import ndimage
 
-from wbcpipe.imaging.arrays import block_mean, enlarge_grid, fill_holes, percentiles
+from wbcpipe.imaging.arrays import block_mean, enlarge_grid, percentiles
 from wbcpipe.imaging.filters import dilation, disk, erosion, gaussian, opening
+from wbcpipe.imaging.holes import fill_holes
 from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.segment_settings.detection import DetectionSettings
 from wbcpipe.segment.detection.clumps import find_clumps
 from wbcpipe.segment.detection.separate import merge_lobes, split_at_necks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from wbcpipe.samples.segment_settings.detection import ClumpSettings, NucleusSettings
+
 __all__ = ["Detections", "NuclearKind", "cells_from_labels", "detect_cells", "nuclear_level"]
 
 NuclearKind = Literal["fluorescence", "stained"]
+_DEFAULT: Final = DetectionSettings()
 
-#: Gaussian that smooths the nuclear channel.
-_SMOOTH_UM: Final = 0.3
-#: A smaller part of a nucleus that the border cuts is not worth a cell.
-_CUT_NUCLEUS_UM2: Final = 14.0
-#: Cytoplasm reaches so far from the nucleus.
-_CYTOPLASM_UM: Final = 6.0
+# Constants, no settings: a figure of the Gaussian, and the margins that restore what an opening
+# with `NucleusSettings.solid_um` removes.
 #: Distance of the percentiles 5 and 25 of a Gaussian, in standard deviations.
 _GAUSSIAN_5_TO_25: Final = 0.9704
 #: Distance from a nucleus's thick parts within which its thin parts lie.
@@ -45,71 +47,6 @@ _MIN_SOLID_UM2: Final = 8.0
 
 
 @dataclass(frozen=True)
-class DetectionRules:
-    """Properties of a nucleated cell, in physical units and relative to the brightness of nuclei.
-
-    Attributes:
-        coarse_um: pixel size of the detection.
-        nucleus: fraction of the nuclear level that nuclear pixels exceed.
-        body: fraction of the nuclear level that the cell's body exceeds.
-        min_level: minimum nuclear level of an image with nuclei.
-        min_contrast: the same, as a multiple of the spread of dark pixels: of noise, and in a small or crowded image of
-            the structure of cells.
-        reach_um: maximum distance of a body's pixels from nuclear pixels; adjacent red cells may fluoresce faintly.
-        closing_um: radius over which gaps in a body are closed.
-        max_neck_ratio: a body is split where it is narrower than this fraction of the thinner part's width.
-        min_radius_um: a part of a body thinner than this is not split off.
-        min_nucleus_um2: objects with less nuclear area are platelets; they are not cells.
-        debris_nucleus_um2: an object with less nuclear area in view is flagged as debris.
-        max_area_um2: an object with a larger body is flagged as debris (smudge, clot).
-        lobe_um2: parts with a nuclear area between these are lobes, merged with a neighbour within ``lobe_gap_um``.
-        lobe_gap_um: maximum gap between lobes of one cell.
-        background_um: scale over which the background may change.
-        clump_um2: a larger nucleus is several that could not be parted; see `find_clumps` for smaller ones.
-        level_share: objects dimmer than this fraction of the brightest have no say in the nuclear level.
-        solid_um: a nucleus is solid: a disk of this radius must fit in, and cover much of it; 0 to accept any shape.
-    """
-
-    coarse_um: float = 0.3
-    nucleus: float = 0.25
-    body: float = 0.04
-    min_level: float = 0.0
-    min_contrast: float = 4.0
-    reach_um: float = np.inf
-    closing_um: float = 0.5
-    max_neck_ratio: float = 0.7
-    min_radius_um: float = 2.6
-    min_nucleus_um2: float = 8.0
-    debris_nucleus_um2: float = 14.0
-    max_area_um2: float = 700.0
-    lobe_um2: tuple[float, float] = (1.5, 14.0)
-    lobe_gap_um: float = 1.5
-    background_um: float = 25.0
-    clump_um2: float = 180.0
-    level_share: float = 0.25
-    solid_um: float = 0.0
-
-
-#: For Acridine Orange, and for a density derived from a stained smear.
-_RULES: Final[dict[NuclearKind, DetectionRules]] = {
-    "fluorescence": DetectionRules(),
-    # Density in units of the derived channel (65535 is an optical density of 2).
-    "stained": DetectionRules(
-        nucleus=0.45,
-        body=0.12,
-        min_level=3000.0,
-        reach_um=3.0,
-        closing_um=1.2,
-        lobe_gap_um=3.0,
-        debris_nucleus_um2=20.0,
-        clump_um2=np.inf,
-        level_share=0.5,
-        solid_um=1.5,
-    ),
-}
-
-
-@dataclass(frozen=True)
 class Detections:
     """The N cells of a field, in order of their position (row, then column).
 
@@ -119,7 +56,8 @@ class Detections:
         area_um2: (N,) float64 of the body.
         nucleus_area_um2: (N,) float64.
         quality: (N,) uint16, bits BORDER, DOUBLET, DEBRIS, CLUMP of ``QcFlag``.
-        labels: (y, x) int32 at ``factor`` times the image's pixel size: 1 to N in the bodies of the cells.
+        labels: (y, x) int32 at ``factor`` times the image's pixel size: 1 to N in the bodies of the
+            cells.
         nuclei: (y, x) bool of the same shape.
         factor: image pixels per coarse pixel.
         level: the nuclear level used.
@@ -159,13 +97,18 @@ class _CoarseChannel:
     coarse_um: float
     image_shape: tuple[int, ...]
 
-    def shows_nuclei(self, level: float, rules: DetectionRules) -> bool:
+    def shows_nuclei(self, level: float, rules: NucleusSettings) -> bool:
         """Return whether nuclei of this level exceed the background."""
         return level >= max(rules.min_level, rules.min_contrast * self.noise)
 
 
 def detect_cells(
-    nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind, *, level: float | None = None
+    nuclear: NDArray[Any],
+    pixel_um: float,
+    kind: NuclearKind,
+    *,
+    level: float | None = None,
+    settings: DetectionSettings = _DEFAULT,
 ) -> Detections:
     """Find the nucleated cells.
 
@@ -174,30 +117,43 @@ def detect_cells(
         pixel_um: size of a pixel.
         kind: of the channel.
         level: brightness of nuclei above background; measured in this image if ``None``.
+        settings: which objects are cells.
 
     Returns:
         The cells; none where no object is as bright as a nucleus.
     """
-    rules = _RULES[kind]
+    rules = _rules(settings, kind)
     channel = _coarse_channel(nuclear, pixel_um, rules)
     signal, coarse_um = channel.signal, channel.coarse_um
     level = _level(channel, rules) if level is None else level
     if not channel.shows_nuclei(level, rules):
-        return _measure(np.zeros(signal.shape, np.int32), np.zeros(signal.shape, bool), channel, level, rules)
-    nuclei = opening(signal > np.float32(rules.nucleus * level), _disk(0.45 / coarse_um))
+        none = np.zeros(signal.shape, np.int32)
+        return _measure(none, none > 0, channel, level, rules, settings.clumps)
+    nuclei = opening(
+        signal > np.float32(rules.nucleus_fraction * level),
+        _disk(rules.speckle_radius_um / coarse_um),
+    )
     if rules.solid_um:
         nuclei = _solid(nuclei, coarse_um, rules)
-    body = signal > np.float32(max(rules.body * level, 5 * channel.noise))
-    if np.isfinite(rules.reach_um):
+    body = signal > np.float32(max(rules.body_fraction * level, rules.noise_factor * channel.noise))
+    if rules.reach_um:
         body &= dilation(nuclei, disk(rules.reach_um / coarse_um))
     body |= nuclei
-    return _measure(_label_cells(body, nuclei, coarse_um, rules), nuclei, channel, level, rules)
+    parts = _label_cells(body, nuclei, coarse_um, rules)
+    return _measure(parts, nuclei, channel, level, rules, settings.clumps)
 
 
 def cells_from_labels(
-    labels: NDArray[np.int32], nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind, *, level: float | None = None
+    labels: NDArray[np.int32],
+    nuclear: NDArray[Any],
+    pixel_um: float,
+    kind: NuclearKind,
+    *,
+    level: float | None = None,
+    settings: DetectionSettings = _DEFAULT,
 ) -> Detections:
-    """Turn the labels of another detector, of nuclei or cells, into cells: merge lobes, measure and flag them.
+    """Turn the labels of another detector, of nuclei or cells, into cells: merge lobes, measure and
+    flag them.
 
     Args:
         labels: (Y, X) int32, 0 in the background.
@@ -205,8 +161,9 @@ def cells_from_labels(
         pixel_um: size of a pixel.
         kind: of the channel.
         level: brightness of nuclei above background; measured in this image if ``None``.
+        settings: which objects are cells.
     """
-    rules = _RULES[kind]
+    rules = _rules(settings, kind)
     channel = _coarse_channel(nuclear, pixel_um, rules)
     signal, factor = channel.signal, channel.factor
     level = _level(channel, rules) if level is None else level
@@ -214,33 +171,46 @@ def cells_from_labels(
     coarse = np.pad(labels, ((0, factor), (0, factor)), mode="edge")[half::factor, half::factor]
     coarse = coarse[: signal.shape[0], : signal.shape[1]]
     # Labels of cells include cytoplasm.
-    nuclei = (coarse > 0) & (signal > rules.nucleus * level)
-    parts = merge_lobes(coarse, nuclei, channel.coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
-    return _measure(parts, nuclei, channel, level, rules)
+    nuclei = (coarse > 0) & (signal > rules.nucleus_fraction * level)
+    parts = _with_lobes_merged(coarse, nuclei, channel.coarse_um, rules)
+    return _measure(parts, nuclei, channel, level, rules, settings.clumps)
 
 
-def nuclear_level(nuclear: NDArray[Any], pixel_um: float, kind: NuclearKind) -> float:
+def nuclear_level(
+    nuclear: NDArray[Any],
+    pixel_um: float,
+    kind: NuclearKind,
+    settings: DetectionSettings = _DEFAULT,
+) -> float:
     """Return the brightness of nuclei above background in this image; 0 where there is no nucleus.
 
     The median over fields with cells is a good ``level`` for a field without.
     """
-    rules = _RULES[kind]
+    rules = _rules(settings, kind)
     channel = _coarse_channel(nuclear, pixel_um, rules)
     level = _level(channel, rules)
     return level if channel.shows_nuclei(level, rules) else 0.0
 
 
-def _coarse_channel(nuclear: NDArray[Any], pixel_um: float, rules: DetectionRules) -> _CoarseChannel:
-    factor = max(1, round(rules.coarse_um / pixel_um))
+def _rules(settings: DetectionSettings, kind: NuclearKind) -> NucleusSettings:
+    """Return the settings for nuclei of a kind of channel."""
+    return settings.fluorescence if kind == "fluorescence" else settings.stained
+
+
+def _coarse_channel(
+    nuclear: NDArray[Any], pixel_um: float, rules: NucleusSettings
+) -> _CoarseChannel:
+    factor = max(1, round(rules.detection_pixel_um / pixel_um))
     coarse_um = pixel_um * factor
-    smooth = gaussian(block_mean(nuclear, factor), _SMOOTH_UM / coarse_um)
+    smooth = gaussian(block_mean(nuclear, factor), rules.smooth_um / coarse_um)
     tile = max(4, round(rules.background_um / coarse_um))
     rows, columns = (max(1, side // tile) for side in smooth.shape)
     tiles = [
         [percentiles(part[::2, ::2], 50)[0] for part in np.array_split(row, columns, axis=1)]
         for row in np.array_split(smooth, rows, axis=0)
     ]
-    # A tile full of cells is brighter than the background: the lower third of the adjacent tiles is not.
+    # A tile full of cells is brighter than the background: the lower third of the adjacent tiles is
+    # not.
     grid = ndimage.percentile_filter(np.array(tiles, np.float32), 30, size=3, mode="nearest")
     signal = smooth - enlarge_grid(grid, smooth.shape)
     sample = signal[::3, ::3]
@@ -252,24 +222,31 @@ def _coarse_channel(nuclear: NDArray[Any], pixel_um: float, rules: DetectionRule
     return _CoarseChannel(signal, noise, factor, coarse_um, nuclear.shape)
 
 
-def _level(channel: _CoarseChannel, rules: DetectionRules) -> float:
-    """Return the median peak of objects as wide as a nuclear lobe, without those far dimmer than the brightest."""
+def _level(channel: _CoarseChannel, rules: NucleusSettings) -> float:
+    """Return the median peak of objects as wide as a nuclear lobe, without those far dimmer than
+    the brightest.
+    """
     half = block_mean(channel.signal, 2)
     coarse_um = 2 * channel.coarse_um
     side = 2 * max(1, round(0.9 / coarse_um)) + 1
     grey = ndimage.grey_opening(half, size=(side, side))
-    pixels = min(grey.size, max(1, round(15.0 / coarse_um**2)))
+    pixels = min(grey.size, max(1, round(rules.brightest_um2 / coarse_um**2)))
     brightest = float(np.partition(grey.ravel(), -pixels)[-pixels])
     if brightest <= 0:
         return 0.0
-    labels, _ = ndimage.label(grey > rules.level_share * brightest)
+    labels, _ = ndimage.label(grey > rules.level_fraction * brightest)
     objects = [grey[box][labels[box] == k] for k, box in enumerate(ndimage.find_objects(labels), 1)]
     peaks = [float(values.max()) for values in objects if values.size * coarse_um**2 >= 5.0]
     return float(np.median(peaks)) if peaks else brightest
 
 
-def _solid(nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules) -> NDArray[np.bool_]:
-    """Keep the parts (Y, X) that are as thick as a lobe of a nucleus; the rims of red cells are thinner."""
+def _solid(
+    nuclei: NDArray[np.bool_], coarse_um: float, rules: NucleusSettings
+) -> NDArray[np.bool_]:
+    """Keep the parts (Y, X) that are as thick as a lobe of a nucleus.
+
+    The rims of red cells are thinner.
+    """
     core = opening(nuclei, disk(rules.solid_um / coarse_um), border_value=True)
     near = nuclei & dilation(core, disk(_SOLID_MARGIN_UM / coarse_um))
     labels, count = ndimage.label(near, np.ones((3, 3)))
@@ -280,32 +257,38 @@ def _solid(nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules) -
 
 
 def _disk(radius_px: float) -> tuple[int, ...]:
-    """Return the half widths of the rows of a small disk, slightly rounder than one of exactly that radius."""
+    """Return the half widths of the rows of a small disk, slightly rounder than one of exactly that
+    radius.
+    """
     radius_px = max(radius_px, 1.0)
     reach = int(radius_px)
     return tuple(min(reach, int(np.sqrt(radius_px**2 + 0.5 - row**2))) for row in range(reach + 1))
 
 
 def _label_cells(
-    body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules
+    body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: NucleusSettings
 ) -> NDArray[np.int32]:
     """Label every cell, (Y, X) int32, group after group of bodies near each other."""
     reach_um = max(rules.lobe_gap_um, 2 * rules.closing_um)
     margin = int(np.ceil((reach_um + 1.0) / coarse_um)) + 2
-    # The border is no outline: the image is extended by its edge, or a cut cell would seem to have a neck.
-    # Groups are formed at twice the pixel size, so the sides are even.
+    # The border is no outline: the image is extended by its edge, or a cut cell would seem to have
+    # a neck. Groups are formed at twice the pixel size, so the sides are even.
     even = [(margin, margin + side % 2) for side in body.shape]
     rows, columns = (slice(margin, margin + side) for side in body.shape)
     body, nuclei = (np.pad(mask, even, mode="edge") for mask in (body, nuclei))
     near = dilation(block_mean(body, 2) > 0, _disk(reach_um / 2 / coarse_um / 2 + 1))
     groups, count = ndimage.label(near)
-    nuclear_um2 = np.bincount(groups.ravel(), block_mean(nuclei, 2).ravel(), count + 1) * (2 * coarse_um) ** 2
+    nuclear_um2 = (
+        np.bincount(groups.ravel(), block_mean(nuclei, 2).ravel(), count + 1) * (2 * coarse_um) ** 2
+    )
     labels = np.zeros(body.shape, np.int32)
     cells, half_margin = 0, (margin + 1) // 2
     for group, box in enumerate(ndimage.find_objects(groups), 1):
         if nuclear_um2[group] < rules.min_nucleus_um2:
             continue
-        around = tuple(slice(max(side.start - half_margin, 0), side.stop + half_margin) for side in box)
+        around = tuple(
+            slice(max(side.start - half_margin, 0), side.stop + half_margin) for side in box
+        )
         window = tuple(slice(2 * side.start, 2 * side.stop) for side in around)
         inside = np.repeat(np.repeat(groups[around] == group, 2, 0), 2, 1)
         parts = _label_group(body[window] & inside, nuclei[window] & inside, coarse_um, rules)
@@ -315,14 +298,23 @@ def _label_cells(
 
 
 def _label_group(
-    body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: DetectionRules
+    body: NDArray[np.bool_], nuclei: NDArray[np.bool_], coarse_um: float, rules: NucleusSettings
 ) -> NDArray[np.int32]:
-    """Label the cells of one group: close gaps, fill holes, remove spurs, split at necks, merge lobes."""
+    """Label the cells of one group: close gaps, fill holes, remove spurs, split at necks, merge
+    lobes.
+    """
     around = _disk(rules.closing_um / coarse_um)
     closed = fill_holes(erosion(dilation(body, around), around) | body)
-    smooth = opening(closed, _disk(0.9 / coarse_um)) | nuclei
+    smooth = opening(closed, _disk(rules.spur_radius_um / coarse_um)) | nuclei
     parts = split_at_necks(smooth, coarse_um, rules.max_neck_ratio, rules.min_radius_um)
-    return merge_lobes(parts, nuclei, coarse_um, lobe_um2=rules.lobe_um2, gap_um=rules.lobe_gap_um)
+    return _with_lobes_merged(parts, nuclei, coarse_um, rules)
+
+
+def _with_lobes_merged(
+    parts: NDArray[np.int32], nuclei: NDArray[np.bool_], coarse_um: float, rules: NucleusSettings
+) -> NDArray[np.int32]:
+    lobe_um2 = (rules.lobe_min_um2, rules.lobe_max_um2)
+    return merge_lobes(parts, nuclei, coarse_um, lobe_um2=lobe_um2, gap_um=rules.lobe_gap_um)
 
 
 def _measure(
@@ -330,7 +322,8 @@ def _measure(
     nuclei: NDArray[np.bool_],
     channel: _CoarseChannel,
     level: float,
-    rules: DetectionRules,
+    rules: NucleusSettings,
+    clump_settings: ClumpSettings,
 ) -> Detections:
     factor, coarse_um, shape = channel.factor, channel.coarse_um, channel.image_shape
     size = int(parts.max()) + 1
@@ -340,8 +333,9 @@ def _measure(
     nuclear = np.bincount(cell, nuclei[y, x], size) * coarse_um**2
     centre_y, centre_x = (np.bincount(cell, at, size) / np.maximum(pixels, 1) for at in (y, x))
     border = np.zeros(size, bool)
-    # A body may leak over red cells to the border: what is further from a nucleus than cytoplasm reaches is no cell.
-    near = dilation(nuclei, disk(_CYTOPLASM_UM / coarse_um))
+    # A body may leak over red cells to the border: what is further from a nucleus than cytoplasm
+    # reaches is no cell.
+    near = dilation(nuclei, disk(rules.cytoplasm_um / coarse_um))
     for edge in (np.s_[0], np.s_[-1], np.s_[:, 0], np.s_[:, -1]):
         border[parts[edge][near[edge]]] = True
     kept = np.flatnonzero((pixels > 0) & (nuclear >= rules.min_nucleus_um2))
@@ -351,16 +345,26 @@ def _measure(
     quality = np.zeros(len(kept), np.uint16)
     quality[border[kept]] |= np.uint16(QcFlag.BORDER)
     # A cut nucleus may be smaller than any whole one.
-    least = np.where(border[kept], _CUT_NUCLEUS_UM2, rules.debris_nucleus_um2)
+    least = np.where(border[kept], rules.cut_nucleus_um2, rules.debris_nucleus_um2)
     debris = (nuclear[kept] < least) | (area > rules.max_area_um2)
     renumber = np.zeros(size, np.int32)
     renumber[kept] = np.arange(1, len(kept) + 1)
     labels = renumber[parts]
-    clumps = find_clumps(labels, nuclei, nuclear[kept], min_um2=rules.debris_nucleus_um2, max_um2=rules.clump_um2)
+    clumps = find_clumps(
+        labels,
+        nuclei,
+        nuclear[kept],
+        clump_settings,
+        min_um2=rules.debris_nucleus_um2,
+        max_um2=rules.clump_um2 or math.inf,
+    )
     quality[clumps] |= np.uint16(QcFlag.CLUMP)
     quality[debris & ~clumps] |= np.uint16(QcFlag.DEBRIS)
     is_cell = np.append(False, (quality & QcFlag.DEBRIS) == 0)
-    bright = opening(channel.signal > max(rules.nucleus * level, 5 * channel.noise), _disk(0.45 / coarse_um))
+    bright = opening(
+        channel.signal > max(rules.nucleus_fraction * level, rules.noise_factor * channel.noise),
+        _disk(rules.speckle_radius_um / coarse_um),
+    )
     quality[_touching(labels, y, x) - 1] |= np.uint16(QcFlag.DOUBLET)
     return Detections(
         y_px=np.minimum((centre_y[kept] + 0.5) * factor - 0.5, shape[0] - 1),
@@ -376,8 +380,12 @@ def _measure(
     )
 
 
-def _touching(labels: NDArray[np.int32], y: NDArray[np.intp], x: NDArray[np.intp]) -> NDArray[np.int32]:
-    """Return the labels (Y, X) that touch another label at a side; ``y``, ``x`` are the labelled pixels."""
+def _touching(
+    labels: NDArray[np.int32], y: NDArray[np.intp], x: NDArray[np.intp]
+) -> NDArray[np.int32]:
+    """Return the labels (Y, X) that touch another label at a side; ``y``, ``x`` are the labelled
+    pixels.
+    """
     found = []
     for down, right in ((1, 0), (0, 1)):
         inner = (y < labels.shape[0] - down) & (x < labels.shape[1] - right)

@@ -1,7 +1,10 @@
-"""Pixels around a nucleus that are not its cytoplasm: empty background, and red cells that touch the white cell.
+"""Pixels around a nucleus that are not its cytoplasm.
 
-Both are recognised by colour. The colours are measured in the crop itself: that of cytoplasm just outside the nucleus,
-the others beyond the reach of cytoplasm. Where the colours are too similar nothing is excluded.
+Empty background, and red cells that touch the white cell.
+
+Both are recognised by colour. The colours are measured in the crop itself: that of cytoplasm just
+outside the nucleus, the others beyond the reach of cytoplasm. Where the colours are too similar
+nothing is excluded.
 """
 
 from __future__ import annotations
@@ -12,33 +15,19 @@ import numpy as np
 
 from wbcpipe.imaging.arrays import otsu_threshold, percentiles
 from wbcpipe.imaging.filters import disk, gaussian, opening
+from wbcpipe.samples.segment_settings.masks import SurroundingsSettings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["above_background", "background_and_red_cell_mask"]
 
-#: Distances from the nucleus between which the colour of cytoplasm is measured first, and up to which it is refined.
-_CYTOPLASM_UM: Final = (0.5, 1.5)
-_REFINED_UM: Final = 3.0
-#: Distance from the nucleus beyond which the colours of background and red cells are measured.
-_BEYOND_UM: Final = 5.0
-#: Minimum area from which a colour is measured.
-_MIN_AREA_UM2: Final = 2.0
-#: Minimum distance of two colours, in standard deviations.
-_MIN_DISTANCE_SD: Final = 2.0
-#: Minimum difference in optical density; refraction at an unstained cell causes about as much.
-_MIN_DENSITY_DIFFERENCE: Final = 0.02
-#: Maximum distance of a pixel from its group's colour, in standard deviations.
-_MAX_DISTANCE_SD: Final = 4.0
+# Constants, no settings: they trade time for digits of the result.
+#: Rounds in which the colours are refined.
 _ROUNDS: Final = 4
 #: Of the many pixels far from the cell, one in so many is used.
 _STEP: Final = 3
-#: Nuclear stain exceeds its background by so many standard deviations.
-_STAINED_SD: Final = 4.0
-#: Scale over which pixels are averaged, and radius of the smallest region excluded.
-_SMOOTH_UM: Final = 0.4
-_MIN_RADIUS_UM: Final = 0.8
+_DEFAULT: Final = SurroundingsSettings()
 
 
 def background_and_red_cell_mask(
@@ -47,19 +36,23 @@ def background_and_red_cell_mask(
     pixel_um: float,
     unknown: NDArray[np.bool_] | None = None,
     stained: NDArray[np.bool_] | None = None,
+    settings: SurroundingsSettings = _DEFAULT,
 ) -> NDArray[np.bool_]:
     """Find the pixels that show neither the nucleus nor its cytoplasm.
 
-    A pixel belongs to the nearest of three colours (background, red cells, cytoplasm), in the metric of the spread
-    within the three groups. The colours are refined in a few rounds of S. Lloyd, IEEE Trans. Inf. Theory 28 (1982)
-    129, doi:10.1109/TIT.1982.1056489.
+    A pixel belongs to the nearest of three colours (background, red cells, cytoplasm), in the
+    metric of the spread within the three groups. The colours are refined in a few rounds of S.
+    Lloyd, IEEE Trans. Inf. Theory 28 (1982) 129, doi:10.1109/TIT.1982.1056489.
 
     Args:
-        density: (C, Y, X) float32, optical density of the bright-field frames against the empty background.
+        density: (C, Y, X) float32, optical density of the bright-field frames against the empty
+            background.
         distance_um: (Y, X) from the nucleus.
         pixel_um: size of a pixel.
         unknown: (Y, X) pixels of unknown content, such as other cells: no colour is measured there.
-        stained: (Y, X) pixels that hold nuclear stain, see `above_background`; they are not background.
+        stained: (Y, X) pixels that hold nuclear stain, see `above_background`; they are not
+            background.
+        settings: what is too similar.
 
     Returns:
         (Y, X) bool; all False where cytoplasm is too similar to all else.
@@ -67,25 +60,30 @@ def background_and_red_cell_mask(
     nothing = np.zeros(distance_um.shape, bool)
     if not len(density):
         return nothing
-    smooth = gaussian(density, _SMOOTH_UM / pixel_um).reshape(len(density), -1)  # (C, Y X)
+    smooth = gaussian(density, settings.smooth_um / pixel_um).reshape(len(density), -1)  # (C, Y X)
     known = np.ones_like(nothing) if unknown is None else ~unknown
-    min_pixels = _MIN_AREA_UM2 / pixel_um**2
-    ring = np.flatnonzero((distance_um > _CYTOPLASM_UM[0]) & (distance_um <= _CYTOPLASM_UM[1]) & known)
-    beyond = np.flatnonzero((distance_um > _BEYOND_UM) & known)
+    min_pixels = settings.min_area_um2 / pixel_um**2
+    ring = np.flatnonzero(
+        (distance_um > settings.ring_inner_um) & (distance_um <= settings.ring_outer_um) & known
+    )
+    beyond = np.flatnonzero((distance_um > settings.beyond_um) & known)
     if min(ring.size, beyond.size) < min_pixels:
         return nothing
-    total = smooth[:, beyond].sum(0)
+    total = smooth.take(beyond, 1).sum(0)
     if not np.ptp(total):
         return nothing
     dense = total > otsu_threshold(total)
     if min(np.count_nonzero(dense), np.count_nonzero(~dense)) < min_pixels:
         return nothing
-    near = np.flatnonzero((distance_um > _CYTOPLASM_UM[0]) & (distance_um <= _REFINED_UM) & known)
-    groups = [smooth[:, beyond[~dense]], smooth[:, beyond[dense]], smooth[:, ring]]
-    labels = _nearest(smooth, groups, beyond[::_STEP], near, min_pixels).reshape(nothing.shape)
+    near = np.flatnonzero(
+        (distance_um > settings.ring_inner_um) & (distance_um <= settings.refined_um) & known
+    )
+    groups = [smooth.take(part, 1) for part in (beyond[~dense], beyond[dense], ring)]
+    far = beyond[::_STEP]
+    labels = _nearest(smooth, groups, far, near, min_pixels, settings).reshape(nothing.shape)
     found = ((labels == 0) & (True if stained is None else ~stained)) | (labels == 1)
-    wide = opening(found, disk(max(1, round(_MIN_RADIUS_UM / pixel_um))), border_value=True)
-    return np.asarray(wide & (distance_um > 0.4), bool)
+    wide = opening(found, disk(max(1, round(settings.min_radius_um / pixel_um))), border_value=True)
+    return np.asarray(wide, bool)
 
 
 def above_background(
@@ -94,28 +92,30 @@ def above_background(
     distance_um: NDArray[np.floating[Any]],
     pixel_um: float,
     unknown: NDArray[np.bool_],
+    settings: SurroundingsSettings = _DEFAULT,
 ) -> NDArray[np.bool_]:
-    """Find the pixels whose nuclear channel exceeds the empty background, as that of cytoplasm does, if faintly.
+    """Find the pixels whose nuclear channel exceeds the empty background, as that of cytoplasm
+    does, if faintly.
 
     Args:
         nuclear: (Y, X) float32.
-        density, distance_um, pixel_um, unknown: as for `background_and_red_cell_mask`.
+        density, distance_um, pixel_um, unknown, settings: as for `background_and_red_cell_mask`.
 
     Returns:
         (Y, X) bool; all False where there is no empty background.
     """
-    smooth = gaussian(nuclear, _SMOOTH_UM / pixel_um)
-    beyond = (distance_um > _BEYOND_UM) & ~unknown
+    smooth = gaussian(nuclear, settings.smooth_um / pixel_um)
+    beyond = (distance_um > settings.beyond_um) & ~unknown
     values = smooth[beyond]
     total = density.sum(0)[beyond]
     if total.size and np.ptp(total) > 0:
         # Red cells shade the fluorescence of the free dye: the background is that between them.
         values = values[total <= otsu_threshold(total)]
-    if values.size < _MIN_AREA_UM2 / pixel_um**2:
+    if values.size < settings.min_area_um2 / pixel_um**2:
         return np.zeros(nuclear.shape, bool)
     level = percentiles(values, 50)[0]
     noise = 1.4826 * percentiles(np.abs(values - np.float32(level)), 50)[0]
-    return np.asarray(smooth > np.float32(level + _STAINED_SD * noise), bool)
+    return np.asarray(smooth > np.float32(level + settings.stained_sd * noise), bool)
 
 
 def _nearest(
@@ -124,26 +124,31 @@ def _nearest(
     far: NDArray[np.intp],
     near: NDArray[np.intp],
     min_pixels: float,
+    settings: SurroundingsSettings,
 ) -> NDArray[np.int64]:
-    """Return the index (n,) of the group whose colour a pixel has; -1 where no colour is similar enough.
+    """Return the index (n,) of the group whose colour a pixel has; -1 where no colour is similar
+    enough.
 
     Args:
         colours: (C, n) of all pixels.
-        groups: (C, k) pixels from which each group's first colour is measured; the last group is cytoplasm.
-        far: (k,) pixels from which the colours are refined: one in ``_STEP`` of those beyond cytoplasm.
+        groups: (C, k) pixels from which each group's first colour is measured; the last group is
+            cytoplasm.
+        far: (k,) pixels from which the colours are refined: one in ``_STEP`` of those beyond
+            cytoplasm.
         near: (k,) pixels from which the colour of cytoplasm is refined.
         min_pixels: number of pixels from which a colour is measured.
+        settings: what is too similar.
     """
     centres = np.array([_medians(group) for group in groups])
     metric = _metric(groups, centres)
-    sample = colours[:, np.concatenate([far, near])]
+    sample = colours.take(np.concatenate([far, near]), 1)
     measured = metric.T @ sample
     last, of_far, of_near = len(centres) - 1, slice(far.size), slice(far.size, None)
     for _ in range(_ROUNDS):
         before, nearest = centres.copy(), _closest(measured, centres @ metric)
         for k in range(len(centres)):
             part, step = (of_near, 1) if k == last else (of_far, _STEP)
-            members = sample[:, part][:, nearest[part] == k]
+            members = sample[:, part].compress(nearest[part] == k, 1)
             if members.shape[1] * step >= min_pixels:
                 centres[k] = _medians(members)
         if np.array_equal(centres, before):
@@ -151,11 +156,14 @@ def _nearest(
     # In these coordinates the spread within the groups is 1 in all directions.
     white_centres, points = centres @ metric, metric.T @ colours
     labels = _closest(points, white_centres)
-    similar = np.linalg.norm(white_centres[:-1] - white_centres[-1], axis=1) < _MIN_DISTANCE_SD
-    similar |= np.abs(centres[:-1] - centres[-1]).max(1) < _MIN_DENSITY_DIFFERENCE
-    offsets = points - white_centres.T[:, labels]
-    # Granules have colours of their own, denser than the background: a pixel must be similar to red cells.
-    dissimilar = ((offsets * offsets).sum(0) > _MAX_DISTANCE_SD**2) & (labels > 0)
+    similar = (
+        np.linalg.norm(white_centres[:-1] - white_centres[-1], axis=1) < settings.min_distance_sd
+    )
+    similar |= np.abs(centres[:-1] - centres[-1]).max(1) < settings.min_difference_od
+    offsets = points - white_centres.T.take(labels, 1)
+    # Granules have colours of their own, denser than the background: a pixel must be similar to red
+    # cells.
+    dissimilar = ((offsets * offsets).sum(0) > settings.max_distance_sd**2) & (labels > 0)
     dissimilar |= np.append(similar, False)[labels]
     labels[dissimilar] = -1
     return labels
@@ -171,7 +179,8 @@ def _medians(colours: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _closest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArray[np.int64]:
     """Return the index (n,) of the centre (k, C) nearest to each point (C, n)."""
-    # The squared distance without the square of the point itself, which is the same for all centres.
+    # The squared distance without the square of the point itself, which is the same for all
+    # centres.
     distances = (centres * centres).sum(1)[:, None] - 2 * (centres @ points)  # (k, n)
     nearest, smallest = np.zeros(points.shape[1], np.int64), distances[0]
     for k in range(1, len(centres)):
@@ -182,13 +191,15 @@ def _closest(points: NDArray[np.float32], centres: NDArray[np.float32]) -> NDArr
 
 
 def _metric(groups: list[NDArray[np.float32]], centres: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return (C, C): colours times this have unit variance within the groups (C, n), without outliers."""
+    """Return (C, C): colours times this have unit variance within the groups (C, n), without
+    outliers.
+    """
     channels = centres.shape[1]
     spread = np.zeros((channels, channels))
     for group, centre in zip(groups, centres, strict=True):
         offsets = group - centre[:, None]
         length = np.sqrt((offsets * offsets).sum(0))
-        offsets = offsets[:, length <= percentiles(length, 60)[0]]
+        offsets = offsets.compress(length <= percentiles(length, 60)[0], 1)
         spread += offsets @ offsets.T / offsets.shape[1] / len(groups)
     spread += np.eye(channels) * (0.02 * np.trace(spread) / channels + 1e-12)
     values, vectors = np.linalg.eigh(spread)

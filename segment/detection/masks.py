@@ -1,12 +1,13 @@
 """Mask nucleus and cytoplasm of the cell in the middle of a crop.
 
-The nucleus follows from the nuclear channel by a threshold. The cell's outline is a watershed on the gradient of the
-bright-field frames. It floods outward from the nucleus, and inward from the empty background, from neighbours and from
-all pixels beyond the reach of cytoplasm.
+The nucleus follows from the nuclear channel by a threshold. The cell's outline is a watershed on
+the gradient of the bright-field frames. It floods outward from the nucleus, and inward from the
+empty background, from neighbours and from all pixels beyond the reach of cytoplasm.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,33 +15,34 @@ import numpy as np
 from scipy import ndimage
 from skimage.segmentation import watershed
 
-from wbcpipe.imaging.arrays import block_mean, bounding_box, fill_holes, otsu_threshold, percentiles
+from wbcpipe.imaging.arrays import block_mean, bounding_box, otsu_threshold, percentiles
 from wbcpipe.imaging.filters import diamond, dilation, disk, gaussian, opening
+from wbcpipe.imaging.holes import fill_holes
+from wbcpipe.samples.segment_settings.masks import MaskSettings
 from wbcpipe.segment.detection.mask_exclusions import above_background, background_and_red_cell_mask
 from wbcpipe.segment.detection.separate import split_at_necks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CYTOPLASM", "NUCLEUS", "cell_mask", "nucleus_mask"]
+__all__ = ["CYTOPLASM", "NUCLEUS", "CropNuclei", "cell_mask", "nucleus_mask"]
 
 CYTOPLASM: Final = 1
 NUCLEUS: Final = 2
-_CELL_RADIUS_UM: Final = 10.0
-_LOBE_GAP_UM: Final = 2.5
-_MIN_LOBE_UM2: Final = 1.5
-#: Of a nucleus, only the filaments between lobes are thinner; slivers of dense cytoplasm are thinner, too.
-_MIN_LOBE_RADIUS_UM: Final = 0.4
-#: Larger holes are cytoplasm inside a ring-shaped nucleus.
-_MAX_HOLE_UM2: Final = 3.0
-_CYTOPLASM_REACH_UM: Final = 7.5
-_COARSE_UM: Final = 0.2
-#: Within this distance the edge of the nucleus itself adds to the gradient.
-_NUCLEAR_EDGE_UM: Final = 1.0
-_MAX_NECK_RATIO: Final = 0.75
-_MIN_PART_RADIUS_UM: Final = 1.5
-#: Minimum nuclear area of a part of this cell, as a fraction of the largest.
-_MIN_NUCLEAR_FRACTION: Final = 0.15
+_DEFAULT: Final = MaskSettings()
+
+
+@dataclass(frozen=True)
+class CropNuclei:
+    """The detected nuclei in a crop.
+
+    Attributes:
+        own: (Y, X) bool, nucleus of this cell, with an approximate outline: selects its lobes.
+        others: (Y, X) bool, nuclei of neighbouring cells; they are excluded.
+    """
+
+    own: NDArray[np.bool_] | None = None
+    others: NDArray[np.bool_] | None = None
 
 
 def cell_mask(
@@ -48,9 +50,9 @@ def cell_mask(
     brightfield: NDArray[np.uint16],
     pixel_um: float,
     *,
-    own: NDArray[np.bool_] | None = None,
-    others: NDArray[np.bool_] | None = None,
+    nuclei: CropNuclei | None = None,
     empty: NDArray[np.floating[Any]] | None = None,
+    settings: MaskSettings = _DEFAULT,
 ) -> NDArray[np.uint8]:
     """Mask the cell in the middle of a crop.
 
@@ -58,26 +60,34 @@ def cell_mask(
         nuclear: (Y, X) uint16, nuclei bright on dark.
         brightfield: (C, Y, X) uint16, registered to ``nuclear``; C may be 0.
         pixel_um: size of a pixel.
-        own: (Y, X) nucleus of this cell as detected, with an approximate outline: selects its lobes.
-        others: (Y, X) nuclei of neighbouring cells; they are excluded.
-        empty: (C,) value of ``brightfield`` in the empty background; measured in the crop if ``None``, or NaN.
+        nuclei: as detected; found in the crop if ``None``.
+        empty: (C,) value of ``brightfield`` in the empty background; measured in the crop if
+            ``None``, or NaN.
+        settings: of the outlines.
 
     Returns:
         (Y, X) uint8: 0 background, 1 cytoplasm, 2 nucleus.
     """
-    factor = max(1, round(_COARSE_UM / pixel_um))
+    own, others = (None, None) if nuclei is None else (nuclei.own, nuclei.others)
+    factor = max(1, round(settings.mask_pixel_um / pixel_um))
     coarse_um = pixel_um * factor
     small, *bright = block_mean(np.concatenate([nuclear[None], brightfield]), factor)
-    neighbours = block_mean(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
-    nucleus = nucleus_mask(small, coarse_um, neighbours, None if own is None else block_mean(own, factor) > 0.5)
+    neighbours = (
+        block_mean(others, factor) > 0.5 if others is not None else np.zeros(small.shape, bool)
+    )
+    own_small = None if own is None else block_mean(own, factor) > 0.5
+    nucleus = nucleus_mask(small, coarse_um, neighbours, own_small, settings)
     if not nucleus.any():
         return np.zeros(nuclear.shape, np.uint8)
     # The square root raises faint cytoplasm next to a bright nucleus.
     frames = np.stack([np.sqrt(small), *bright])
     background = np.full(len(brightfield), np.nan) if empty is None else np.asarray(empty, float)
     if np.isnan(background).any():
-        background = np.where(np.isnan(background), np.percentile(frames[1:], 95, axis=(1, 2)), background)
-    cell = _outline(frames, nucleus, neighbours & ~nucleus, coarse_um, background.astype(np.float32))
+        background = np.where(
+            np.isnan(background), np.percentile(frames[1:], 95, axis=(1, 2)), background
+        )
+    others = neighbours & ~nucleus
+    cell = _outline(frames, nucleus, others, coarse_um, background.astype(np.float32), settings)
     mask = np.where(nucleus & cell, NUCLEUS, np.where(cell, CYTOPLASM, 0)).astype(np.uint8)
     return _enlarge(mask, factor, nuclear.shape)
 
@@ -87,39 +97,44 @@ def nucleus_mask(
     pixel_um: float,
     others: NDArray[np.bool_] | None = None,
     own: NDArray[np.bool_] | None = None,
+    settings: MaskSettings = _DEFAULT,
 ) -> NDArray[np.bool_]:
-    """Mask the nucleus of the cell in the middle: the most central lobe, those within reach of it, and ``own`` ones.
+    """Mask the nucleus of the cell in the middle: the most central lobe, those within reach of it,
+    and ``own`` ones.
 
     Args:
         nuclear: (Y, X) float32, nuclei bright on dark.
         pixel_um: size of a pixel.
         others: (Y, X) nuclei of neighbours; they are excluded.
         own: (Y, X) nucleus of this cell as detected.
+        settings: of the outlines.
 
     Returns:
         (Y, X) bool, all False where no pixel exceeds the threshold.
     """
-    smooth = gaussian(nuclear, 0.25 / pixel_um)
+    smooth = gaussian(nuclear, settings.nucleus_smooth_um / pixel_um)
     centre_um = _distance_from_middle(smooth.shape) * pixel_um
-    inside = centre_um <= _CELL_RADIUS_UM
+    inside = centre_um <= settings.cell_radius_um
     if others is not None:
         inside &= ~others
     if not inside.any() or np.ptp(smooth[inside]) <= 0:
         return np.zeros(smooth.shape, bool)
     above = np.asarray((smooth > _nuclear_threshold(smooth[inside])) & inside, bool)
-    above = fill_holes(above, _MAX_HOLE_UM2 / pixel_um**2)
-    wide = opening(above, disk(max(1.0, _MIN_LOBE_RADIUS_UM / pixel_um)))
+    above = fill_holes(above, settings.max_hole_um2 / pixel_um**2)
+    wide = opening(above, disk(max(1.0, settings.min_lobe_radius_um / pixel_um)))
     bright = wide if wide.any() else above
     labels, count = ndimage.label(bright)
     if not count:
         return bright
     kept = np.zeros(count + 1, bool)
-    kept[_own_lobes(labels, count, centre_um, pixel_um, own)] = True
-    return fill_holes(kept[labels], _MAX_HOLE_UM2 / pixel_um**2)
+    kept[_own_lobes(labels, count, centre_um, pixel_um, own, settings)] = True
+    return fill_holes(kept[labels], settings.max_hole_um2 / pixel_um**2)
 
 
 def _nuclear_threshold(values: NDArray[np.float32]) -> float:
-    """Return Otsu's threshold, lowered where dense clumps raise it, but above half of the nucleus' level."""
+    """Return Otsu's threshold, lowered where dense clumps raise it, but above half of the nucleus'
+    level.
+    """
     plain = otsu_threshold(values)
     above = values > plain
     nucleus, rest = percentiles(values[above], 50)[0], percentiles(values[~above], 50)[0]
@@ -133,8 +148,11 @@ def _own_lobes(
     centre_um: NDArray[np.float64],
     pixel_um: float,
     own: NDArray[np.bool_] | None,
+    settings: MaskSettings,
 ) -> list[int]:
-    """Return those of the labels 1 to ``count`` (Y, X) that are lobes of the nucleus in the middle."""
+    """Return those of the labels 1 to ``count`` (Y, X) that are lobes of the nucleus in the
+    middle.
+    """
     pixel_index = np.flatnonzero(labels)
     label, distance_um = labels.ravel()[pixel_index], centre_um.ravel()[pixel_index]
     pixels = np.bincount(label, minlength=count + 1)
@@ -146,17 +164,18 @@ def _own_lobes(
     main = 1 + int(np.argmax((areas * np.exp(-nearest / 2.0))[1:]))
     near = [main]
     if count > 1:
-        reached = labels[dilation(labels == main, disk(_LOBE_GAP_UM / pixel_um))]
+        reached = labels[dilation(labels == main, disk(settings.lobe_gap_um / pixel_um))]
         near = np.flatnonzero(np.bincount(reached, minlength=count + 1)).tolist()
         if own is not None:
             # Further away than filaments reach, but in the detected nucleus.
             found = np.bincount(labels[own], minlength=count + 1)
             near = sorted({*near, *np.flatnonzero(2 * found > pixels).tolist()})
-    near = [k for k in near if k and areas[k] >= _MIN_LOBE_UM2]
+    near = [k for k in near if k and areas[k] >= settings.min_lobe_um2]
     # A lobe that extends beyond the circle is a neighbour's.
-    within = [k for k in near if k == main or furthest[k] < _CELL_RADIUS_UM - pixel_um]
+    within = [k for k in near if k == main or furthest[k] < settings.cell_radius_um - pixel_um]
     means = np.bincount(label, distance_um, count + 1) / np.maximum(pixels, 1)
-    return [k for k in within if means[k] <= 0.8 * _CELL_RADIUS_UM]
+    reach_um = settings.lobe_centre_fraction * settings.cell_radius_um
+    return [k for k in within if means[k] <= reach_um]
 
 
 def _outline(
@@ -165,43 +184,56 @@ def _outline(
     others: NDArray[np.bool_],
     pixel_um: float,
     empty_level: NDArray[np.float32],
+    settings: MaskSettings,
 ) -> NDArray[np.bool_]:
     """Mask the cell around ``nucleus`` (Y, X) on the coarse ``frames`` (C + 1, Y, X)."""
     ends = np.array([percentiles(plane, 5, 95) for plane in frames], np.float32)  # (C + 1, 2)
     spread = np.maximum(ends[:, 1] - ends[:, 0], np.float32(1.0))
-    gradient = _edges(gaussian(frames / spread[:, None, None], 0.2 / pixel_um))
+    gradient = _edges(gaussian(frames / spread[:, None, None], settings.edge_smooth_um / pixel_um))
     empty = np.full(nucleus.shape, len(frames) > 1)
     for plane, high, one in zip(frames[1:], ends[1:, 1], spread[1:], strict=True):
-        empty &= plane > high - np.float32(0.12) * one
-    distance_um = np.asarray(ndimage.distance_transform_edt(~nucleus), np.float32) * np.float32(pixel_um)
+        empty &= plane > high - np.float32(settings.empty_fraction) * one
+    distance_um = np.asarray(ndimage.distance_transform_edt(~nucleus), np.float32) * np.float32(
+        pixel_um
+    )
     reach_um = min(
-        _CYTOPLASM_REACH_UM, max(1.5, 2 * _CELL_RADIUS_UM - 2.0 * np.sqrt(nucleus.sum() * pixel_um**2 / np.pi))
+        settings.cytoplasm_reach_um,
+        max(1.5, 2 * settings.cell_radius_um - 2.0 * np.sqrt(nucleus.sum() * pixel_um**2 / np.pi)),
     )
     # The nuclear envelope is the steepest edge: the cell starts just outside of it.
-    core = distance_um <= 0.4
-    density = np.log10(np.maximum(empty_level, 1)[:, None, None] / np.maximum(frames[1:], 1)).astype(np.float32)
-    stained = above_background(frames[0] ** 2, density, distance_um, pixel_um, others)
+    core = distance_um <= settings.core_um
+    density = np.log10(
+        np.maximum(empty_level, 1)[:, None, None] / np.maximum(frames[1:], 1)
+    ).astype(np.float32)
+    around = settings.surroundings
+    stained = above_background(frames[0] ** 2, density, distance_um, pixel_um, others, around)
     empty &= ~stained
-    excluded = background_and_red_cell_mask(density, distance_um, pixel_um, others, stained)
-    markers = np.where(excluded | (distance_um > reach_um) | (empty & (distance_um > 0.4)) | others, 2, 0)
+    excluded = background_and_red_cell_mask(density, distance_um, pixel_um, others, stained, around)
+    outside = (distance_um > reach_um) | ((excluded | empty) & ~core) | others
+    markers = np.where(outside, 2, 0)
     markers[core & ~others] = 1
     # The edge of the nucleus must not stop the watershed.
-    gradient *= np.minimum(distance_um / np.float32(_NUCLEAR_EDGE_UM), 1) ** 2
+    gradient *= np.minimum(distance_um / np.float32(settings.nuclear_edge_um), 1) ** 2
     cell = _watershed(gradient, markers) == 1
-    filled = fill_holes(opening(cell, diamond(max(1, round(0.6 / pixel_um)))) | core)
+    filled = fill_holes(
+        opening(cell, diamond(max(1, round(settings.smooth_outline_um / pixel_um)))) | core
+    )
     # A touching red cell is connected by a neck, and has no part of the nucleus.
-    parts = split_at_necks(filled, pixel_um, _MAX_NECK_RATIO, _MIN_PART_RADIUS_UM)
+    parts = split_at_necks(filled, pixel_um, settings.max_neck_ratio, settings.min_part_radius_um)
     nuclear = np.bincount(parts.ravel(), nucleus.ravel())
     nuclear[0] = 0
     own = nuclear > 0.1 * np.bincount(parts.ravel())
     # A touching platelet has granules that look like a small lobe.
-    own &= nuclear >= _MIN_NUCLEAR_FRACTION * nuclear.max()
+    own &= nuclear >= settings.min_nuclear_fraction * nuclear.max()
     own[0] = False
     return np.asarray(own[parts], bool)
 
 
 def _edges(smooth: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the sum (Y, X) of the Sobel gradient magnitudes of planes (C, Y, X); the border is repeated."""
+    """Return the sum (Y, X) of the Sobel gradient magnitudes of planes (C, Y, X).
+
+    The border is repeated.
+    """
     wide = np.pad(smooth, ((0, 0), (1, 1), (1, 1)), mode="edge")
     down, across = wide[:, 2:] - wide[:, :-2], wide[:, :, 2:] - wide[:, :, :-2]
     down = down[:, :, :-2] + 2 * down[:, :, 1:-1] + down[:, :, 2:]
@@ -210,7 +242,9 @@ def _edges(smooth: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _watershed(height: NDArray[np.float32], markers: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the watershed, computed where no marker is: of the markers only those at the rim matter."""
+    """Return the watershed, computed where no marker is: of the markers only those at the rim
+    matter.
+    """
     labels, rest = markers.copy(), markers == 0
     if rest.any():
         box = bounding_box(rest, 1)

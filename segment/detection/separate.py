@@ -1,7 +1,8 @@
 """Split touching cells, and keep the lobes of one cell together.
 
-A body is split at a neck: between two maxima of the distance to its outline, where the widest passage between them is
-narrow compared with the thinner side. Parts too small for the nucleus of a cell are lobes of a neighbour.
+A body is split at a neck: between two maxima of the distance to its outline, where the widest
+passage between them is narrow compared with the thinner side. Parts too small for the nucleus of a
+cell are lobes of a neighbour.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ def split_at_necks(
     Args:
         body: (Y, X) bodies of cells; beyond the array is background.
         pixel_um: size of a pixel.
-        max_neck_ratio: two sides are two cells if their passage is narrower than this fraction of the thinner side.
-        min_radius_um: a thinner side is not a cell of its own, but part of the body that it touches.
+        max_neck_ratio: two sides are two cells if their passage is narrower than this fraction of
+            the thinner side.
+        min_radius_um: a thinner side is not a cell of its own, but part of the body that it
+            touches.
 
     Returns:
         (Y, X) int32; 0 background, then 1, 2, ...
@@ -39,20 +42,27 @@ def split_at_necks(
     labels = np.zeros(body.shape, np.int32)
     if not body.any():
         return labels
-    # Cropped with a margin for the filters: the same result as on the full array, faster.
-    box = bounding_box(body, max(int(2.0 / pixel_um + 0.5), side // 2) + 1)
-    labels[box] = _split(body[box], pixel_um, max_neck_ratio, min_radius_um, side)
+    # Cropped: the same result as on the full array, faster. Only at its border does the filter's
+    # reach matter, where it reflects the body.
+    cut = any(edge.any() for edge in (body[0], body[-1], body[:, 0], body[:, -1]))
+    box = bounding_box(body, max(int(2.0 / pixel_um + 0.5), side // 2) + 1 if cut else 1)
+    depth = np.zeros(body[box].shape, np.float32)
+    tight = bounding_box(body[box], 1)
+    depth[tight] = ndimage.distance_transform_edt(body[box][tight])
+    depth *= np.float32(pixel_um)
+    smooth = np.where(body[box], gaussian(depth, 0.5 / pixel_um, mirror=cut), np.float32(0))
+    labels[box] = _split(body[box], smooth, max_neck_ratio, min_radius_um, side)
     return labels
 
 
 def _split(
-    body: NDArray[np.bool_], pixel_um: float, max_neck_ratio: float, min_radius_um: float, side: int
+    body: NDArray[np.bool_],
+    smooth: NDArray[np.float32],
+    max_neck_ratio: float,
+    min_radius_um: float,
+    side: int,
 ) -> NDArray[np.int32]:
-    depth = np.zeros(body.shape, np.float32)
-    box = bounding_box(body, 1)
-    depth[box] = ndimage.distance_transform_edt(body[box])
-    depth *= np.float32(pixel_um)
-    smooth = np.where(body, gaussian(depth, 0.5 / pixel_um), np.float32(0))
+    """Split a body (Y, X) at the necks of its depth (Y, X) in um; ``side`` of a maximum in px."""
     eight = np.ones((3, 3))
     peaks, count = ndimage.label(body & (smooth == ndimage.maximum_filter(smooth, side)), eight)
     if count == 1:
@@ -65,7 +75,9 @@ def _split(
     heights, peak_pixels = np.zeros(count + 1), np.nonzero(peaks)
     np.maximum.at(heights, peaks[peak_pixels], smooth[peak_pixels])
     owner = list(range(count + 1))
-    for (one, other), height in sorted(saddle_heights(basins, smooth).items(), key=lambda item: (-item[1], item[0])):
+    for (one, other), height in sorted(
+        saddle_heights(basins, smooth).items(), key=lambda item: (-item[1], item[0])
+    ):
         a, b = _root(owner, one), _root(owner, other)
         thinner = min(heights[a], heights[b])
         if a != b and (thinner < min_radius_um or height > max_neck_ratio * thinner):
@@ -81,7 +93,9 @@ def _root(owner: list[int], label: int) -> int:
     return label
 
 
-def saddle_heights(labels: NDArray[np.int32], height: NDArray[np.float32]) -> dict[tuple[int, int], float]:
+def saddle_heights(
+    labels: NDArray[np.int32], height: NDArray[np.float32]
+) -> dict[tuple[int, int], float]:
     """Return the highest point on the border between each pair of touching labels.
 
     Args:
@@ -99,7 +113,9 @@ def saddle_heights(labels: NDArray[np.int32], height: NDArray[np.float32]) -> di
         a, b = labels[first], labels[second]
         touch = (a != b) & (a > 0) & (b > 0)
         lower = np.minimum(height[first], height[second])[touch]
-        for one, other, value in zip(a[touch].tolist(), b[touch].tolist(), lower.tolist(), strict=True):
+        for one, other, value in zip(
+            a[touch].tolist(), b[touch].tolist(), lower.tolist(), strict=True
+        ):
             pair = (min(one, other), max(one, other))
             found[pair] = max(found.get(pair, value), value)
     return found
@@ -119,7 +135,8 @@ def merge_lobes(
         parts: (Y, X) int32 labels.
         nuclei: (Y, X) nuclear pixels.
         pixel_um: size of a pixel.
-        lobe_um2: parts with less nuclear area than the first are dropped, those with less than the second are lobes.
+        lobe_um2: parts with less nuclear area than the first are dropped, those with less than the
+            second are lobes.
         gap_um: maximum distance between a lobe and the part that it joins.
 
     Returns:

@@ -9,39 +9,32 @@ import numpy as np
 from wbcpipe.imaging.arrays import bounding_box
 from wbcpipe.imaging.filters import gaussian
 from wbcpipe.samples.cell_columns import QcFlag
+from wbcpipe.samples.segment_settings.quality import DebrisSettings
 from wbcpipe.segment.detection.masks import NUCLEUS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["BLURRED_UM", "SATURATED_SHARE", "empty_modality", "find_debris", "focus_measure", "saturated_share"]
+__all__ = [
+    "empty_modality",
+    "find_debris",
+    "focus_measure",
+    "saturated_share",
+]
 
-#: A cell is blurred when the edges of its nucleus are wider than this: twice those of nuclei in focus.
-BLURRED_UM: Final = 0.8
+# Constants, no settings: the definition of a column, and the least that a comparison needs.
 #: Gaussian widths (um) that separate a fine and a coarse band.
 _BANDS_UM: Final = (0.2, 0.4, 1.0)
-#: Percentile of the fluorescence of all objects that is surely that of nuclei, even if most objects are dirt...
-_BRIGHT_PERCENTILE: Final = 90.0
-#: ...and no nucleus: its fluorescence is less than this share of that; and of the median of those above it...
-_DIM_SHARE: Final = 0.5
-#: ...and its absorbance is so many times the median, or the median so many times its absorbance...
-_DENSER_RATIO: Final = 3.0
-_CLEARER_RATIO: Final = 2.0
-#: ...by more than so many standard deviations of the sample's nuclei...
-_DENSER_SD: Final = 6.0
-_CLEARER_SD: Final = 2.5
-#: ...and, if denser, by so much (OD): where nuclei hardly absorb, a multiple of that means nothing.
-_DENSER_OD: Final = 0.05
 #: Bright-field modalities that must all be dense, at least: red cells darken one alone.
 _MIN_DENSE_MODALITIES: Final = 2
 #: Cells from which medians are taken, at least.
 _MIN_CELLS: Final = 8
-#: A cell is saturated when more than this share of its pixels is, in one modality.
-SATURATED_SHARE: Final = 0.01
+_DEFAULT: Final = DebrisSettings()
 
 
 def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: float) -> float:
-    """Measure the sharpness of a nucleus: the energy of fine structure over that of coarse structure.
+    """Measure the sharpness of a nucleus: the energy of fine structure over that of coarse
+    structure.
 
     Args:
         image: (Y, X) uint16, the nuclear channel.
@@ -63,20 +56,26 @@ def focus_measure(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: 
 
 
 def find_debris(
-    absorbance: NDArray[np.float32], fluorescence: NDArray[np.float32], quality: NDArray[np.uint16]
+    absorbance: NDArray[np.float32],
+    fluorescence: NDArray[np.float32],
+    quality: NDArray[np.uint16],
+    settings: DebrisSettings = _DEFAULT,
 ) -> NDArray[np.bool_]:
-    """Find the objects of one slide that are dirt or smudges: dimmer than its nuclei, and far denser or far clearer.
+    """Find the objects of one slide that are dirt or smudges: dimmer than its nuclei, and far
+    denser or far clearer.
 
-    A nucleus stained by Acridine Orange is bright and transmits light. Dust and precipitate may fluoresce enough to be
-    detected, but less than nuclei, and they absorb light of all colours; a smudged nucleus is a dim veil that absorbs
-    almost none. Red cells beside or below it add density in the blue, so all modalities must be dense, but one clear
-    modality is enough. Dirt on a nucleus of typical fluorescence is not found. Medians are those of the bright objects:
-    dirt is dim, so that it has no part in them, even if most objects are dirt.
+    A nucleus stained by Acridine Orange is bright and transmits light. Dust and precipitate may
+    fluoresce enough to be detected, but less than nuclei, and they absorb light of all colours; a
+    smudged nucleus is a dim veil that absorbs almost none. Red cells beside or below it add density
+    in the blue, so all modalities must be dense, but one clear modality is enough. Dirt on a
+    nucleus of typical fluorescence is not found. Medians are those of the bright objects: dirt is
+    dim, so that it has no part in them, even if most objects are dirt.
 
     Args:
         absorbance: (N, M-1) ``nucleus_absorbance``, OD; NaN where there is none.
         fluorescence: (N,) ``nucleus_fluorescence``.
         quality: (N,) bits of `QcFlag`; debris is left out of the medians.
+        settings: what is debris.
 
     Returns:
         (N,) bool; none where fewer than 8 cells can be compared.
@@ -84,23 +83,29 @@ def find_debris(
     measured = np.isfinite(absorbance).any(axis=1) & np.isfinite(fluorescence)
     compared = measured & ((quality & np.uint16(QcFlag.DEBRIS)) == 0)
     if compared.any():
-        compared &= fluorescence >= _DIM_SHARE * np.percentile(fluorescence[compared], _BRIGHT_PERCENTILE)
+        bright = np.percentile(fluorescence[compared], settings.bright_percentile)
+        compared &= fluorescence >= settings.dim_fraction * bright
     if np.count_nonzero(compared) < _MIN_CELLS:
         return np.zeros(len(quality), np.bool_)
     medians = _medians(absorbance[compared])
     spread = 1.4826 * _medians(np.abs(absorbance[compared] - medians))
-    densest = np.maximum(_DENSER_RATIO * medians, medians + np.maximum(_DENSER_SD * spread, _DENSER_OD))
-    clearest = np.minimum(medians / _CLEARER_RATIO, medians - _CLEARER_SD * spread)
+    excess = np.maximum(settings.denser_sd * spread, settings.denser_od)
+    densest = np.maximum(settings.denser_ratio * medians, medians + excess)
+    clearest = np.minimum(medians / settings.clearer_ratio, medians - settings.clearer_sd * spread)
     # A modality that is missing, here or in all cells, is ignored.
     known = np.isfinite(absorbance) & np.isfinite(medians)
-    dense = (~known | (absorbance > densest)).all(axis=1) & (known.sum(axis=1) >= _MIN_DENSE_MODALITIES)
+    dense = (~known | (absorbance > densest)).all(axis=1) & (
+        known.sum(axis=1) >= _MIN_DENSE_MODALITIES
+    )
     clear = (known & (absorbance < clearest)).any(axis=1)
-    dim = fluorescence < _DIM_SHARE * np.median(fluorescence[compared])
+    dim = fluorescence < settings.dim_fraction * np.median(fluorescence[compared])
     return np.asarray(measured & dim & (dense | clear), np.bool_)
 
 
 def _medians(values: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    """Return the median (K,) of the finite values of each column (N, K); NaN for a column without any."""
+    """Return the median (K,) of the finite values of each column (N, K); NaN for a column without
+    any.
+    """
     finite = (column[np.isfinite(column)] for column in values.T)
     return np.array([np.median(column) if column.size else np.nan for column in finite])
 
@@ -131,6 +136,8 @@ def saturated_share(
 
 
 def empty_modality(frames: NDArray[np.uint16]) -> bool:
-    """Return whether a modality of a field shows nothing: (M, Y, X) uint16 with a nearly constant plane."""
+    """Return whether a modality of a field shows nothing: (M, Y, X) uint16 with a nearly constant
+    plane.
+    """
     sample = frames[:, ::16, ::16].reshape(len(frames), -1)
     return bool((np.ptp(sample, axis=1) <= 1).any())

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 
-from wbcpipe.imaging.arrays import bounding_box, enlarge_grid, fill_holes, percentiles
+from wbcpipe.imaging.arrays import bounding_box, enlarge_grid, percentiles
 from wbcpipe.imaging.filters import dilation, disk, gradient_magnitude
+from wbcpipe.imaging.holes import fill_holes
+from wbcpipe.samples.segment_settings.quality import QualitySettings
 from wbcpipe.segment.detection.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -22,23 +24,22 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellBlock
     from wbcpipe.segment.registration.register import Alignment
 
-__all__ = ["FIELD_FIGURES", "Figure", "edge_blur_um", "field_figures", "stack_figures", "with_cells", "with_counts"]
+__all__ = [
+    "FIELD_FIGURES",
+    "Figure",
+    "edge_blur_um",
+    "field_figures",
+    "stack_figures",
+    "with_cells",
+    "with_counts",
+]
 
-#: Widths (um) of the two Gaussians whose gradients give the width of an edge.
-_BLUR_SIGMAS_UM: Final = (0.15, 0.5)
-#: Wider edges cannot be distinguished.
-_MAX_BLUR_UM: Final = 2.0
-#: Half the width (um) of the band around a nucleus's outline in which its edge is measured.
-_OUTLINE_UM: Final = 0.4
+# Constants, no settings: what a median needs.
 #: Share of the band's pixels, those of the steepest gradient, that count as edge.
 _EDGE_SHARE: Final = 0.3
-#: Area of a red cell, and the number of them from which white cells are compared with them.
-_RED_CELL_UM2: Final = 45.0
+#: Number of red cells from which white cells are compared with them.
 _MIN_RED_CELLS: Final = 20
-#: Optical density above which a pixel is covered.
-_COVERED_OD: Final = 0.03
-#: Percentile of a field that is its background, even under a dense monolayer of red cells.
-_BACKGROUND_PERCENTILE: Final = 90.0
+_DEFAULT: Final = QualitySettings()
 
 
 class Figure(NamedTuple):
@@ -59,22 +60,32 @@ class Figure(NamedTuple):
 FIELD_FIGURES: Final[dict[str, Figure]] = {
     "blur_um": Figure(False, "um", "Gaussian width of the edges of nuclei, median of the cells"),
     "saturated_percent": Figure(True, "%", "pixels at or above the camera's saturation"),
-    "background_percent": Figure(True, "% of the range", "brightness of the empty background; bright-field modalities"),
+    "background_percent": Figure(
+        True, "% of the range", "brightness of the empty background; bright-field modalities"
+    ),
     "residual_px": Figure(True, "px", "estimated error of the registration"),
     "unregistered_modalities": Figure(
         False, "modalities", "number whose registration is not reliable; that of the slide is used"
     ),
     "nuclear_contrast_percent": Figure(
-        False, "% of the range", "nuclear channel in nuclei above its surroundings, median of the cells"
+        False,
+        "% of the range",
+        "nuclear channel in nuclei above its surroundings, median of the cells",
     ),
-    "nucleus_cytoplasm_contrast_ratio": Figure(False, "", "the same of nuclei over that of cytoplasm"),
-    "red_cover_percent": Figure(False, "%", "area of a bright field covered by cells, nearly all of them red cells"),
+    "nucleus_cytoplasm_contrast_ratio": Figure(
+        False, "", "the same of nuclei over that of cytoplasm"
+    ),
+    "red_cover_percent": Figure(
+        False, "%", "area of a bright field covered by cells, nearly all of them red cells"
+    ),
     "cells_per_mm2": Figure(False, "/mm2", "white cells found but the first, without debris"),
     "white_per_100_red": Figure(
         False, "", "the same per 100 red cells of 45 um2; where there are 20 red cells or more"
     ),
     "unassigned_fluorescence_percent": Figure(
-        False, "%", "area as bright as nuclei that belongs to no cell, or to debris; not of stained smears"
+        False,
+        "%",
+        "area as bright as nuclei that belongs to no cell, or to debris; not of stained smears",
     ),
 }
 
@@ -86,6 +97,7 @@ def field_figures(
     shading: NDArray[np.float32],
     full_range: int,
     camera: bool,
+    settings: QualitySettings = _DEFAULT,
 ) -> dict[str, NDArray[np.float32]]:
     """Measure the frames of a field; the figures that need cells are NaN until `with_cells`.
 
@@ -94,7 +106,9 @@ def field_figures(
         reference: which is the nuclear one.
         shading: (M, y, x) float32, the illumination on some coarser grid, in any unit.
         full_range: value from which a pixel is saturated.
-        camera: the frames are of a camera, whose light may saturate or drift; false for imported images.
+        camera: the frames are of a camera, whose light may saturate or drift; false for imported
+            images.
+        settings: what is covered, and what background.
 
     Returns:
         Name to float32, () or (M,), of each of `FIELD_FIGURES`.
@@ -111,10 +125,10 @@ def field_figures(
         if k == reference:
             continue
         even = small[k] / enlarge_grid(shading[k] / shading[k].mean(), small.shape[1:])
-        bright = percentiles(even[::2, ::2], _BACKGROUND_PERCENTILE)[0]
+        bright = percentiles(even[::2, ::2], settings.background_percentile)[0]
         if bright > 0:
             background[k] = bright
-            dark = _smoothed(even) < np.float32(bright * 10**-_COVERED_OD)
+            dark = _smoothed(even) < np.float32(bright * 10**-settings.covered_od)
             if covered is None or np.count_nonzero(dark) > np.count_nonzero(covered):
                 covered = dark
     if covered is not None:
@@ -138,8 +152,6 @@ def with_cells(
     figures: Mapping[str, NDArray[np.float32]],
     block: CellBlock,
     *,
-    reference: int,
-    pixel_um: float,
     full_range: int,
     alignment: Alignment | None,
     blur_um: NDArray[np.float32],
@@ -149,14 +161,13 @@ def with_cells(
     Args:
         figures: of the field.
         block: its cells.
-        reference: which of their channels is the nuclear one.
-        pixel_um: size of a crop's pixel.
         full_range: of the frames' values.
         alignment: of the field's modalities; ``None`` where they need none.
         blur_um: (N,) width of the edges of each nucleus.
     """
     nucleus, cytoplasm = (
-        _median(block.columns[f"{part}_fluorescence"].astype(float)) for part in ("nucleus", "cytoplasm")
+        _median(block.columns[f"{part}_fluorescence"].astype(float))
+        for part in ("nucleus", "cytoplasm")
     )
     measured: dict[str, float | NDArray[np.float64]] = {
         "blur_um": _median(blur_um.astype(float)),
@@ -176,18 +187,24 @@ def with_counts(
     white_um2: float,
     field_um2: float,
     unassigned_um2: float,
+    settings: QualitySettings = _DEFAULT,
 ) -> dict[str, NDArray[np.float32]]:
-    """Return the figures with those that compare the number of white cells with the field and its red cells.
+    """Return the figures with those that compare the number of white cells with the field and its
+    red cells.
 
     Args:
         figures: of the field.
         white_cells: number found, without debris.
         white_um2: their area together.
         field_um2: area of the field.
-        unassigned_um2: area as bright as nuclei that belongs to no cell; NaN where it is not fluorescence.
+        unassigned_um2: area as bright as nuclei that belongs to no cell; NaN where it is not
+            fluorescence.
+        settings: size of a red cell.
     """
-    red_cells = (field_um2 * float(figures["red_cover_percent"]) / 100 - white_um2) / _RED_CELL_UM2
-    # A field may have been photographed for the one white cell that it shows: the others are of the blood.
+    red_um2 = field_um2 * float(figures["red_cover_percent"]) / 100 - white_um2
+    red_cells = red_um2 / settings.red_cell_um2
+    # A field may have been photographed for the one white cell that it shows: the others are of the
+    # blood.
     others = max(white_cells - 1, 0)
     counted: dict[str, float] = {
         "cells_per_mm2": 1e6 * others / field_um2,
@@ -197,38 +214,47 @@ def with_counts(
     return {**figures, **{name: np.asarray(value, np.float32) for name, value in counted.items()}}
 
 
-def edge_blur_um(image: NDArray[np.uint16], mask: NDArray[np.uint8], pixel_um: float) -> float:
+def edge_blur_um(
+    image: NDArray[np.uint16],
+    mask: NDArray[np.uint8],
+    pixel_um: float,
+    settings: QualitySettings = _DEFAULT,
+) -> float:
     """Measure the Gaussian width of the edge of a nucleus, whatever its brightness and contrast.
 
     Args:
         image: (Y, X) uint16, the nuclear channel.
         mask: (Y, X) uint8, the nucleus is `NUCLEUS`.
         pixel_um: size of a pixel.
+        settings: widths of the Gaussians and of the band.
 
-    Returns:
-        The standard deviation (um) of the Gaussian that turns a step into such an edge, at most 2; NaN for an empty
-        mask.
+    Returns: The standard deviation (um) of the Gaussian that turns a step into such an edge, at
+        most ``max_blur_um``; NaN for an empty mask.
 
-    An edge of width s has, after a Gaussian of width a, a gradient of 1 / sqrt(s^2 + a^2) of its step: two Gaussians
-    give s. After Zhuo and Sim, Defocus map estimation from a single image, Pattern Recognition 44 (2011), which
-    re-blurs once and does without the first Gaussian; noise needs it here.
+    An edge of width s has, after a Gaussian of width a, a gradient of 1 / sqrt(s^2 + a^2) of its
+    step: two Gaussians give s. After Zhuo and Sim, Defocus map estimation from a single image,
+    Pattern Recognition 44 (2011), which re-blurs once and does without the first Gaussian; noise
+    needs it here.
     """
     inside = mask == NUCLEUS
     if not inside.any():
         return float("nan")
-    reach = max(1, round(_OUTLINE_UM / pixel_um))
-    box = bounding_box(inside, reach + int(4 * _BLUR_SIGMAS_UM[1] / pixel_um))
+    sigmas_um = (settings.blur_fine_um, settings.blur_wide_um)
+    reach = max(1, round(settings.blur_band_um / pixel_um))
+    box = bounding_box(inside, reach + int(4 * sigmas_um[1] / pixel_um))
     values, inside = image[box].astype(np.float32), inside[box]
     band = dilation(inside, disk(reach)) & dilation(~inside, disk(reach))
-    fine, coarse = (gradient_magnitude(values, sigma / pixel_um)[band] for sigma in _BLUR_SIGMAS_UM)
+    fine, coarse = (gradient_magnitude(values, sigma / pixel_um)[band] for sigma in sigmas_um)
     steep = fine >= percentiles(fine, 100 * (1 - _EDGE_SHARE))[0]
     if not coarse[steep].all():
         return float("nan")
     ratio2 = float(np.median(fine[steep] / coarse[steep])) ** 2
-    narrow2, wide2 = (sigma**2 for sigma in _BLUR_SIGMAS_UM)
+    narrow2, wide2 = (sigma**2 for sigma in sigmas_um)
     if ratio2 <= 1:
-        return _MAX_BLUR_UM
-    return min(_MAX_BLUR_UM, float(np.sqrt(max(0.0, (wide2 - ratio2 * narrow2) / (ratio2 - 1)))))
+        return settings.max_blur_um
+    return min(
+        settings.max_blur_um, float(np.sqrt(max(0.0, (wide2 - ratio2 * narrow2) / (ratio2 - 1))))
+    )
 
 
 def stack_figures(

@@ -1,8 +1,8 @@
 """Measure shape, stain and texture of one cell, in its crop with its mask.
 
-Every measure is a column of ``cells.zarr``; ``cell_columns.MORPHOMETRY`` names them with their units. Areas and shapes
-come from the mask. Densities and fluorescence are taken against the surroundings of the cell, so that neither lamp nor
-free dye count.
+Every measure is a column of ``cells.zarr``; ``cell_columns.MORPHOMETRY`` names them with their
+units. Areas and shapes come from the mask. Densities and fluorescence are taken against the
+surroundings of the cell, so that neither lamp nor free dye count.
 """
 
 from __future__ import annotations
@@ -25,13 +25,15 @@ if TYPE_CHECKING:
 
 __all__ = ["count_lobes", "fine_structure", "measure_cell", "shape_of", "stack_measures"]
 
+# Constants, no settings: they define the columns of ``cells.zarr``; samples must stay comparable.
 #: Distance from the cell within which its surroundings are measured.
 _AROUND_UM: Final = (1.0, 3.0)
 #: One pixel in every square of this side is measured there.
 _AROUND_PIXEL_UM: Final = 0.2
 #: Pixel size at which outlines are traced; they are smoothed over as much.
 _SHAPE_PIXEL_UM: Final = 0.2
-#: Lobes: pixel size at which they are separated, neck width over that of the thinner lobe, minimum radius and area.
+#: Lobes: pixel size at which they are separated, neck width over that of the thinner lobe, minimum
+#: radius and area.
 _LOBE_PIXEL_UM: Final = 0.1
 _LOBE_NECK_RATIO: Final = 0.88
 _MIN_LOBE_RADIUS_UM: Final = 0.6
@@ -61,7 +63,8 @@ def measure_cell(
         mask: (Y, X) uint8 from ``masks.cell_mask``.
         pixel_um: size of a pixel.
         reference: index of the nuclear channel; all others are bright-field, but ``red``.
-        empty: (M,) level of the bright-field channels' empty background; NaN, or ``None``: measured around the cell.
+        empty: (M,) level of the bright-field channels' empty background; NaN, or ``None``: measured
+            around the cell.
         red: index of a second, red fluorescence channel.
 
     Returns:
@@ -74,13 +77,17 @@ def measure_cell(
     if not mask.any():
         return found
     wide = bounding_box(mask > 0, round((_AROUND_UM[1] + 0.2) / pixel_um))
-    levels = _levels(image[:, *wide], mask[wide] > 0, pixel_um, above_background=[reference, red], empty=empty)
+    levels = _levels(
+        image[:, *wide], mask[wide] > 0, pixel_um, above_background=[reference, red], empty=empty
+    )
     # From here on only the rim's reach is needed around the cell.
     box = bounding_box(mask > 0, round(_RIM_UM / pixel_um) + 2)
     image, mask = image[:, *box], mask[box]
     nucleus, cytoplasm = mask == NUCLEUS, mask == CYTOPLASM
     above = image[reference] - levels[reference]
-    scalars = _shape(nucleus, cytoplasm, pixel_um) | _fluorescence(above, nucleus, cytoplasm, pixel_um)
+    scalars = _shape(nucleus, cytoplasm, pixel_um) | _fluorescence(
+        above, nucleus, cytoplasm, pixel_um
+    )
     total = float(above[mask > 0].sum())
     if red is not None and total > 0:
         scalars["red_green_ratio"] = float((image[red] - levels[red])[mask > 0].sum()) / total
@@ -89,7 +96,10 @@ def measure_cell(
     # A missing modality has no level.
     seen = [k for k in range(len(image)) if k not in (reference, red) and np.isfinite(levels[k])]
     # Decadic optical density (Beer-Lambert) against the empty background.
-    densities = {k: np.log10(max(levels[k], np.float32(1)) / np.maximum(image[k], 1).astype(np.float32)) for k in seen}
+    densities = {
+        k: np.log10(max(levels[k], np.float32(1)) / np.maximum(image[k], 1).astype(np.float32))
+        for k in seen
+    }
     rows = [k for k in range(len(image)) if k != reference]
     for k, density in densities.items():
         found["nucleus_absorbance"][rows.index(k)] = _mean(density, nucleus)
@@ -105,9 +115,13 @@ def measure_cell(
     return found
 
 
-def _shape(nucleus: NDArray[np.bool_], cytoplasm: NDArray[np.bool_], pixel_um: float) -> dict[str, float]:
+def _shape(
+    nucleus: NDArray[np.bool_], cytoplasm: NDArray[np.bool_], pixel_um: float
+) -> dict[str, float]:
     """Measure areas, lobes, roundness and eccentricity."""
-    nucleus_um2, cytoplasm_um2 = (np.count_nonzero(part) * pixel_um**2 for part in (nucleus, cytoplasm))
+    nucleus_um2, cytoplasm_um2 = (
+        np.count_nonzero(part) * pixel_um**2 for part in (nucleus, cytoplasm)
+    )
     found = {"cytoplasm_area_um2": cytoplasm_um2, "lobes": float(count_lobes(nucleus, pixel_um))}
     if cytoplasm_um2:
         found["nucleus_cytoplasm_ratio"] = nucleus_um2 / cytoplasm_um2
@@ -117,7 +131,10 @@ def _shape(nucleus: NDArray[np.bool_], cytoplasm: NDArray[np.bool_], pixel_um: f
 
 
 def _fluorescence(
-    above: NDArray[np.float32], nucleus: NDArray[np.bool_], cytoplasm: NDArray[np.bool_], pixel_um: float
+    above: NDArray[np.float32],
+    nucleus: NDArray[np.bool_],
+    cytoplasm: NDArray[np.bool_],
+    pixel_um: float,
 ) -> dict[str, float]:
     """Measure the nuclear channel (Y, X) above its surroundings."""
     return {
@@ -135,7 +152,9 @@ def _levels(
     above_background: list[int | None],
     empty: NDArray[np.floating[Any]] | None,
 ) -> list[np.float32]:
-    """Return the level of each channel (M, Y, X) beside a cell (Y, X), or that of ``empty`` (M,); NaN: missing."""
+    """Return the level of each channel (M, Y, X) beside a cell (Y, X), or that of ``empty`` (M,);
+    NaN: missing.
+    """
     around = _around(cell, pixel_um)
     levels = []
     for k, plane in enumerate(image):
@@ -145,7 +164,9 @@ def _levels(
             levels.append(np.float32(np.nan))
         else:
             known = np.float32(np.nan) if empty is None else np.float32(empty[k])
-            if not np.isfinite(known) and not cell.all():  # the bright part, so that red cells do not count
+            if (
+                not np.isfinite(known) and not cell.all()
+            ):  # the bright part, so that red cells do not count
                 known = np.float32(percentiles(plane[~cell], 80)[0])
             levels.append(known)
     return levels
@@ -172,11 +193,12 @@ def count_lobes(nucleus: NDArray[np.bool_], pixel_um: float) -> int:
 
 
 def shape_of(part: NDArray[np.bool_], pixel_um: float) -> tuple[float, float]:
-    """Measure roundness (4 pi area / perimeter^2, at most 1) and eccentricity of a mask (Y, X); NaN for an empty mask.
+    """Measure roundness (4 pi area / perimeter^2, at most 1) and eccentricity of a mask (Y, X); NaN
+    for an empty mask.
 
-    Area and perimeter are those of the outline between pixels (marching squares), after smoothing over 0.2 um, about
-    the resolution of the microscope: correct on discs and squares, where counting pixel steps is not. The edge of a
-    hole is part of the outline.
+    Area and perimeter are those of the outline between pixels (marching squares), after smoothing
+    over 0.2 um, about the resolution of the microscope: correct on discs and squares, where
+    counting pixel steps is not. The edge of a hole is part of the outline.
     """
     if not part.any():
         return float("nan"), float("nan")
@@ -215,7 +237,9 @@ def _mean(values: NDArray[np.floating[Any]], part: NDArray[np.bool_]) -> float:
 def _around(cell: NDArray[np.bool_], pixel_um: float) -> NDArray[np.bool_]:
     """Return the surroundings of a cell (Y, X), one pixel in every `_AROUND_PIXEL_UM`."""
     step = max(1, round(_AROUND_PIXEL_UM / pixel_um))
-    near, far = (dilation(cell[::step, ::step], disk(reach_um / pixel_um / step)) for reach_um in _AROUND_UM)
+    near, far = (
+        dilation(cell[::step, ::step], disk(reach_um / pixel_um / step)) for reach_um in _AROUND_UM
+    )
     around = np.zeros(cell.shape, bool)
     around[::step, ::step] = far & ~near
     return around
@@ -233,11 +257,14 @@ def _level(values: NDArray[np.uint16]) -> np.float32:
     return np.float32(percentiles(level, 50)[0])
 
 
-def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float) -> NDArray[np.float32]:
-    """Measure the root mean square of the band between two Gaussians, within a mask and from its pixels alone.
+def fine_structure(
+    values: NDArray[np.float32], inside: NDArray[np.bool_], pixel_um: float
+) -> NDArray[np.float32]:
+    """Measure the root mean square of the band between two Gaussians, within a mask and from its
+    pixels alone.
 
-    Normalised convolution (H. Knutsson, C.-F. Westin, CVPR 1993, doi:10.1109/CVPR.1993.341081, equation 9), so that
-    the edge of the nucleus does not count as granules.
+    Normalised convolution (H. Knutsson, C.-F. Westin, CVPR 1993, doi:10.1109/CVPR.1993.341081,
+    equation 9), so that the edge of the nucleus does not count as granules.
 
     Args:
         values: (M, Y, X) float32.
@@ -251,6 +278,8 @@ def fine_structure(values: NDArray[np.float32], inside: NDArray[np.bool_], pixel
     box = bounding_box(inside, 0)
     inside = inside[box]
     weighted = np.concatenate([values[:, *box], np.ones((1, *inside.shape), np.float32)]) * inside
-    smooth = [gaussian(weighted, sigma, _FINE_TRUNCATE, mirror=False)[:, inside] for sigma in sigmas]  # (M + 1, n) each
+    smooth = [
+        gaussian(weighted, sigma, _FINE_TRUNCATE, mirror=False)[:, inside] for sigma in sigmas
+    ]  # (M + 1, n) each
     fine, coarse = (one[:-1] / one[-1] for one in smooth)
     return np.asarray(np.sqrt(np.mean((fine - coarse) ** 2, axis=1)), np.float32)

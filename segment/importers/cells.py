@@ -19,8 +19,15 @@ from wbcpipe.segment.importers.inputs import refuse_other_inputs, start_import
 from wbcpipe.segment.importers.inspect_files import inspect_files
 from wbcpipe.segment.parallel import default_jobs, map_ahead
 from wbcpipe.segment.segment_field import measure_block
-from wbcpipe.segment.stain_separation import background_colour, density_channel, nuclear_stain
+from wbcpipe.segment.stain_separation import (
+    NuclearStain,
+    background_colour,
+    empty_density,
+    nuclear_stain,
+    optical_density,
+)
 from wbcpipe.system.blas_threads import single_threaded_blas
+from wbcpipe.system.progress import log_line, unreported
 from wbcpipe.system.version import SOFTWARE
 
 if TYPE_CHECKING:
@@ -45,8 +52,8 @@ def import_cells(
     options: CellImport,
     *,
     jobs: int = 1,
-    progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
-    say: Callable[[str], None] = lambda _line: None,
+    progress: Callable[[str, int, int], None] = unreported,
+    say: Callable[[str], None] = log_line,
 ) -> CellStore:
     """Import images that show one cell each, in the middle.
 
@@ -71,7 +78,13 @@ def import_cells(
     shifts = None
     if options.kind == "stack":  # the planes of a colour picture lie over one another
         names = inputs.modalities
-        shifts = check_channel_shifts(found.examples, names, nuclear_index(names), found.pixel_um)
+        shifts = check_channel_shifts(
+            found.examples,
+            names,
+            nuclear_index(names),
+            found.pixel_um,
+            options.segment_settings.channel_shift,
+        )
     for line in (*found.notes, *filter(None, [shifts])):
         say(line)
     refuse_other_inputs(sample, inputs)
@@ -79,10 +92,12 @@ def import_cells(
         refuse_other_inputs(sample, inputs)
         if (sample.cells_path / "zarr.json").is_file():
             return CellStore(sample.cells_path)
-        start_import(sample, inputs, options.derived, paths)
+        start_import(sample, inputs, options, paths)
         store = CellStore.create(
             sample.cells_path,
-            _blocks(found, replace(options, pixel_um=found.pixel_um), inputs.modalities, jobs, progress),
+            _blocks(
+                found, replace(options, pixel_um=found.pixel_um), inputs.modalities, jobs, progress
+            ),
             CellAttributes(
                 modalities=inputs.modalities,
                 pixel_um=options.crop_pixel_um,
@@ -93,11 +108,17 @@ def import_cells(
                     "software": SOFTWARE,
                     "inputs": inputs.model_dump(mode="json"),
                     "files": [file.name for file in found.files],
+                    "settings": options.segment_settings.model_dump(mode="json"),
+                    "settings_sha256": options.segment_settings.digest(),
                 },
             ),
         )
         sample.log(
-            "cells_imported", cells=len(store), files=len(found.files), kind=options.kind, skipped=[*found.skipped]
+            "cells_imported",
+            cells=len(store),
+            files=len(found.files),
+            kind=options.kind,
+            skipped=[*found.skipped],
         )
         return store
 
@@ -123,17 +144,30 @@ def _blocks(
 
 @single_threaded_blas()
 def _block(
-    image: NDArray[np.uint16], label: str, index: int, modalities: tuple[str, ...], options: CellImport
+    image: NDArray[np.uint16],
+    label: str,
+    index: int,
+    modalities: tuple[str, ...],
+    options: CellImport,
 ) -> CellBlock:
     """Return the cell of an image (C, Y, X) as a block of length 1."""
-    colour = background_colour(image) if options.derived else None
-    if colour is not None:
-        image = np.stack([*image, density_channel(image, colour)])
-    crop = centred_crop(image, options.image_pixel_um, options.crop_pixel_um, options.side_px)
     nuclear = nuclear_index(modalities)
-    background = None if colour is None else colour * 65535
-    stained = crop[nuclear] if colour is None else nuclear_stain(image[:3], colour).channel(crop[:3])
-    mask = cell_mask(stained, np.delete(crop, nuclear, axis=0), options.crop_pixel_um, empty=background)
+    settings = options.segment_settings
+    background = None
+    if options.derived:
+        background = background_colour(image)
+        crop, stained = _stained_crop(image, background, options)
+        background = background * 65535
+    else:
+        crop = _crop(image, options)
+        stained = crop[nuclear]
+    mask = cell_mask(
+        stained,
+        np.delete(crop, nuclear, axis=0),
+        options.crop_pixel_um,
+        empty=background,
+        settings=settings.masks,
+    )
     area = options.crop_pixel_um**2
     registered = (1, len(modalities) - 1)
     columns: dict[str, NDArray[Any]] = {
@@ -154,8 +188,44 @@ def _block(
     return CellBlock(crop[None], mask[None], columns, [label])
 
 
-def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: float, side_px: int) -> NDArray[np.uint16]:
-    """Return the middle of an image as a square of given pixel size; beyond the image its edge is repeated.
+def _stained_crop(
+    planes: NDArray[np.uint16], background: NDArray[np.float32], options: CellImport
+) -> tuple[NDArray[np.uint16], NDArray[np.uint16]]:
+    """Return the crop of a colour image (3, Y, X) with its derived channel, (4, side, side), and
+    the channel in which the nucleus is outlined, (side, side).
+    """
+    density = optical_density(planes, background)
+    stain = nuclear_stain(planes, background, options.segment_settings.detection, density)
+    derived, empty = NuclearStain(background), empty_density(density[0])
+    if not _is_resampled(options):  # of the rest of the image no channel is needed
+        planes, density, empty = (
+            _middle(part, options.side_px) for part in (planes, density, empty)
+        )
+    image = np.stack([*planes, derived.channel_of(density, empty)])
+    if not _is_resampled(options):
+        return image, stain.channel_of(density)
+    crop = _crop(image, options)
+    return crop, stain.channel(crop[:3])
+
+
+def _crop(planes: NDArray[np.uint16], options: CellImport) -> NDArray[np.uint16]:
+    return centred_crop(planes, options.image_pixel_um, options.crop_pixel_um, options.side_px)
+
+
+def _is_resampled(options: CellImport) -> bool:
+    return not _agree(options.image_pixel_um, options.crop_pixel_um)
+
+
+def _agree(pixel_um: float, crop_pixel_um: float) -> bool:
+    return abs(crop_pixel_um / pixel_um - 1) < 1e-6
+
+
+def centred_crop(
+    planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: float, side_px: int
+) -> NDArray[np.uint16]:
+    """Return the middle of an image as a square of given pixel size.
+
+    Beyond the image its edge is repeated.
 
     Args:
         planes: (C, Y, X) uint16.
@@ -169,10 +239,9 @@ def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: flo
     >>> centred_crop(np.arange(9, dtype=np.uint16).reshape(1, 3, 3), 0.1, 0.1, 1).tolist()
     [[[4]]]
     """
+    if _agree(pixel_um, crop_pixel_um):
+        return np.ascontiguousarray(_middle(planes, side_px))
     ratio = crop_pixel_um / pixel_um  # image pixels per crop pixel
-    if abs(ratio - 1) < 1e-6:
-        rows, columns = (np.clip(np.arange(side_px) + (side - side_px) // 2, 0, side - 1) for side in planes.shape[1:])
-        return np.ascontiguousarray(planes[:, rows[:, None], columns])
     offset = [(side - 1) / 2 - ratio * (side_px - 1) / 2 for side in planes.shape[1:]]
     crop = np.empty((len(planes), side_px, side_px), np.uint16)
     for plane, out in zip(planes, crop, strict=True):
@@ -180,7 +249,24 @@ def centred_crop(planes: NDArray[np.uint16], pixel_um: float, crop_pixel_um: flo
         if ratio > 1:  # a coarser crop: blur first, or fine structure aliases
             source = ndimage.gaussian_filter(source, 0.5 * np.sqrt(ratio**2 - 1), mode="nearest")
         value = ndimage.affine_transform(
-            source, [ratio, ratio], offset, crop.shape[1:], order=3 if ratio <= 1 else 1, mode="nearest"
+            source,
+            [ratio, ratio],
+            offset,
+            crop.shape[1:],
+            order=3 if ratio <= 1 else 1,
+            mode="nearest",
         )
         out[...] = np.clip(value + 0.5, 0, 65535)
     return crop
+
+
+def _middle(planes: NDArray[Any], side_px: int) -> NDArray[Any]:
+    """Return the middle (..., side_px, side_px) of planes (..., Y, X), whose edge is repeated."""
+    for axis in (-2, -1):
+        length = planes.shape[axis]
+        first = (length - side_px) // 2
+        if first < 0:
+            planes = planes.take(np.clip(np.arange(side_px) + first, 0, length - 1), axis)
+        else:
+            planes = planes.swapaxes(axis, -1)[..., first : first + side_px].swapaxes(axis, -1)
+    return planes

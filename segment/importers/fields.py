@@ -9,10 +9,12 @@ import numpy as np
 
 from wbcpipe.errors import ImportDataError
 from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, fields_on_disk, write_field
+from wbcpipe.samples.segment_settings.of_sample import record_settings_file
 from wbcpipe.segment.importers.inputs import NUCLEAR, refuse_other_inputs, start_import
 from wbcpipe.segment.importers.inspect_files import inspect_files
 from wbcpipe.segment.stain_separation import density_channel
 from wbcpipe.system.files import make_folder
+from wbcpipe.system.progress import log_line, unreported
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["import_fields"]
 
-#: Distance of neighbouring fields on the assumed stage, in widths of the largest: fields must not seem to overlap.
+#: Distance of neighbouring fields on the assumed stage, in widths of the largest: fields must not
+#: seem to overlap.
 _SPACING: Final = 1.25
 
 
@@ -33,13 +36,14 @@ def import_fields(
     sample: Sample,
     options: FieldImport,
     *,
-    progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
-    say: Callable[[str], None] = lambda _line: None,
+    progress: Callable[[str, int, int], None] = unreported,
+    say: Callable[[str], None] = log_line,
 ) -> int:
     """Import images of fields of view.
 
-    Each becomes ``raw/single/field_00000.ome.tif`` and so on, in the order of their names, with an assumed stage
-    position of its own. Fields that are there already stay untouched: an interrupted import resumes.
+    Each becomes ``raw/single/field_00000.ome.tif`` and so on, in the order of their names, with an
+    assumed stage position of its own. Fields that are there already stay untouched: an interrupted
+    import resumes.
 
     Arguments and errors are those of `importers.cells.import_cells`.
 
@@ -50,20 +54,23 @@ def import_fields(
     inputs = found.inputs("fields", options)
     if NUCLEAR not in inputs.modalities:
         raise ImportDataError(
-            f"modalities {', '.join(inputs.modalities)}; cells are found in one named {NUCLEAR!r}, which is missing."
+            f"modalities {', '.join(inputs.modalities)}; cells are found in one named "
+            f"{NUCLEAR!r}, which is missing."
         )
     for line in found.notes:
         say(line)
     refuse_other_inputs(sample, inputs)
     with sample.lock("import fields"):
         refuse_other_inputs(sample, inputs)
-        start_import(sample, inputs, options.derived, paths)
+        start_import(sample, inputs, options, paths)
         raw = sample.raw_path()
         make_folder(raw)
         present, count = len(fields_on_disk(raw)), len(found.shapes)
         _write_fields(found, raw, options, inputs.modalities, progress)
         if present < count:
             sample.log("fields_imported", fields=count, kind=options.kind, skipped=[*found.skipped])
+        if options.settings is not None:
+            record_settings_file(sample, options.settings)
         return count
 
 

@@ -1,4 +1,6 @@
-"""Find the files of an import below the given paths, with their labels, and say what is passed over."""
+"""Find the files of an import below the given paths, with their labels, and say what is passed
+over.
+"""
 
 from __future__ import annotations
 
@@ -19,11 +21,22 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.records import ImportKind
 
-__all__ = ["BSCCM_INDEX", "FoundFiles", "ImageFile", "class_of", "files_sha256", "find_image_files", "order_classes"]
+__all__ = [
+    "BSCCM_INDEX",
+    "FoundFiles",
+    "ImageFile",
+    "class_of",
+    "files_sha256",
+    "find_image_files",
+    "order_classes",
+]
 
 _RGB_SUFFIXES: Final = {".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp"}
 _STACK_SUFFIXES: Final = {".tif", ".tiff", ".npy", ".npz"}
-_FIJI: Final = "open it in Fiji (File > Import > Bio-Formats) or with Python's bioio, and save each field as OME-TIFF"
+_FIJI: Final = (
+    "open it in Fiji (File > Import > Bio-Formats) or with Python's bioio, and save "
+    "each field as OME-TIFF"
+)
 #: Formats of microscopes and cameras that are not read, by suffix.
 _FOREIGN: Final = {
     ".czi": "Zeiss CZI",
@@ -67,8 +80,8 @@ class ImageFile:
 
     Attributes:
         path: the file.
-        name: its path below the given folder, with forward slashes; the file's name if the file itself was given.
-            Bytes that are not UTF-8 are written as ``\\xNN``.
+        name: its path below the given folder, with forward slashes; the file's name if the file
+            itself was given. Bytes that are not UTF-8 are written as ``\\xNN``.
         label: class name, empty where unknown.
     """
 
@@ -109,11 +122,16 @@ def class_of(name: str) -> str:
     ['NEU', 'LYM', 'EOS', 'blast']
     """
     letters = re.sub(r"[^a-z]", "", name.lower())
-    return _CLASS_OF.get(letters) or _CLASS_OF.get(letters.removesuffix("s")) or printable(name).strip()
+    return (
+        _CLASS_OF.get(letters)
+        or _CLASS_OF.get(letters.removesuffix("s"))
+        or printable(name).strip()
+    )
 
 
 def order_classes(labels: Iterable[str]) -> list[str]:
-    """Return the distinct labels: known classes in wbcpipe's order, then others by name, without the empty label.
+    """Return the distinct labels: known classes in wbcpipe's order, then others by name, without
+    the empty label.
 
     >>> order_classes(["blast", "MO", "", "NEU", "MO"])
     ['NEU', 'MO', 'blast']
@@ -125,7 +143,8 @@ def order_classes(labels: Iterable[str]) -> list[str]:
 def find_image_files(paths: Sequence[Path], kind: ImportKind, *, labels: bool) -> FoundFiles:
     """Find the image files below ``paths``, sorted by name, each once.
 
-    Labels come from a ``manifest.csv`` (columns file, label) in a given folder, else from the names of the sub-folders.
+    Labels come from a ``manifest.csv`` (columns file, label) in a given folder, else from the names
+    of the sub-folders.
 
     Args:
         paths: files and folders; folders are searched with all their sub-folders.
@@ -133,8 +152,8 @@ def find_image_files(paths: Sequence[Path], kind: ImportKind, *, labels: bool) -
         labels: whether to look for labels.
 
     Raises:
-        ImportDataError: a path does not exist or is of a format that is not read, there is no file of this kind, or a
-            manifest does not fit the files.
+        ImportDataError: a path does not exist or is of a format that is not read, there is no file
+            of this kind, or a manifest does not fit the files.
     """
     suffixes = _RGB_SUFFIXES if kind == "stained-rgb" else _STACK_SUFFIXES
     found: dict[Path, ImageFile] = {}
@@ -160,8 +179,8 @@ def find_image_files(paths: Sequence[Path], kind: ImportKind, *, labels: bool) -
         others = FoundFiles((), dict(passed_over)).note()
         foreign = ", ".join(sorted(set(passed_over) & set(_FOREIGN.values())))
         raise ImportDataError(
-            f"{', '.join(printable(str(path)) for path in paths) or 'no path given'}: nothing to import as {kind}; "
-            f"give files that end in {' '.join(sorted(suffixes))}."
+            f"{', '.join(printable(str(path)) for path in paths) or 'no path given'}: nothing to "
+            f"import as {kind}; give files that end in {' '.join(sorted(suffixes))}."
             + (f" ({others})" if others else "")
             + (f" {foreign} is not read: {_FIJI}." if foreign else "")
         )
@@ -173,11 +192,15 @@ def _foreign_format(path: Path) -> str | None:
 
 
 def _is_store(path: Path) -> bool:
-    """Return whether a folder is a file of its own: a Zarr group, or a set in the layout of BSCCM."""
+    """Return whether a folder is a file of its own: a Zarr group, or a set in the layout of
+    BSCCM.
+    """
     return any((path / name).is_file() for name in (*_ZARR_GROUP, BSCCM_INDEX))
 
 
-def _folder(root: Path, suffixes: set[str], passed_over: Counter[str], *, labels: bool) -> list[ImageFile]:
+def _folder(
+    root: Path, suffixes: set[str], passed_over: Counter[str], *, labels: bool
+) -> list[ImageFile]:
     files = _files_below(root, suffixes, passed_over)
     names = [printable(path.relative_to(root).as_posix()) for path in files]
     manifest = root / _MANIFEST
@@ -188,12 +211,19 @@ def _folder(root: Path, suffixes: set[str], passed_over: Counter[str], *, labels
         missing = sorted(set(listed) - set(names))
         if missing:
             raise ImportDataError(
-                f"{printable(str(manifest))}: lists {len(missing)} files that are not there, first {missing[0]!r}; "
-                "complete the folder."
+                f"{printable(str(manifest))}: lists {len(missing)} files that are not there, "
+                f"first {missing[0]!r}; complete the folder."
             )
-        return [ImageFile(path, name, class_of(listed.get(name, ""))) for path, name in zip(files, names, strict=True)]
+        return [
+            ImageFile(path, name, class_of(listed.get(name, "")))
+            for path, name in zip(files, names, strict=True)
+        ]
     return [
-        ImageFile(path, name, class_of(path.parent.name) if path.parent != root else _class_of_folder(root.name))
+        ImageFile(
+            path,
+            name,
+            class_of(path.parent.name) if path.parent != root else _class_of_folder(root.name),
+        )
         for path, name in zip(files, names, strict=True)
     ]
 
@@ -263,6 +293,8 @@ def files_sha256(files: Sequence[ImageFile]) -> str:
         try:
             content = _store_sha256(file.path) if file.path.is_dir() else _sha256(file.path)
         except OSError as error:
-            raise file.user_file.refuse(f"cannot be read ({error.strerror}); replace or leave out the file.") from error
+            raise file.user_file.refuse(
+                f"cannot be read ({error.strerror}); replace or leave out the file."
+            ) from error
         digest.update(f"{file.name}\0{file.label}\0{content}\n".encode())
     return digest.hexdigest()

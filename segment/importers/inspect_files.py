@@ -1,20 +1,29 @@
-"""Read every file of an import once before anything is written: what can be used, and what was decided about it."""
+"""Read every file of an import once before anything is written.
+
+What can be used, and what was decided about it.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
 from wbcpipe.errors import ImportDataError, WbcpipeError
 from wbcpipe.samples.records import ImportInputs
+from wbcpipe.samples.segment_settings.settings import SegmentSettings
 from wbcpipe.segment.importers.colour_images import read_colour_images, refuse_dark_background
 from wbcpipe.segment.importers.find_files import files_sha256, find_image_files
-from wbcpipe.segment.importers.raw_images import saturation, to_full_range, value_range, white_levels
+from wbcpipe.segment.importers.raw_images import (
+    saturation,
+    to_full_range,
+    value_range,
+    white_levels,
+)
 from wbcpipe.segment.importers.stacks import read_stack
 from wbcpipe.segment.importers.zarr_stores import read_zarr
 
@@ -75,8 +84,9 @@ class Inspection:
         """Yield the images of one of the files, (C, Y, X) uint16."""
         images = self.decoded.pop(file.path, None) or read_images(file, options).images
         for image in images:
-            image = to_full_range(image, self.white)
-            yield np.ascontiguousarray(np.moveaxis(image, -1, 0)) if options.kind == "stained-rgb" else image
+            if options.kind == "stained-rgb":
+                image = np.ascontiguousarray(np.moveaxis(image, -1, 0))
+            yield to_full_range(image, self.white)
 
     def inputs(self, content: Literal["fields", "cells"], options: FieldImport) -> ImportInputs:
         """Return the record of the import of these files.
@@ -86,16 +96,25 @@ class Inspection:
         """
         channels = {shape[0] + len(options.derived) for shape in self.shapes}
         found = {"pixel_um": self.pixel_um, "modalities": options.modality_names(channels)}
-        given = {name: value for name, value in asdict(options).items() if name != "skip_bad"}
+        given = {
+            field.name: getattr(options, field.name)
+            for field in fields(options)
+            if field.name not in ("skip_bad", "settings")
+        }
+        settings = options.segment_settings
+        if content == "cells" and settings != SegmentSettings():
+            given["settings_sha256"] = settings.digest()
         return ImportInputs(content=content, sha256=self.sha256, **{**given, **found})
 
 
-def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callable[[str, int, int], None]) -> Inspection:
+def inspect_files(
+    paths: Sequence[Path], options: FieldImport, progress: Callable[[str, int, int], None]
+) -> Inspection:
     """Find the files of an import and read every one.
 
     Raises:
-        ImportDataError: there is none, some cannot be used (all are named, unless the options skip them), their pixel
-            size is not known or contradictory.
+        ImportDataError: there is none, some cannot be used (all are named, unless the options skip
+            them), their pixel size is not known or contradictory.
     """
     found = find_image_files(paths, options.kind, labels=options.takes_labels)
     usable: list[ImageFile] = []
@@ -133,7 +152,9 @@ def inspect_files(paths: Sequence[Path], options: FieldImport, progress: Callabl
     pixel_um, warnings = _pixel_size(options.pixel_um, sizes)
     passed_over = found.note()
     notes = [passed_over] if passed_over else []
-    notes += [f"{note} ({count} {'file' if count == 1 else 'files'})" for note, count in decided.items()]
+    notes += [
+        f"{note} ({count} {'file' if count == 1 else 'files'})" for note, count in decided.items()
+    ]
     notes += _scaling_notes(white) + warnings + [f"left out: {reason}" for reason in bad]
     return Inspection(
         tuple(usable),
@@ -167,16 +188,28 @@ def read_images(file: ImageFile, options: FieldImport) -> RawImages:
     except WbcpipeError:
         raise
     except MemoryError as error:
-        raise given.refuse("too large for the memory that is free: split the file, or close other programs.") from error
+        raise given.refuse(
+            "too large for the memory that is free: split the file, or close other programs."
+        ) from error
     except Exception as error:
         reason = f"{error}" or type(error).__name__
-        what = "Zarr" if file.path.is_dir() else "TIFF" if file.path.suffix.lower() in {".tif", ".tiff"} else "an image"
-        raise given.refuse(f"not readable as {what} ({reason}); replace or leave out the file.") from error
+        what = (
+            "Zarr"
+            if file.path.is_dir()
+            else "TIFF"
+            if file.path.suffix.lower() in {".tif", ".tiff"}
+            else "an image"
+        )
+        raise given.refuse(
+            f"not readable as {what} ({reason}); replace or leave out the file."
+        ) from error
 
 
 @contextlib.contextmanager
 def _quiet_tifffile() -> Iterator[None]:
-    """Drop what tifffile logs about damaged files: the error that it raises says it, or the checks of its pages do."""
+    """Drop what tifffile logs about damaged files: the error that it raises says it, or the checks
+    of its pages do.
+    """
     logger, drop = logging.getLogger("tifffile"), logging.Filter("nothing of this name")
     logger.addFilter(drop)
     try:
@@ -201,7 +234,9 @@ def _refuse_bad_files(bad: Sequence[str], count: int, options: FieldImport) -> N
 
 
 def _pixel_size(given: float | None, sizes: dict[str, float]) -> tuple[float, list[str]]:
-    """Return the pixel size (um) of an import, and warnings; ``sizes`` are those that files give, by name."""
+    """Return the pixel size (um) of an import, and warnings; ``sizes`` are those that files give,
+    by name.
+    """
     known = sorted(set(sizes.values()))
     if given is not None:
         others = {name: size for name, size in sizes.items() if abs(size / given - 1) > _SAME_PIXEL}
@@ -209,20 +244,25 @@ def _pixel_size(given: float | None, sizes: dict[str, float]) -> tuple[float, li
             return given, []
         name, size = next(iter(others.items()))
         return given, [
-            f"warning: {name} gives a pixel size of {size:.4g} um ({len(others)} files differ from --pixel-um); "
-            f"--pixel-um {given:g} is used: make sure that it is right"
+            f"warning: {name} gives a pixel size of {size:.4g} um ({len(others)} files differ "
+            f"from --pixel-um); --pixel-um {given:g} is used: make sure that it is right"
         ]
     if not known:
         raise ImportDataError(
-            "no file gives the size of its pixels; give --pixel-um, in um: a red cell is about 7.5 um wide."
+            "no file gives the size of its pixels; give --pixel-um, in um: a red cell is about "
+            "7.5 um wide."
         )
     if known[-1] / known[0] - 1 > _SAME_PIXEL:
-        low, high = (next(name for name, size in sizes.items() if size == known[k]) for k in (0, -1))
-        raise ImportDataError(
-            f"{low} gives a pixel size of {known[0]:.4g} um, {high} one of {known[-1]:.4g} um; import each as a sample "
-            "of its own, or give --pixel-um."
+        low, high = (
+            next(name for name, size in sizes.items() if size == known[k]) for k in (0, -1)
         )
-    return known[0], [f"the files give a pixel size of {known[0]:.4g} um ({len(sizes)} of them); it is used"]
+        raise ImportDataError(
+            f"{low} gives a pixel size of {known[0]:.4g} um, {high} one of {known[-1]:.4g} um; "
+            f"import each as a sample of its own, or give --pixel-um."
+        )
+    return known[0], [
+        f"the files give a pixel size of {known[0]:.4g} um ({len(sizes)} of them); it is used"
+    ]
 
 
 def _scaling_notes(white: dict[str, float]) -> list[str]:

@@ -1,4 +1,6 @@
-"""The images of a file as the file holds them, and their conversion to the full range of 16 bits."""
+"""The images of a file as the file holds them, and their conversion to the full range of 16
+bits.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,15 @@ if TYPE_CHECKING:
 
     from wbcpipe.samples.records import ImportKind
 
-__all__ = ["RawImages", "ValueRange", "bits_of", "saturation", "to_full_range", "value_range", "white_levels"]
+__all__ = [
+    "RawImages",
+    "ValueRange",
+    "bits_of",
+    "saturation",
+    "to_full_range",
+    "value_range",
+    "white_levels",
+]
 
 #: Bits of the cameras of microscopes.
 _BITS: Final = (8, 10, 12, 14, 16)
@@ -27,8 +37,8 @@ class RawImages:
     """The images of one file, in the values of the file.
 
     Attributes:
-        images: each (Y, X, 3) for ``stained-rgb``, (C, Y, X) for ``stack``; uint8, uint16 or float32, finite and at
-            least 0.
+        images: each (Y, X, 3) for ``stained-rgb``, (C, Y, X) for ``stack``; uint8, uint16 or
+            float32, finite and at least 0.
         labels: one for each image, or empty.
         bits: that the values use, where the file says so.
         pixel_um: size of a pixel, where the file gives it.
@@ -59,7 +69,9 @@ class ValueRange:
 
 def value_range(raw: RawImages) -> ValueRange:
     """Return the range of a file's values."""
-    return ValueRange(raw.images[0].dtype.name, max(float(image.max()) for image in raw.images), raw.bits)
+    return ValueRange(
+        raw.images[0].dtype.name, max(float(image.max()) for image in raw.images), raw.bits
+    )
 
 
 def bits_of(highest: float) -> int:
@@ -74,8 +86,8 @@ def bits_of(highest: float) -> int:
 def white_levels(ranges: Iterable[ValueRange], kind: ImportKind) -> dict[str, float]:
     """Return, for each type of value, the value of white in all files of an import alike.
 
-    A bright-field picture has a background near white, so its highest value tells the bits of its camera. Channels of a
-    stack keep their counts.
+    A bright-field picture has a background near white, so its highest value tells the bits of its
+    camera. Channels of a stack keep their counts.
     """
     levels: dict[str, float] = {}
     for found in ranges:
@@ -92,7 +104,9 @@ def white_levels(ranges: Iterable[ValueRange], kind: ImportKind) -> dict[str, fl
 
 
 def saturation(ranges: Iterable[ValueRange], kind: ImportKind) -> int:
-    """Return the value from which a pixel of the imported images is saturated: the highest that their camera gives."""
+    """Return the value from which a pixel of the imported images is saturated: the highest that
+    their camera gives.
+    """
     found = list(ranges)
     if kind != "stack" or {one.dtype for one in found} != {"uint16"}:
         return 65535
@@ -100,7 +114,10 @@ def saturation(ranges: Iterable[ValueRange], kind: ImportKind) -> int:
 
 
 def to_full_range(image: NDArray[Any], white: Mapping[str, float]) -> NDArray[np.uint16]:
-    """Return an image, of any shape, as uint16 in which white is 65535; levels as of `white_levels`."""
+    """Return an image, of any shape, as uint16 in which white is 65535.
+
+    Levels as of `white_levels`.
+    """
     level = white[image.dtype.name]
     if image.dtype == np.uint8:
         return image.astype(np.uint16) * np.uint16(257)

@@ -1,4 +1,7 @@
-"""Read TIFF files as other programs write them: several pages, colour models, palettes, compression."""
+"""Read TIFF files as other programs write them.
+
+Several pages, colour models, palettes, compression.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ class TiffSeries:
     """Pages of a TIFF file that belong together.
 
     Attributes:
-        pixels: (..., Y, X) of grey pages or (..., Y, X, 3) of pages in colour, as the file stores them.
+        pixels: (..., Y, X) of grey pages or (..., Y, X, 3) of pages in colour, as the file stores
+            them.
         axes: of the leading axes of ``pixels``, such as ``C`` or ``TC``; letters of tifffile.
         colour: the pages are in colour.
     """
@@ -67,7 +71,8 @@ def read_tiff(file: UserFile) -> TiffContent:
     """Read all full pages of a TIFF file; its size is checked before anything is decoded.
 
     Raises:
-        WbcpipeError: ``file.error``: too large, incomplete, or of a colour model or compression that is not read.
+        WbcpipeError: ``file.error``: too large, incomplete, or of a colour model or compression
+            that is not read.
     """
     size = file.size()
     with tifffile.TiffFile(file.path, _multifile=False) as tiff:
@@ -78,7 +83,9 @@ def read_tiff(file: UserFile) -> TiffContent:
             _check_series(file, series, size)
         file.check_decoded_bytes(sum(int(series.size) * series.dtype.itemsize for series in chosen))
         return TiffContent(
-            tuple(_read_series(file, series) for series in chosen), _stated_bits(tiff), _stated_pixel_um(file, tiff)
+            tuple(_read_series(file, series) for series in chosen),
+            _stated_bits(tiff),
+            _stated_pixel_um(file, tiff),
         )
 
 
@@ -90,18 +97,28 @@ def _check_series(file: UserFile, series: Any, size: int) -> None:
         raise file.refuse("pages without a type of pixel; replace or leave out the file.")
     if series.dataoffset is not None:
         if series.dataoffset + int(series.size) * series.dtype.itemsize > size:
-            raise file.refuse(f"truncated: {size} bytes do not hold its pages; copy the file again.")
+            raise file.refuse(
+                f"truncated: {size} bytes do not hold its pages; copy the file again."
+            )
         return
     for page in series.pages:
         if page is None:
             raise file.refuse("its pages lie in several files; save each field as one OME-TIFF.")
-        ends = [offset + count for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)]
+        ends = [
+            offset + count
+            for offset, count in zip(page.dataoffsets, page.databytecounts, strict=True)
+        ]
         if not ends or max(ends) > size or min(page.databytecounts) == 0:
-            raise file.refuse(f"truncated: {size} bytes do not hold its pages; copy the file again.")
+            raise file.refuse(
+                f"truncated: {size} bytes do not hold its pages; copy the file again."
+            )
 
 
 def _read_series(file: UserFile, series: Any) -> TiffSeries:
-    """Return a series with Y and X last, then the colours; its values as a grey or an RGB picture has them."""
+    """Return a series with Y and X last, then the colours.
+
+    Its values as a grey or an RGB picture has them.
+    """
     page = series.keyframe
     pixels, axes = np.asarray(series.asarray()), str(series.axes)
     pixels = pixels.reshape(series.shape)
@@ -115,16 +132,26 @@ def _read_series(file: UserFile, series: Any) -> TiffSeries:
     if last == "YX":
         if photometric == _PHOTOMETRIC.MINISWHITE and pixels.dtype.kind == "u":
             pixels = pixels.dtype.type(2**page.bitspersample - 1) - pixels
-        elif photometric not in (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE, _PHOTOMETRIC.RGB):
-            raise file.refuse(f"pages of the colour model {_name(photometric)} are not read; save it as RGB.")
+        elif photometric not in (
+            _PHOTOMETRIC.MINISBLACK,
+            _PHOTOMETRIC.MINISWHITE,
+            _PHOTOMETRIC.RGB,
+        ):
+            raise file.refuse(
+                f"pages of the colour model {_name(photometric)} are not read; save it as RGB."
+            )
         return TiffSeries(pixels, lead, colour=False)
     if photometric in (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE):
-        return TiffSeries(np.moveaxis(pixels, -1, -3), f"{lead}S", colour=False)  # samples that are channels
+        return TiffSeries(
+            np.moveaxis(pixels, -1, -3), f"{lead}S", colour=False
+        )  # samples that are channels
     return TiffSeries(_to_rgb(file, pixels, page), lead, colour=True)
 
 
 def _through_palette(indices: NDArray[Any], palette: NDArray[Any]) -> NDArray[Any]:
-    """Return the colours (..., Y, X, 3) of a palette (3, 2^bits) uint16; 8 bits each where no more are used."""
+    """Return the colours (..., Y, X, 3) of a palette (3, 2^bits) uint16; 8 bits each where no more
+    are used.
+    """
     colours: NDArray[Any] = np.moveaxis(np.asarray(palette), 0, -1)[indices]
     eight_bits = (palette & 255 == palette >> 8).all() or (palette & 255 == 0).all()
     return (colours >> 8).astype(np.uint8) if eight_bits else colours
@@ -139,17 +166,26 @@ def _to_rgb(file: UserFile, pixels: NDArray[Any], page: Any) -> NDArray[Any]:
         return pixels[..., :3]
     if model == _PHOTOMETRIC.SEPARATED and samples >= 4 and pixels.dtype.kind == "u":
         full = np.float32(np.iinfo(pixels.dtype).max)
-        light = (full - pixels[..., :3]) * ((full - pixels[..., 3:4]) / full)  # ink takes light away, black as well
+        light = (full - pixels[..., :3]) * (
+            (full - pixels[..., 3:4]) / full
+        )  # ink takes light away, black as well
         return np.asarray(np.rint(light), pixels.dtype)
-    if model in (_PHOTOMETRIC.CIELAB, _PHOTOMETRIC.ICCLAB) and samples >= 3 and pixels.dtype in (np.uint8, np.uint16):
+    if (
+        model in (_PHOTOMETRIC.CIELAB, _PHOTOMETRIC.ICCLAB)
+        and samples >= 3
+        and pixels.dtype in (np.uint8, np.uint16)
+    ):
         return _lab_to_rgb(pixels[..., :3], offset=model == _PHOTOMETRIC.ICCLAB)
     raise file.refuse(
-        f"{samples} samples of {pixels.dtype} in the colour model {_name(model)} are not read; save it as RGB."
+        f"{samples} samples of {pixels.dtype} in the colour model {_name(model)} are not read; "
+        f"save it as RGB."
     )
 
 
 def _lab_to_rgb(pixels: NDArray[Any], *, offset: bool) -> NDArray[Any]:
-    """Return (..., Y, X, 3) in sRGB from CIE L*a*b*, whose a* and b* are signed, or offset by the middle (ICC)."""
+    """Return (..., Y, X, 3) in sRGB from CIE L*a*b*, whose a* and b* are signed, or offset by the
+    middle (ICC).
+    """
     # Imported here: scikit-image takes a second to load, and most commands need none of it.
     from skimage import color
 
@@ -182,13 +218,16 @@ def _stated_pixel_um(file: UserFile, tiff: Any) -> float | None:
         return None
     if abs(sizes[0] / sizes[1] - 1) > _SQUARE:
         raise file.refuse(
-            f"pixels of {sizes[0]:.4g} x {sizes[1]:.4g} um; square pixels are needed: resample the image."
+            f"pixels of {sizes[0]:.4g} x {sizes[1]:.4g} um; square pixels are needed: resample "
+            f"the image."
         )
     return sizes[0]
 
 
 def _ome_pixel_um(xml: str | None) -> tuple[float, float] | None:
-    """Return PhysicalSizeX and PhysicalSizeY (um) of the first image; ``None`` where one is not given."""
+    """Return PhysicalSizeX and PhysicalSizeY (um) of the first image; ``None`` where one is not
+    given.
+    """
     tag = _PIXELS.search(xml or "")
     found = []
     for axis in "XY":

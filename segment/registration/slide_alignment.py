@@ -1,4 +1,7 @@
-"""Estimate what registration has in common over a slide: rotation, scale and typical shift of each modality."""
+"""Estimate what registration has in common over a slide.
+
+Rotation, scale and typical shift of each modality.
+"""
 
 from __future__ import annotations
 
@@ -10,29 +13,28 @@ from scipy import ndimage
 
 from wbcpipe.imaging.peaks import subpixel_peaks
 from wbcpipe.imaging.translation import correlate_pairs, tile_centres
+from wbcpipe.samples.segment_settings.registration import RegistrationSettings
 from wbcpipe.segment.registration.edges import coarse_factor
-from wbcpipe.segment.registration.register import UNKNOWN_SCATTER_PX, Alignment, connected, identity, warp
+from wbcpipe.segment.registration.register import (
+    UNKNOWN_SCATTER_PX,
+    Alignment,
+    connected,
+    identity,
+    warp,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["SEARCH_UM", "estimate_slide_alignment"]
+__all__ = ["estimate_slide_alignment"]
 
-_TILE_HALF_UM: Final = 19.2
-#: Search radii of the first round, on a scope, and of the second.
-SEARCH_UM: Final = 10.0
-_SECOND_SEARCH_UM: Final = 2.0
-_MIN_PROMINENCE: Final = 0.05
+# Constants, no settings: what a variation needs to be estimated.
 #: Fields from which the variation between fields is estimated, and its lower bound.
 _MIN_FIELDS: Final = 4
 _MIN_SCATTER_PX: Final = 0.1
-#: Largest deviation of a tile's shift from that of its field, through rotation and scale.
-_MAX_TILE_DEVIATION_UM: Final = 3.0
-#: Prior standard deviations of rotation (rad) and scale around none.
-_ROTATION_SD: Final = 0.02
-_SCALE_SD: Final = 0.004
+_DEFAULT: Final = RegistrationSettings()
 
 
 @dataclass(frozen=True)
@@ -54,30 +56,53 @@ class _TileShift:
     weight: float
 
 
+@dataclass(frozen=True)
+class _TileSearch:
+    """A round of the search.
+
+    Attributes:
+        pixel_um: size of a frame's pixel.
+        reference: index of the reference modality.
+        search_um: greatest displacement.
+        settings: of the registration.
+    """
+
+    pixel_um: float
+    reference: int
+    search_um: float
+    settings: RegistrationSettings
+
+    @property
+    def factor(self) -> int:
+        """Frame pixels per pixel of an edge map."""
+        return coarse_factor(self.pixel_um, self.settings)
+
+
 def estimate_slide_alignment(
     fields: Sequence[Sequence[NDArray[np.float32]]],
     shape: tuple[int, ...],
     pixel_um: float,
     *,
     reference: int,
-    search_um: float = SEARCH_UM,
+    settings: RegistrationSettings = _DEFAULT,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> Alignment:
-    """Estimate rotation, scale and typical shift of a slide's modalities from several fields together.
+    """Estimate rotation, scale and typical shift of a slide's modalities from several fields
+    together.
 
     Args:
         fields: F fields of M arrays (y, x) from `edge_map`.
         shape: (Y, X) of the frames.
         pixel_um: size of a frame's pixel.
         reference: index of the reference modality.
-        search_um: greatest displacement.
+        settings: how far to search, and what to trust.
         progress: called with (steps done, steps in all); a step registers one field in one round.
 
-    Returns:
-        The slide's alignment; a modality that no field could register keeps the identity and is not trusted.
+    Returns: The slide's alignment; a modality that no field could register keeps the identity and
+        is not trusted.
     """
     found = identity(len(fields[0]), shape)
-    rounds_um = (search_um, _SECOND_SEARCH_UM)
+    rounds_um = (settings.slide_search_um, settings.slide_refine_um)
     done, steps = 0, len(rounds_um) * len(fields)
 
     def registered() -> None:
@@ -87,33 +112,40 @@ def estimate_slide_alignment(
 
     progress(done, steps)
     for radius_um in rounds_um:
-        tiles = _measure_tiles(fields, found, pixel_um, reference, radius_um, registered)
-        found = _fit(tiles, found, reference, coarse_factor(pixel_um))
+        around = _TileSearch(pixel_um, reference, radius_um, settings)
+        tiles = _measure_tiles(fields, found, around, registered)
+        found = _fit(tiles, found, around)
     return found
 
 
 def _measure_tiles(
     fields: Sequence[Sequence[NDArray[np.float32]]],
     start: Alignment,
-    pixel_um: float,
-    reference: int,
-    search_um: float,
+    around: _TileSearch,
     registered: Callable[[], None],
 ) -> list[_TileShift]:
-    factor = coarse_factor(pixel_um)
+    pixel_um, reference, settings = around.pixel_um, around.reference, around.settings
+    factor = around.factor
     smallest = min(fields[0][0].shape)
-    search = max(2, min(round(search_um / pixel_um / factor), smallest // 6))
-    half = min(max(8, round(_TILE_HALF_UM / pixel_um / factor)), (smallest - 2 * search) // 2)
+    search = max(2, min(round(around.search_um / pixel_um / factor), smallest // 6))
+    half_px = max(8, round(settings.tile_half_um / pixel_um / factor))
+    half = min(half_px, (smallest - 2 * search) // 2)
     centres = tile_centres(fields[0][0].shape, half, search, max(1, half * 3 // 2))
     positions = centres * float(factor) - 0.5 - start.centre_px  # frame pixels from the centre
     found = []
     for edges in fields:
-        warped = [values if k == reference else warp(values, start, k, factor) for k, values in enumerate(edges)]
+        warped = [
+            values if k == reference else warp(values, start, k, factor)
+            for k, values in enumerate(edges)
+        ]
         found.append(correlate_pairs(warped, centres, half, search))
         registered()
     tiles = []
     for first, second in found[0]:
-        together = [(field[first, second][0] * field[first, second][1][:, None, None]).sum(0) for field in found]
+        together = [
+            (field[first, second][0] * field[first, second][1][:, None, None]).sum(0)
+            for field in found
+        ]
         # The sum over all fields supports a field with few cells: their shifts are much alike.
         everything = np.mean(together, axis=0)
         for index, field in enumerate(found):
@@ -122,15 +154,22 @@ def _measure_tiles(
             likely = np.array(np.unravel_index(int(np.argmax(smooth)), smooth.shape)) - search
             shifts, _, prominence = subpixel_peaks(surface)
             deviation_um = np.hypot(*(shifts - likely).T) * factor * pixel_um
-            for k in np.flatnonzero((deviation_um <= _MAX_TILE_DEVIATION_UM) & (prominence > _MIN_PROMINENCE)):
+            for k in np.flatnonzero(
+                (deviation_um <= settings.max_tile_deviation_um)
+                & (prominence > settings.slide_min_prominence)
+            ):
                 trust = float(prominence[k] * weight[k] * len(weight))
-                tiles.append(_TileShift(index, first, second, positions[k], shifts[k] * factor, trust))
+                tiles.append(
+                    _TileShift(index, first, second, positions[k], shifts[k] * factor, trust)
+                )
     return tiles
 
 
-def _fit(tiles: Sequence[_TileShift], start: Alignment, reference: int, factor: int) -> Alignment:
-    """Fit rotation and scale per modality and a shift per modality and field to all tiles, by robust least squares."""
-    modalities = len(start.shift_px)
+def _fit(tiles: Sequence[_TileShift], start: Alignment, around: _TileSearch) -> Alignment:
+    """Fit rotation and scale per modality and a shift per modality and field to all tiles, by
+    robust least squares.
+    """
+    modalities, reference = len(start.shift_px), around.reference
     trusted = connected(((tile.first, tile.second) for tile in tiles), modalities, reference)
     free = [k for k in np.flatnonzero(trusted).tolist() if k != reference]
     if not free:
@@ -151,8 +190,10 @@ def _fit(tiles: Sequence[_TileShift], start: Alignment, reference: int, factor: 
     observed = np.array([tile.shift for tile in used]).ravel()
     # Prior standard deviations of the unknowns, in pixels at the corner; shifts are nearly free.
     expected = np.full((len(free), 2 + 2 * len(numbers)), 1e3)
-    expected[:, 0], expected[:, 1] = _SCALE_SD * radius, _ROTATION_SD * radius
-    solution = _robust(columns, observed, np.array([s.weight for s in used]), expected.ravel(), floor=0.1 * factor)
+    expected[:, 0] = around.settings.scale_sd * radius
+    expected[:, 1] = around.settings.rotation_sd_rad * radius
+    weights, floor = np.array([s.weight for s in used]), 0.1 * around.factor
+    solution = _robust(columns, observed, weights, expected.ravel(), floor=floor)
     solution = solution.reshape(len(free), -1)
     linear, shift, residual = start.linear.copy(), start.shift_px.copy(), np.zeros(modalities)
     moved = np.full((modalities, len(numbers), 2), np.nan)
@@ -166,18 +207,28 @@ def _fit(tiles: Sequence[_TileShift], start: Alignment, reference: int, factor: 
         moved[modality, seen] = shifts - np.median(shifts, axis=0)
         residual[modality] = np.sqrt(np.mean(moved[modality, seen] ** 2))
     return replace(
-        start, linear=linear, shift_px=shift, residual_px=residual, scatter_px=_scatter(moved), trusted=trusted
+        start,
+        linear=linear,
+        shift_px=shift,
+        residual_px=residual,
+        scatter_px=_scatter(moved),
+        trusted=trusted,
     )
 
 
 def _well_measured(rows: list[int]) -> NDArray[np.intp]:
-    """Return the fields with at least 40 % of the tiles of the best; a nearly empty field gives a poor shift."""
+    """Return the fields with at least 40 % of the tiles of the best.
+
+    A nearly empty field gives a poor shift.
+    """
     counts = np.bincount(rows)
     return np.flatnonzero(counts >= 0.4 * counts.max())
 
 
 def _scatter(moved: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the robust field-to-field variation (M, M) of each pair, from the deviations (M, F, 2) of the shifts."""
+    """Return the robust field-to-field variation (M, M) of each pair, from the deviations (M, F, 2)
+    of the shifts.
+    """
     scatter = np.full((len(moved), len(moved)), UNKNOWN_SCATTER_PX)
     for pair in np.ndindex(*scatter.shape):
         difference = moved[pair[0]] - moved[pair[1]]
@@ -195,7 +246,8 @@ def _robust(
     *,
     floor: float,
 ) -> NDArray[np.float64]:
-    """Solve ``design @ x = observed`` with Tukey's biweight on the length of (y, x) residuals and a weak prior on x.
+    """Solve ``design @ x = observed`` with Tukey's biweight on the length of (y, x) residuals and a
+    weak prior on x.
 
     Args:
         design: (2 n, p).

@@ -1,7 +1,7 @@
 """A field for people: its frames, registered to each other, with the cells found in them.
 
-Nothing is written. The field is segmented again, as `SampleSegmenter` does; flags and classes are taken from the cells
-of ``cells.zarr`` at the same positions.
+Nothing is written. The field is segmented again, as `SampleSegmenter` does; flags and classes are
+taken from the cells of ``cells.zarr`` at the same positions.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellBlock
     from wbcpipe.samples.fields import FieldInfo
     from wbcpipe.samples.sample import Sample
+    from wbcpipe.samples.segment_settings.settings import SegmentSettings
     from wbcpipe.segment.registration.register import Alignment
     from wbcpipe.segment.slide_statistics import SlideStatistics
 
@@ -62,7 +63,10 @@ class CellAnnotation:
 
     @property
     def counts(self) -> bool:
-        """Whether the differential counts the cell; debris and cut, blurred or incomplete cells are rejected."""
+        """Whether the differential counts the cell.
+
+        Debris and cut, blurred or incomplete cells are rejected.
+        """
         return not set(flag_names(sum(REJECTED))) & set(self.flags)
 
 
@@ -103,6 +107,8 @@ class FieldViewer:
     Args:
         sample: segmented or not.
         pixel_um: pixel size of the masks where the sample is not segmented.
+        settings: of the segmentation; flags and classes of the stored cells are not shown then.
+            Those of the sample if ``None``.
         progress: called with (task, units done, units in all).
 
     Raises:
@@ -115,13 +121,21 @@ class FieldViewer:
         sample: Sample,
         *,
         pixel_um: float = 0.1,
+        settings: SegmentSettings | None = None,
         progress: Callable[[str, int, int], None] = lambda _task, _done, _total: None,
     ) -> None:
         self._raw = sample.path / "raw"
         self._derived = sample.record().derived
-        self._store = CellStore(sample.cells_path) if (sample.cells_path / "zarr.json").is_file() else None
+        is_stored = settings is None and (sample.cells_path / "zarr.json").is_file()
+        self._store = CellStore(sample.cells_path) if is_stored else None
         pixel_um = pixel_um if self._store is None else self._store.pixel_um
-        self._segmenter = SampleSegmenter(sample, pixel_um=pixel_um, detector=self._detector(), progress=progress)
+        self._segmenter = SampleSegmenter(
+            sample,
+            pixel_um=pixel_um,
+            detector=self._detector(),
+            settings=settings,
+            progress=progress,
+        )
         self.fields = tuple(complete_fields(self._raw))
         self._segmenter.estimate_statistics(self.fields, keep=False)
 
@@ -138,8 +152,9 @@ class FieldViewer:
         """
         frames, info = self._read(index)
         statistics, pixel_um = self._segmenter.statistics, self._segmenter.pixel_um
-        found = process_field(frames, info, statistics, crop_pixel_um=pixel_um, detector=self._segmenter.detector).block
-        ordered, alignment = register_field(frames, info, statistics)
+        registration = self._segmenter.settings.registration
+        found = process_field(frames, info, statistics, self._segmenter.options).block
+        ordered, alignment = register_field(frames, info, statistics, registration)
         parts, owner = _paint_masks(found, pixel_um / info.pixel_um, frames.shape[1:])
         wavelengths = {frame.modality: frame.wavelength_nm for frame in info.frames}
         return FieldView(
@@ -153,7 +168,9 @@ class FieldViewer:
             cells=self._annotations(index, found),
             stored=self._store is not None,
             trusted=alignment.trusted,
-            wavelength_nm=np.array([wavelengths.get(name) or np.nan for name in statistics.modalities]),
+            wavelength_nm=np.array(
+                [wavelengths.get(name) or np.nan for name in statistics.modalities]
+            ),
         )
 
     def registered_frames(self, index: int) -> NDArray[np.uint16]:
@@ -163,7 +180,9 @@ class FieldViewer:
             FrameFileError: the field does not exist or is damaged.
         """
         frames, info = self._read(index)
-        ordered, alignment = register_field(frames, info, self._segmenter.statistics)
+        ordered, alignment = register_field(
+            frames, info, self._segmenter.statistics, self._segmenter.settings.registration
+        )
         return _warp_frames(ordered, alignment, self._segmenter.statistics)
 
     def _read(self, index: int) -> tuple[NDArray[np.uint16], FieldInfo]:
@@ -204,7 +223,9 @@ class FieldViewer:
         return tuple(plain)
 
 
-def _paint_masks(found: CellBlock, ratio: float, shape: tuple[int, ...]) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
+def _paint_masks(
+    found: CellBlock, ratio: float, shape: tuple[int, ...]
+) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
     """Put the masks of N crops back into the field: return (Y, X) parts and (Y, X) owner."""
     parts, owner = np.zeros(shape, np.uint8), np.zeros(shape, np.int32)
     side_px = found.masks.shape[-1]
@@ -216,7 +237,11 @@ def _paint_masks(found: CellBlock, ratio: float, shape: tuple[int, ...]) -> tupl
             for at, length in zip(centre, shape, strict=True)
         )
         rows, columns = (
-            np.clip(np.round((np.arange(part.start, part.stop) - at) / ratio + (side_px - 1) / 2), 0, side_px - 1)
+            np.clip(
+                np.round((np.arange(part.start, part.stop) - at) / ratio + (side_px - 1) / 2),
+                0,
+                side_px - 1,
+            )
             for part, at in zip(window, centre, strict=True)
         )
         mask = found.masks[k][rows.astype(int)[:, None], columns.astype(int)]
@@ -227,12 +252,16 @@ def _paint_masks(found: CellBlock, ratio: float, shape: tuple[int, ...]) -> tupl
     return parts, owner
 
 
-def _warp_frames(frames: NDArray[np.uint16], alignment: Alignment, statistics: SlideStatistics) -> NDArray[np.uint16]:
+def _warp_frames(
+    frames: NDArray[np.uint16], alignment: Alignment, statistics: SlideStatistics
+) -> NDArray[np.uint16]:
     """Return the frames (M, Y, X) with flat illumination, in the pixels of the reference."""
     flatfield, centre = statistics.flatfield, alignment.centre_px
     flat = np.empty_like(frames)
     for k, frame in enumerate(frames):
-        dark, gain = (enlarge_grid(grid[k], frame.shape) for grid in (flatfield.dark, flatfield.gain))
+        dark, gain = (
+            enlarge_grid(grid[k], frame.shape) for grid in (flatfield.dark, flatfield.gain)
+        )
         values = (frame.astype(np.float32) - dark) * gain + flatfield.base[k]
         linear = alignment.linear[k]
         offset = centre + alignment.shift_px[k] - linear @ centre

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
-from wbcpipe.errors import ConfigError, FrameFileError
+from wbcpipe.errors import FrameFileError, MissingPackageError
 from wbcpipe.segment.detection.masks import NUCLEUS
 
 if TYPE_CHECKING:
@@ -37,9 +37,10 @@ class Layer(NamedTuple):
 def field_layers(view: FieldView) -> list[Layer]:
     """Return the layers of one field, the lowest first; all in um.
 
-    There are images (Y, X) of each modality, of which one bright field and the fluorescence are visible at first;
-    labels (Y, X) int32 of cells and of nuclei, numbered as in the preview; points (N, 2) of the cells, with number,
-    call, confidence, label, flags and row of ``cells.zarr`` as features.
+    There are images (Y, X) of each modality, of which one bright field and the fluorescence are
+    visible at first; labels (Y, X) int32 of cells and of nuclei, numbered as in the preview; points
+    (N, 2) of the cells, with number, call, confidence, label, flags and row of ``cells.zarr`` as
+    features.
     """
     scale = (view.pixel_um, view.pixel_um)
     layers = []
@@ -60,7 +61,13 @@ def field_layers(view: FieldView) -> list[Layer]:
         layers.append(Layer(view.images[k], options, "image"))
     nuclei = np.where(view.parts == NUCLEUS, view.owner, 0).astype(np.int32)
     for name, labels in (("cells", view.owner), ("nuclei", nuclei)):
-        options = {"name": name, "scale": scale, "units": ("um", "um"), "opacity": 0.5, "visible": name == "cells"}
+        options = {
+            "name": name,
+            "scale": scale,
+            "units": ("um", "um"),
+            "opacity": 0.5,
+            "visible": name == "cells",
+        }
         layers.append(Layer(labels.astype(np.int32), options, "labels"))
     cells = view.cells
     centres = np.array([(cell.y_px, cell.x_px) for cell in cells], float).reshape(-1, 2)
@@ -74,19 +81,27 @@ def field_layers(view: FieldView) -> list[Layer]:
         "features": {
             "number": np.arange(1, len(cells) + 1),
             "call": np.array([cell.call for cell in cells], str),
-            "confidence": np.array([np.nan if cell.confidence is None else cell.confidence for cell in cells], float),
+            "confidence": np.array(
+                [np.nan if cell.confidence is None else cell.confidence for cell in cells], float
+            ),
             "label": np.array([cell.label for cell in cells], str),
             "flags": np.array([", ".join(cell.flags) for cell in cells], str),
             "row": np.array([-1 if cell.row is None else cell.row for cell in cells], int),
         },
-        "text": {"string": "{number} {call} {flags}", "color": "yellow", "size": 10, "anchor": "upper_left"},
+        "text": {
+            "string": "{number} {call} {flags}",
+            "color": "yellow",
+            "size": 10,
+            "anchor": "upper_left",
+        },
     }
     layers.append(Layer(centres, options, "points"))
     return layers
 
 
 def open_viewer(viewer: FieldViewer, index: int, *, title: str) -> None:
-    """Show a field in a napari window until the window is closed; N and P show the next and the previous field.
+    """Show a field in a napari window until the window is closed; N and P show the next and the
+    previous field.
 
     Args:
         viewer: of the sample.
@@ -94,14 +109,14 @@ def open_viewer(viewer: FieldViewer, index: int, *, title: str) -> None:
         title: of the window.
 
     Raises:
-        ConfigError: napari is not installed.
+        MissingPackageError: napari is not installed.
         FrameFileError: the field does not exist or is damaged.
     """
     view = viewer.load(index)
     try:
         napari = importlib.import_module("napari")
     except ImportError as error:
-        raise ConfigError(f"napari is not installed: {_INSTALL}.") from error
+        raise MissingPackageError(f"napari is not installed: {_INSTALL}.") from error
     window = napari.Viewer(title=f"{title}, field {index}")
     position = viewer.fields.index(index)
     _fill(window, view)
@@ -128,4 +143,7 @@ def _fill(window: Any, view: FieldView) -> None:
     window.layers.clear()
     for data, options, kind in field_layers(view):
         add = getattr(window, f"add_{kind}")
-        add(data, **{**options, "visible": visible.get(options["name"], options.get("visible", True))})
+        add(
+            data,
+            **{**options, "visible": visible.get(options["name"], options.get("visible", True))},
+        )

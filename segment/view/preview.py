@@ -1,4 +1,7 @@
-"""A figure of one field: every registered channel, the outlines of nuclei and cells, and a list of the cells."""
+"""A figure of one field.
+
+Every registered channel, the outlines of nuclei and cells, and a list of the cells.
+"""
 
 from __future__ import annotations
 
@@ -50,9 +53,8 @@ def preview_png(view: FieldView, *, title: str) -> bytes:
         view: the field.
         title: stands above the panels.
 
-    Returns:
-        A PNG: one panel for each modality, one of three bright fields together in colour where there are three, and a
-        list of the cells.
+    Returns: A PNG: one panel for each modality, one of three bright fields together in colour where
+        there are three, and a list of the cells.
     """
     planes = composite_planes(view)
     count = len(view.modalities) + (planes is not None) + 1  # the list takes a panel
@@ -61,9 +63,13 @@ def preview_png(view: FieldView, *, title: str) -> bytes:
     height, width = (_PANEL_INCH * side / max(view.owner.shape) for side in view.owner.shape)
     size = (columns * width, rows * (height + _TITLE_INCH) + _TITLE_INCH)
     figure = Figure(size, dpi=_DPI, facecolor=_PAPER)
-    figure.suptitle(title, x=0.005, y=1 - 0.05 / size[1], ha="left", va="top", color=_INK, fontsize=_FONT_PT + 3)
+    figure.suptitle(
+        title, x=0.005, y=1 - 0.05 / size[1], ha="left", va="top", color=_INK, fontsize=_FONT_PT + 3
+    )
     spacing = {"wspace": 0.01, "hspace": _TITLE_INCH / height, "top": 1 - 2 * _TITLE_INCH / size[1]}
-    axes = figure.subplots(rows, columns, squeeze=False, gridspec_kw={"left": 0, "right": 1, "bottom": 0, **spacing})
+    axes = figure.subplots(
+        rows, columns, squeeze=False, gridspec_kw={"left": 0, "right": 1, "bottom": 0, **spacing}
+    )
     panels = axes.ravel().tolist()
     for axis in panels:
         axis.set_axis_off()
@@ -82,7 +88,9 @@ def preview_png(view: FieldView, *, title: str) -> bytes:
 
 
 def composite_planes(view: FieldView) -> tuple[int, int, int] | None:
-    """Return the bright fields shown as red, green and blue, longest wavelength first; ``None`` without three."""
+    """Return the bright fields shown as red, green and blue, longest wavelength first; ``None``
+    without three.
+    """
     bright = [k for k in range(len(view.modalities)) if not _is_fluorescence(view, k)]
     if len(bright) < 3:
         return None
@@ -158,7 +166,15 @@ def _annotate(axis: Axes, view: FieldView) -> None:
             inside = np.pad(view.owner[box] == number, 1)
             nucleus = inside & np.pad(view.parts[box] == NUCLEUS, 1)
             if nucleus.any():
-                axis.contour(columns, rows, nucleus, [0.5], colors=_NUCLEUS_LINE, linewidths=0.8, antialiased=False)
+                axis.contour(
+                    columns,
+                    rows,
+                    nucleus,
+                    [0.5],
+                    colors=_NUCLEUS_LINE,
+                    linewidths=0.8,
+                    antialiased=False,
+                )
             axis.contour(columns, rows, inside, [0.5], colors=_colour(cell), linewidths=1.4)
             left, right = columns[0], columns[-1]
         outside_left = right > 0.9 * width
@@ -177,7 +193,12 @@ def _annotate(axis: Axes, view: FieldView) -> None:
         )
     length_um = scale_bar_um(width * view.pixel_um)
     bar = AnchoredSizeBar(
-        axis.transData, length_um / view.pixel_um, f"{length_um:g} µm", "lower right", label_top=True, size_vertical=6
+        axis.transData,
+        length_um / view.pixel_um,
+        f"{length_um:g} µm",
+        "lower right",
+        label_top=True,
+        size_vertical=6,
     )
     axis.add_artist(bar)
 
@@ -190,7 +211,9 @@ def _colour(cell: CellAnnotation) -> str:
 
 def _list_cells(axis: Axes, view: FieldView) -> None:
     """Write a line for each cell, in its colour, and the meaning of the colours."""
-    lines = [(_describe(number, cell, view), _colour(cell)) for number, cell in enumerate(view.cells, 1)]
+    lines = [
+        (_describe(number, cell, view), _colour(cell)) for number, cell in enumerate(view.cells, 1)
+    ]
     lines = lines or [("no white cell in this field", _INK)]
     lines += [
         ("", _PAPER),

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.acquire.hardware.core_link import CoreLink
 
 SHIPPED = Path(__file__).parents[2] / "hardware_configs"
 SENSOR_PX = 256
@@ -30,7 +31,9 @@ SENSOR_PX = 256
 class ScopeMaker(Protocol):
     """Writes a scope of a small sensor, with texts of its two files replaced."""
 
-    def __call__(self, *replacements: tuple[str, str], focus: str = "fixed", sequencing: str = "off") -> Scope: ...
+    def __call__(
+        self, *replacements: tuple[str, str], focus: str = "fixed", sequencing: str = "off"
+    ) -> Scope: ...
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,8 +60,11 @@ def specimen() -> SpecimenPlan:
 
 @pytest.fixture
 def make_scope(tmp_path: Path, specimen: SpecimenPlan) -> ScopeMaker:
-    # Faults are injected into single exposures, so light is switched by command where a test does not say otherwise.
-    def make(*replacements: tuple[str, str], focus: str = "fixed", sequencing: str = "off") -> Scope:
+    # Faults are injected into single exposures, so light is switched by command where a test does
+    # not say otherwise.
+    def make(
+        *replacements: tuple[str, str], focus: str = "fixed", sequencing: str = "off"
+    ) -> Scope:
         toml = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
         cfg = (SHIPPED / "demo.cfg").read_text(encoding="utf-8")
         focus_um = Specimen(specimen).focus_um(0.0, 0.0)
@@ -95,8 +101,57 @@ def small_plan(small_scope: Scope) -> AcquisitionPlan:
     return AcquisitionPlan.from_scope(small_scope, "A")
 
 
+class CoreCalls:
+    """Answers some calls of a link in place of its core; the others go on to the core.
+
+    Attributes:
+        made: every call with its arguments, in order.
+    """
+
+    def __init__(
+        self, link: CoreLink, patch: pytest.MonkeyPatch, answers: dict[str, Callable[..., Any]]
+    ) -> None:
+        self.made: list[tuple[Any, ...]] = []
+        real = link.call
+
+        def call(name: str, *arguments: Any) -> Any:
+            self.made.append((name, *arguments))
+            return answers[name](real, *arguments) if name in answers else real(name, *arguments)
+
+        patch.setattr(link, "call", call)
+
+
+class Intercept(Protocol):
+    """Answers calls of a link by functions of (the real `CoreLink.call`, arguments...)."""
+
+    def __call__(self, link: CoreLink, **answers: Callable[..., Any]) -> CoreCalls: ...
+
+
+@pytest.fixture
+def made_cores(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The cores that pycromanager makes from here on, to look at past the link."""
+    import pycromanager
+
+    made: list[Any] = []
+    real = pycromanager.Core
+
+    def core(*arguments: Any, **options: Any) -> Any:
+        made.append(real(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr(pycromanager, "Core", core)
+    return made
+
+
+@pytest.fixture
+def intercept(monkeypatch: pytest.MonkeyPatch) -> Intercept:
+    return lambda link, **answers: CoreCalls(link, monkeypatch, answers)
+
+
 class Recorder(SessionObserver):
-    """Records what a session reports; ``on_taken`` and ``on_started`` are called with each index."""
+    """Records what a session reports; ``on_taken`` and ``on_started`` are called with each
+    index.
+    """
 
     def __init__(self) -> None:
         self.taken_fields: list[int] = []
@@ -163,7 +218,10 @@ class Bridged:
         self.process, self.port = _start_server(self.headless.config_path, self.port)
 
     def end(self) -> int:
-        """Close the server's standard input, as the end of this process would; gives its exit code."""
+        """Close the server's standard input, as the end of this process would.
+
+        Gives its exit code.
+        """
         with self.process:
             assert self.process.stdin is not None
             with contextlib.suppress(OSError):

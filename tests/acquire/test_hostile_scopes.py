@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("hostile_scopes", ROOT / "benchmarks" / "hostile_scopes.py")
+    spec = importlib.util.spec_from_file_location(
+        "hostile_scopes", ROOT / "benchmarks" / "hostile_scopes.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -28,7 +30,9 @@ def hostile() -> Iterator[ModuleType]:
     del sys.modules[spec.name]
 
 
-def test_damaged_scopes_are_accepted_or_refused_in_one_line(hostile: ModuleType, tmp_path: Path) -> None:
+def test_damaged_scopes_are_accepted_or_refused_in_one_line(
+    hostile: ModuleType, tmp_path: Path
+) -> None:
     outcomes = [hostile.try_scope(tmp_path, scope) for scope in hostile.damaged_scopes(7, 60)]
     assert [outcome for outcome in outcomes if outcome.end not in ("accepted", "refused")] == []
     assert {outcome.end for outcome in outcomes} == {"accepted", "refused"}

@@ -6,6 +6,8 @@ import itertools
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wbcpipe.acquire.capture.sample_record import estimate_seconds
 from wbcpipe.acquire.config.scope import load_scope
@@ -14,7 +16,9 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.errors import ConfigError, StageLimitError
 from wbcpipe.samples.fields import MODALITIES
 
-PLAN = AcquisitionPlan(slot="A", field_width_um=200, field_height_um=100, overlap=0.1, x_um=(0, 1000), y_um=(-500, 0))
+PLAN = AcquisitionPlan(
+    slot="A", field_width_um=200, field_height_um=100, overlap=0.1, x_um=(0, 1000), y_um=(-500, 0)
+)
 
 
 def test_fields_are_a_serpentine_from_the_corner() -> None:
@@ -26,6 +30,40 @@ def test_fields_are_a_serpentine_from_the_corner() -> None:
         assert step_um in [(180, 0), (0, 90)]
 
 
+spans = st.tuples(st.integers(-60_000, 60_000), st.floats(60.0, 2000.0)).map(
+    lambda drawn: (float(drawn[0]), drawn[0] + drawn[1])
+)
+
+
+@given(st.floats(30.0, 60.0), st.floats(30.0, 60.0), st.floats(0.0, 0.5), spans, spans)
+def test_any_area_is_covered_up_to_less_than_a_field(
+    width_um: float,
+    height_um: float,
+    overlap: float,
+    x_um: tuple[float, float],
+    y_um: tuple[float, float],
+) -> None:
+    plan = AcquisitionPlan(
+        slot="A",
+        field_width_um=width_um,
+        field_height_um=height_um,
+        overlap=overlap,
+        x_um=x_um,
+        y_um=y_um,
+    )
+    fields = plan.fields()
+    assert len({(field.x_um, field.y_um) for field in fields}) == len(fields) == plan.n_fields
+    for side_um, span_um, at_um in (
+        (width_um, x_um, sorted({field.x_um for field in fields})),
+        (height_um, y_um, sorted({field.y_um for field in fields})),
+    ):
+        # Positions are rounded to a nanometre.
+        assert at_um[0] - side_um / 2 == pytest.approx(span_um[0], abs=1e-3)
+        assert at_um[-1] + side_um / 2 <= span_um[1] + 2e-3
+        assert span_um[1] - (at_um[-1] + side_um / 2) < side_um * (1 - overlap) + 2e-3
+        assert all(after - before <= side_um + 2e-3 for before, after in itertools.pairwise(at_um))
+
+
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.5])
 def test_fields_cover_the_area_without_leaving_it(overlap: float) -> None:
     plan = PLAN.model_copy(update={"overlap": overlap})
@@ -35,7 +73,8 @@ def test_fields_cover_the_area_without_leaving_it(overlap: float) -> None:
     assert x_um.max() + 100 <= 1000
     assert y_um.min() - 50 >= -500
     assert y_um.max() + 50 <= 0
-    # What is left over is less than another field would need, and no gap is between rows or columns.
+    # What is left over is less than another field would need, and no gap is between rows or
+    # columns.
     assert 1000 - (x_um.max() + 100) < 200 * (1 - overlap)
     assert 0 - (y_um.max() + 50) < 100 * (1 - overlap)
     assert np.diff(np.unique(x_um)).max() <= 200
@@ -43,7 +82,9 @@ def test_fields_cover_the_area_without_leaving_it(overlap: float) -> None:
 
 
 def test_an_area_of_whole_fields_loses_none_to_rounding() -> None:
-    plan = AcquisitionPlan(slot="A", field_width_um=0.1, field_height_um=0.1, overlap=0, x_um=(0, 0.3), y_um=(0, 0.7))
+    plan = AcquisitionPlan(
+        slot="A", field_width_um=0.1, field_height_um=0.1, overlap=0, x_um=(0, 0.3), y_um=(0, 0.7)
+    )
     assert (plan.columns, plan.rows) == (3, 7)
 
 
@@ -59,7 +100,8 @@ def test_a_scan_area_beyond_the_stage_is_refused() -> None:
     scope = load_scope("demo")
     stage = scope.stage.model_copy(update={"x_um": (-1000.0, 1000.0)})
     with pytest.raises(
-        StageLimitError, match=r"slot 'A' scans x from -2500 to 2500 um, the stage reaches -1000 to 1000"
+        StageLimitError,
+        match=r"slot 'A' scans x from -2500 to 2500 um, the stage reaches -1000 to 1000",
     ):
         AcquisitionPlan.from_scope(scope.model_copy(update={"stage": stage}), "A")
 
@@ -79,7 +121,9 @@ def test_an_overlap_beyond_half_is_refused() -> None:
 def test_events_end_with_fluorescence_and_keep_their_offsets() -> None:
     scope = load_scope("demo")
     shifted = scope.modalities.color3.model_copy(update={"z_offset_um": 0.5})
-    scope = scope.model_copy(update={"modalities": scope.modalities.model_copy(update={"color3": shifted})})
+    scope = scope.model_copy(
+        update={"modalities": scope.modalities.model_copy(update={"color3": shifted})}
+    )
     events = field_events(scope, PLAN.fields()[3], 2.0)
     assert tuple(event.modality for event in events) == MODALITIES
     assert [event.z_um for event in events] == [2.0, 2.0, 2.5, 2.0]
@@ -88,7 +132,10 @@ def test_events_end_with_fluorescence_and_keep_their_offsets() -> None:
 
 
 def test_an_event_beyond_the_soft_limits_is_refused() -> None:
-    with pytest.raises(StageLimitError, match="field 0, color1: Z of 101 um is outside the soft limits -100 to 100 um"):
+    with pytest.raises(
+        StageLimitError,
+        match="field 0, color1: Z of 101 um is outside the soft limits -100 to 100 um",
+    ):
         field_events(load_scope("demo"), PLAN.fields()[0], 101.0)
 
 

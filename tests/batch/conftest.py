@@ -29,7 +29,11 @@ EVENING = datetime(2026, 11, 27, 19, 0, tzinfo=UTC)
 
 def _document(name: str, counts: Sequence[int], failed: Sequence[str]) -> DifferentialRecord:
     """Return the differential of some cells; the gates ``failed`` fail, the others pass."""
-    calls = [call for call, number in zip((*CLASSES, "unidentified"), counts, strict=True) for _ in range(number)]
+    calls = [
+        call
+        for call, number in zip((*CLASSES, "unidentified"), counts, strict=True)
+        for _ in range(number)
+    ]
     differential = Differential.from_tally(
         count_cells(calls, np.zeros(len(calls), dtype=np.uint16), CLASSES), reference=ADULT
     )
@@ -59,7 +63,13 @@ def _document(name: str, counts: Sequence[int], failed: Sequence[str]) -> Differ
                     "percent": differential.unidentified_percent,
                     "interval_percent": differential.unidentified_interval_percent,
                 },
-                "rejected": {"debris": 0, "border": 0, "missing_modality": 0, "clump": 0, "blurred": 0},
+                "rejected": {
+                    "debris": 0,
+                    "border": 0,
+                    "missing_modality": 0,
+                    "clump": 0,
+                    "blurred": 0,
+                },
                 "counted_with_warning": {"doublet": 0, "saturated": 0, "unregistered": 0},
             },
             "classes": [
@@ -72,7 +82,12 @@ def _document(name: str, counts: Sequence[int], failed: Sequence[str]) -> Differ
             "scan": None,
             "quality": {"passed": not failed, "gates": gates, "failed_fields": []},
             "heads": [
-                {"name": "color1", "agreement_percent": 99.0, "class_agreement_percent": {}, "mean_probability": 0.9}
+                {
+                    "name": "color1",
+                    "agreement_percent": 99.0,
+                    "class_agreement_percent": {},
+                    "mean_probability": 0.9,
+                }
             ],
             "model_checks": {},
             "provenance": {
@@ -85,7 +100,13 @@ def _document(name: str, counts: Sequence[int], failed: Sequence[str]) -> Differ
                 "modalities": [{"name": "color1", "derived": False}],
                 "pixel_um": 0.1,
                 "cells": {"sha256": "a" * 64, "provenance": {}},
-                "bundle": {"name": "b", "sha256": None, "classes": CLASSES, "heads": ["color1"], "threshold": 0.5},
+                "bundle": {
+                    "name": "b",
+                    "sha256": None,
+                    "classes": CLASSES,
+                    "heads": ["color1"],
+                    "threshold": 0.5,
+                },
             },
         }
     )
@@ -93,10 +114,17 @@ def _document(name: str, counts: Sequence[int], failed: Sequence[str]) -> Differ
 
 @pytest.fixture
 def write_sample() -> Callable[..., Sample]:
-    """Write sample.json, fields, light and, given ``counts`` of the classes, differential.json and a report."""
+    """Write sample.json, fields, light and, given ``counts`` of the classes, differential.json and
+    a report.
+    """
 
     def write(
-        root: Path, name: str, *, fields: int = 0, counts: Sequence[int] = (), failed: Sequence[str] = ()
+        root: Path,
+        name: str,
+        *,
+        fields: int = 0,
+        counts: Sequence[int] = (),
+        failed: Sequence[str] = (),
     ) -> Sample:
         sample = Sample.open(root, name)
         sample.write(SampleRecord(sample=name))
@@ -124,14 +152,20 @@ class Night:
         self.folder = BatchFolder.open(root, "2026-11-27-night")
 
     def row(self, sample: str, slot: str, **values: Any) -> None:
-        self.rows.append(WorklistRow(**{"sample": sample, "slide": sample, "slot": slot, "scope": "demo", **values}))
+        self.rows.append(
+            WorklistRow(
+                **{"sample": sample, "slide": sample, "slot": slot, "scope": "demo", **values}
+            )
+        )
 
     def entry(self, minutes: float, event: Any, sample: str = "", **values: Any) -> None:
         time = EVENING + timedelta(minutes=minutes)
         self.entries.append(JournalEntry(time=time, event=event, sample=sample, **values))
 
     def write(self) -> BatchFolder:
-        record = BatchRecord(name=self.folder.name, created=EVENING, worklist_sha256="0" * 64, rows=tuple(self.rows))
+        record = BatchRecord(
+            name=self.folder.name, created=EVENING, worklist_sha256="0" * 64, rows=tuple(self.rows)
+        )
         self.folder.write(record)
         for entry in self.entries:
             self.folder.append(entry)
@@ -146,9 +180,16 @@ class Night:
             figures={"scanning_s": 790.0, "focusing_s": 41.5, "idle_s": minutes / 10},
         )
         self.entry(minutes + 14, "processing_started", sample)
-        figures = {"segmenting_s": 12.3, "classifying_s": 4.1, "reporting_s": 1.3, "memory_bytes": 1.62e9}
+        figures = {
+            "segmenting_s": 12.3,
+            "classifying_s": 4.1,
+            "reporting_s": 1.3,
+            "memory_bytes": 1.62e9,
+        }
         self.entry(minutes + 14.5, "finished", sample, figures=figures)
-        self.write_sample(self.root, sample, **{"fields": 20, "counts": (130, 60, 6, 9, 1, 5), **values})
+        self.write_sample(
+            self.root, sample, **{"fields": 20, "counts": (130, 60, 6, 9, 1, 5), **values}
+        )
 
 
 @pytest.fixture
@@ -174,14 +215,29 @@ def night(new_night: Night) -> BatchFolder:
     for attempt, minutes in enumerate((48, 52, 56), 1):
         it.entry(minutes, "scan_started", "S004", attempt=attempt)
         reason = "camera 'Cam <b>1</b>': no image within 5.0 s at field 3"
-        it.entry(minutes + 3, "attempt_failed", "S004", attempt=attempt, error="DeviceTimeoutError", reason=reason)
+        it.entry(
+            minutes + 3,
+            "attempt_failed",
+            "S004",
+            attempt=attempt,
+            error="DeviceTimeoutError",
+            reason=reason,
+        )
     it.entry(59, "quarantined", "S004", error="DeviceTimeoutError", reason=reason)
     it.write_sample(it.root, "S004", fields=3)
     it.row("S005", "E")
-    it.entry(60, "quarantined", "S005", error="IdentityError", reason="the label says 'S013', the worklist 'S005'")
+    it.entry(
+        60,
+        "quarantined",
+        "S005",
+        error="IdentityError",
+        reason="the label says 'S013', the worklist 'S005'",
+    )
     it.row("S006", "F")
     it.finish(62, "S006")
-    (it.root / "S006" / "differential.json").write_text('{"format_version": 1, "sample": "<img src=x>"')
+    (it.root / "S006" / "differential.json").write_text(
+        '{"format_version": 1, "sample": "<img src=x>"'
+    )
     it.row("S007", "G")
     it.entry(70, "skipped", "S007", by="ana@<lab>", reason="haemolysed")
     it.row("S008", "H")
@@ -191,12 +247,23 @@ def night(new_night: Night) -> BatchFolder:
     it.entry(95, "scan_finished", "S009")
     it.row("S010", "K")
     it.entry(96, "scan_started", "S010", attempt=1)
-    it.entry(99, "scanning_stopped", reason="three samples in a row with DeviceTimeoutError: camera 'Cam <b>1</b>'")
+    it.entry(
+        99,
+        "scanning_stopped",
+        reason="three samples in a row with DeviceTimeoutError: camera 'Cam <b>1</b>'",
+    )
     it.row("S011", "L")
     it.row("S012", "M", notes="last of the rack", priority=-1)
     it.entry(100, "row_added", "S012", by="ana@lab")
     it.entry(101, "computer_slept", reason="the computer slept for 42 min")
     it.entry(180, "batch_resumed")
     it.entry(181, "scan_started", "S011", attempt=1)
-    it.entry(190, "attempt_failed", "S011", attempt=1, error="OutOfMemoryError", reason="the system ran out of memory")
+    it.entry(
+        190,
+        "attempt_failed",
+        "S011",
+        attempt=1,
+        error="OutOfMemoryError",
+        reason="the system ran out of memory",
+    )
     return it.write()

@@ -32,9 +32,15 @@ def test_the_slot_of_a_row_is_the_place_in_the_loader(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("slot", "words"),
-    [("", "needs the place of slide '4711-3'"), ("B", "slot 'B' is no place in the loader"), ("13", "at place 13")],
+    [
+        ("", "needs the place of slide '4711-3'"),
+        ("B", "slot 'B' is no place in the loader"),
+        ("13", "at place 13"),
+    ],
 )
-def test_a_place_that_is_not_in_the_loader_is_refused(tmp_path: Path, slot: str, words: str) -> None:
+def test_a_place_that_is_not_in_the_loader_is_refused(
+    tmp_path: Path, slot: str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         row_request(row(slot), load_scope("demo-loader"), tmp_path)
 
@@ -50,7 +56,10 @@ def test_loading_is_a_phase_of_its_own_with_a_limit() -> None:
     sent, asked = Sent(), list[str]()
     progress = SampleProgress(sent, asked.append)
     progress.enter("opening")
-    for line in ("unloading slide S1 by devices", "unloading step 1 of 1, Slide Hotel-Label = no slide"):
+    for line in (
+        "unloading slide S1 by devices",
+        "unloading step 1 of 1, Slide Hotel-Label = no slide",
+    ):
         progress.say(line)
     progress.confirm("Put slide S2 into slot A.")
     progress.say("opening demo-loader")

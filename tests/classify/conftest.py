@@ -37,11 +37,16 @@ LEVELS = (
 
 
 def draw(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
-    """A cell (3, 32, 32): two bright planes and a dark one; lobes, a disc or a ring, under any exposure."""
+    """A cell (3, 32, 32): two bright planes and a dark one.
+
+    Lobes, a disc or a ring, under any exposure.
+    """
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2 + rng.uniform(-1, 1, (2, 1, 1))
     radius = np.hypot(y, x)
     turn = np.arctan2(y, x) + rng.uniform(0, 2 * np.pi)
-    nucleus = (radius < 8 + 4 * np.cos(3 * turn), radius < 7, np.abs(radius - 8) < 2.5)[label].astype(float)
+    nucleus = (radius < 8 + 4 * np.cos(3 * turn), radius < 7, np.abs(radius - 8) < 2.5)[
+        label
+    ].astype(float)
     planes = [1 - 0.3 * (radius < 12) - 0.4 * nucleus, 1 - 0.5 * nucleus, 0.1 + 0.9 * nucleus]
     exposure = rng.uniform(20000, 50000, (3, 1, 1))
     noisy = np.stack(planes) * exposure * (1 + rng.normal(0, 0.03, (3, SIDE, SIDE)))
@@ -50,7 +55,9 @@ def draw(label: int, rng: np.random.Generator) -> NDArray[np.uint16]:
 
 @pytest.fixture
 def two_threads() -> Iterator[None]:
-    """Two threads for torch, of which there may be many on a user's machine: results must not hang on their timing."""
+    """Two threads for torch, of which there may be many on a user's machine: results must not hang
+    on their timing.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     yield
@@ -61,7 +68,7 @@ def two_threads() -> Iterator[None]:
 def write_store(tmp_path: Path) -> Callable[..., CellStore]:
     """Writes ``<name>/cells.zarr`` of synthetic cells below the test's folder."""
 
-    def write(
+    def write(  # noqa: PLR0913 - each keyword is one property of the cells
         name: str = "s1",
         count: int = 60,
         *,
@@ -90,7 +97,12 @@ def write_store(tmp_path: Path) -> Callable[..., CellStore]:
             tmp_path / name / "cells.zarr",
             [block],
             CellAttributes.model_validate(
-                {"modalities": modalities, "pixel_um": pixel_um, "classes": CLASSES, **(attributes or {})}
+                {
+                    "modalities": modalities,
+                    "pixel_um": pixel_um,
+                    "classes": CLASSES,
+                    **(attributes or {}),
+                }
             ),
         )
 
@@ -121,7 +133,9 @@ def tiny_bundle(tmp_path: Path) -> Bundle:
             "pixel_um": 0.1,
             "crop_px": 32,
             "side": 32,
-            "normalisation": Normalisation(polarity=("bright", "bright", "dark"), mean=(0.8,) * 3, std=(0.2,) * 3),
+            "normalisation": Normalisation(
+                polarity=("bright", "bright", "dark"), mean=(0.8,) * 3, std=(0.2,) * 3
+            ),
             "calibration": ProbabilityCalibration(
                 temperatures=(1, 1, 1),
                 weights=(0.5, 0.25, 0.25),
@@ -130,7 +144,9 @@ def tiny_bundle(tmp_path: Path) -> Bundle:
                 f1_weighted=0.95,
             ),
             "missing_modality": {
-                "color2": ProbabilityCalibration(temperatures=(2, 2, 2), weights=(0.5, 0, 0.5), f1_weighted=0.9)
+                "color2": ProbabilityCalibration(
+                    temperatures=(2, 2, 2), weights=(0.5, 0, 0.5), f1_weighted=0.9
+                )
             },
             "typical_profiles": [[0.5] * 17] * 3,
             "validation": {},

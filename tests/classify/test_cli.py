@@ -1,4 +1,7 @@
-"""The commands train and classify: from labelled cells to classes, errors on one line, help without torch."""
+"""The commands train and classify.
+
+From labelled cells to classes, errors on one line, help without torch.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +29,9 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellStore
 
 
-def test_from_training_to_calls_on_the_command_line(write_store: Callable[..., CellStore], tmp_path: Path) -> None:
+def test_from_training_to_calls_on_the_command_line(
+    write_store: Callable[..., CellStore], tmp_path: Path
+) -> None:
     write_store("s1", 60)
     write_store("s2", 36, seed=1)
     recipe = tmp_path / "recipe.json"
@@ -47,7 +52,17 @@ def test_from_training_to_calls_on_the_command_line(write_store: Callable[..., C
     ]
     result = CliRunner().invoke(
         train,
-        ["s1", "--validation", "s2", "--name", "mine", "--out", str(tmp_path / "out"), *options, "--json"],
+        [
+            "s1",
+            "--validation",
+            "s2",
+            "--name",
+            "mine",
+            "--out",
+            str(tmp_path / "out"),
+            *options,
+            "--json",
+        ],
         catch_exceptions=False,
     )
     made = json.loads(result.stdout)
@@ -69,7 +84,10 @@ def test_from_training_to_calls_on_the_command_line(write_store: Callable[..., C
     call = ["--sample", "s2", "--bundle", made["bundle"], "--data", str(tmp_path), "--json"]
     called = json.loads(CliRunner().invoke(classify, call, catch_exceptions=False).stdout)
     assert called["cells"] == 36
-    with Sample.open(tmp_path, "s2").lock("test"), pytest.raises(SampleBusyError, match="'s2' is in use"):
+    with (
+        Sample.open(tmp_path, "s2").lock("test"),
+        pytest.raises(SampleBusyError, match="'s2' is in use"),
+    ):
         CliRunner().invoke(classify, call, catch_exceptions=False)
 
 
@@ -91,10 +109,15 @@ def test_help_needs_no_torch(module: str, command: str) -> None:
         "import sys\n"
         f"from wbcpipe.classify.{module} import {command} as command\n"
         "try:\n    command(['--help'])\nexcept SystemExit:\n    pass\n"
-        "assert not {'torch', 'torchvision', 'sklearn', 'scipy', 'zarr'} & set(sys.modules), 'loaded'\n"
+        "assert not {'torch', 'torchvision', 'sklearn', 'scipy', 'zarr'} & set(sys.modules), "
+        "'loaded'\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "NO_COLOR": "1"}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "NO_COLOR": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert "Examples:" in done.stdout

@@ -21,17 +21,24 @@ def test_scores_by_hand() -> None:
     assert found["sensitivity"] == pytest.approx(6 / 8)
     assert found["specificity"] == pytest.approx((4 * 3 / 4 + 3 * 4 / 5 + 1 * 1) / 8)
     # one class against the rest, from hard calls: the mean of its sensitivity and specificity
-    assert found["auc"] == pytest.approx((4 * (3 / 4 + 3 / 4) / 2 + 3 * (2 / 3 + 4 / 5) / 2 + 1) / 8)
+    assert found["auc"] == pytest.approx(
+        (4 * (3 / 4 + 3 / 4) / 2 + 3 * (2 / 3 + 4 / 5) / 2 + 1) / 8
+    )
 
 
 def test_a_class_without_cells_weighs_nothing() -> None:
     found = scores(LABELS, np.eye(4)[CALLS], ["A", "B", "C", "D"])
     assert found["f1"]["D"] is None
-    assert found["f1_weighted"] == pytest.approx(scores(LABELS, np.eye(3)[CALLS], ["A", "B", "C"])["f1_weighted"])
+    assert found["f1_weighted"] == pytest.approx(
+        scores(LABELS, np.eye(3)[CALLS], ["A", "B", "C"])["f1_weighted"]
+    )
 
 
 def test_summary_is_mean_and_deviation_over_folds() -> None:
-    folds = [scores(LABELS, np.eye(3)[CALLS], ["A", "B", "C"]), scores(LABELS, np.eye(3)[LABELS], ["A", "B", "C"])]
+    folds = [
+        scores(LABELS, np.eye(3)[CALLS], ["A", "B", "C"]),
+        scores(LABELS, np.eye(3)[LABELS], ["A", "B", "C"]),
+    ]
     found = summarise(folds)
     assert found["accuracy"]["mean"] == pytest.approx(0.875)
     assert found["accuracy"]["sd"] == pytest.approx(0.125 * np.sqrt(2))
@@ -68,7 +75,9 @@ def test_a_rare_class_does_not_stop_the_folds() -> None:
 
 
 def test_too_few_fields_for_the_folds() -> None:
-    with pytest.raises(TrainingDataError, match="3 fields or images with labelled cells cannot be divided into 5"):
+    with pytest.raises(
+        TrainingDataError, match="3 fields or images with labelled cells cannot be divided into 5"
+    ):
         stratified_folds(np.array([0, 1] * 3), np.array([0, 0, 1, 1, 2, 2]), 5, seed=0)
 
 

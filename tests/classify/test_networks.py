@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+import copy
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import torch
 
-from wbcpipe.classify.networks import LateFusion, build_network, fused_copy
+from wbcpipe.classify.networks import (
+    InputLayers,
+    LateFusion,
+    build_network,
+    fused_copy,
+    keep_channels_last,
+)
 
 if TYPE_CHECKING:
-    from wbcpipe.classify.models.classes import Backbone, Method
+    from wbcpipe.classify.models.classes import Backbone, Method, Stem
 
 SHUFFLE: Final = "shufflenet_v2_x1_0"
 RESNET: Final = "resnet34"
-#: The paper's Table 1: its four rows of single modalities are one network, distillation changes none.
+#: The paper's Table 1: its four rows of single modalities are one network, distillation changes
+#: none.
 TABLE = [
     pytest.param("single", SHUFFLE, 1, 1_258_729, 147.79, id="single-shufflenet"),
     pytest.param("early-fusion", SHUFFLE, 4, 1_260_673, 172.175, id="early-shufflenet"),
@@ -31,9 +39,13 @@ TABLE = [
 ]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning"
+)
 @pytest.mark.parametrize(("method", "backbone", "modalities", "parameters", "mflops"), TABLE)
-def test_the_papers_table(method: Method, backbone: Backbone, modalities: int, parameters: int, mflops: float) -> None:
+def test_the_papers_table(
+    method: Method, backbone: Backbone, modalities: int, parameters: int, mflops: float
+) -> None:
     from fvcore.nn import FlopCountAnalysis  # warns when imported
 
     network = build_network(method, backbone, modalities, 3, 5).eval()
@@ -45,7 +57,9 @@ def test_the_papers_table(method: Method, backbone: Backbone, modalities: int, p
 
 @pytest.mark.parametrize("side", [32, 112, 100])
 @pytest.mark.parametrize(
-    ("method", "heads"), [("single", 1), ("early-fusion", 1), ("late-fusion", 3), ("mm-mimo", 3)], ids=str
+    ("method", "heads"),
+    [("single", 1), ("early-fusion", 1), ("late-fusion", 3), ("mm-mimo", 3)],
+    ids=str,
 )
 def test_shapes(method: Method, heads: int, side: int) -> None:
     modalities = 1 if method == "single" else 3
@@ -118,3 +132,92 @@ def test_unknown_names_are_refused() -> None:
         build_network("mm-mimo", "vgg", 4, 1, 5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'single' reads 1 modality, got 4"):
         build_network("single", SHUFFLE, 4, 1, 5)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*torch.jit:FutureWarning", "ignore:.*torch.jit:DeprecationWarning"
+)
+@pytest.mark.parametrize("stem", ["split", "block"])
+@pytest.mark.parametrize(
+    ("backbone", "modalities", "planes"),
+    [(SHUFFLE, 2, 1), (SHUFFLE, 3, 1), (SHUFFLE, 4, 1), (SHUFFLE, 4, 3), (RESNET, 4, 1)],
+    ids=str,
+)
+def test_stems_of_their_own_cost_at_most_3_percent_more(
+    backbone: Backbone, modalities: int, planes: int, stem: Stem
+) -> None:
+    from fvcore.nn import FlopCountAnalysis  # warns when imported
+
+    def flops(layers: InputLayers) -> float:
+        network = build_network("mm-mimo", backbone, modalities, planes, 5, layers).eval()
+        count = FlopCountAnalysis(network, torch.zeros(1, modalities * planes, 224, 224))
+        count.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+        return float(count.total())
+
+    shared = flops(InputLayers())
+    assert flops(InputLayers(stem, told_missing=True)) <= 1.03 * shared
+
+
+@pytest.mark.parametrize(("backbone", "channels"), [(SHUFFLE, 24), (RESNET, 64)])
+@pytest.mark.parametrize("stem", ["split", "block"])
+def test_the_stem_of_a_modality_sees_it_alone(
+    backbone: Backbone, channels: int, stem: Stem
+) -> None:
+    network = build_network("mm-mimo", backbone, 2, 2, 3, InputLayers(stem)).eval()
+    net: Any = network.backbone
+    images = torch.randn(1, 4, 64, 64, requires_grad=True)
+    first = net.conv1(images) if backbone == SHUFFLE else net.relu(net.bn1(net.conv1(images)))
+    features = net.maxpool(first)
+    assert features.shape[1] == channels
+    for modality in range(2):
+        half = slice(modality * channels // 2, (modality + 1) * channels // 2)
+        (gradient,) = torch.autograd.grad(features[:, half].sum(), images, retain_graph=True)
+        seen = gradient.abs().sum(dim=(0, 2, 3)) > 0
+        assert seen.tolist() == [index // 2 == modality for index in range(4)]
+    fused = fused_copy(network)(images)
+    torch.testing.assert_close(fused, network(images), rtol=1e-3, atol=1e-4)
+
+
+def test_a_stem_that_cannot_be_divided_is_refused() -> None:
+    with pytest.raises(ValueError, match="24 channels among the modalities, which 5"):
+        build_network("mm-mimo", SHUFFLE, 5, 1, 3, InputLayers("split"))
+
+
+def test_heads_are_told_which_inputs_are_missing() -> None:
+    network = build_network("mm-mimo", SHUFFLE, 3, 1, 4, InputLayers(told_missing=True)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    images[1, 2] = 0.0
+    before = network(images)
+    with torch.no_grad():
+        network.get_parameter("missing.weight")[:, 2] = torch.arange(12.0)
+    after = network(images)
+    assert torch.equal(after[0], before[0])
+    torch.testing.assert_close(after[1] - before[1], torch.arange(12.0).reshape(3, 4))
+
+
+@pytest.mark.parametrize("side", [32, 48])
+def test_channels_last_memory_changes_neither_logits_nor_gradients(side: int) -> None:
+    torch.manual_seed(0)
+    plain = build_network("mm-mimo", SHUFFLE, 3, 1, 4).double().eval()
+    converted = keep_channels_last(copy.deepcopy(plain))
+    assert converted.state_dict().keys() == plain.state_dict().keys()
+    images = torch.randn(4, 3, side, side).double().contiguous(memory_format=torch.channels_last)
+    layouts = set()
+    for module in converted.modules():
+        module.register_forward_hook(
+            lambda _module, _images, found: layouts.add(
+                found.ndim == 4 and not found.is_contiguous(memory_format=torch.channels_last)
+            )
+        )
+    found, expected = converted(images), plain(images)
+    assert layouts == {False}
+    assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
+    for network, logits in ((converted, found), (plain, expected)):
+        logits.square().sum().backward()
+        assert all(one.grad is not None for one in network.parameters())
+    for one, other in zip(converted.parameters(), plain.parameters(), strict=True):
+        assert one.grad is not None
+        assert other.grad is not None
+        assert one.grad.shape == one.shape
+        assert torch.allclose(one.grad, other.grad, rtol=1e-6, atol=1e-9)
+    assert torch.allclose(fused_copy(converted)(images), expected, rtol=1e-6, atol=1e-9)

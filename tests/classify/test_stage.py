@@ -42,7 +42,9 @@ def test_the_size_of_a_batch_that_nobody_asked_for_is_noted(
     assert CellStore(sample.cells_path).classification().batch_size == 32
 
 
-def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_classify_writes_calls_once(
+    write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     write_store("s1", 50, quality={3: 64})
     sample = Sample.open(tmp_path, "s1")
     steps: list[tuple[str, int, int]] = []
@@ -68,10 +70,15 @@ def test_classify_writes_calls_once(write_store: Callable[..., CellStore], tiny_
 
 
 @pytest.mark.parametrize(
-    ("name", "damage"), [("probability", "flipped"), ("confidence", "deleted"), ("predicted_class", "metadata")]
+    ("name", "damage"),
+    [("probability", "flipped"), ("confidence", "deleted"), ("predicted_class", "metadata")],
 )
 def test_damaged_classes_are_written_anew(
-    write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path, name: str, damage: str
+    write_store: Callable[..., CellStore],
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    name: str,
+    damage: str,
 ) -> None:
     write_store("s1", 20)
     sample = Sample.open(tmp_path, "s1")
@@ -94,23 +101,35 @@ def test_damaged_classes_are_written_anew(
 
 @pytest.mark.usefixtures("two_threads")
 def test_the_same_cells_give_the_same_bytes(
-    write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path
+    write_store: Callable[..., CellStore],
+    tiny_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     found = []
     for name in ("a", "b"):
         write_store(name, 40)
+        # Each is classified as by a process of its own.
+        monkeypatch.setattr("wbcpipe.classify.inference.select_engine._kept", {})
         classify_sample(Sample.open(tmp_path, name), tiny_bundle, CPU16)
         store = CellStore(tmp_path / name / "cells.zarr")
         found.append((store.column("probability").tobytes(), store.predicted_classes()))
     assert found[0] == found[1]
 
 
-def test_a_bundle_that_does_not_fit(write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path) -> None:
+def test_a_bundle_that_does_not_fit(
+    write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
     write_store("a", 30, modalities=("color1", "fluorescence"))
-    with pytest.raises(BundleError, match=r"'tiny' reads modalities \['color1', 'color2', 'fluorescence'\].*'a' have"):
+    with pytest.raises(
+        BundleError,
+        match=r"'tiny' reads modalities \['color1', 'color2', 'fluorescence'\].*'a' have",
+    ):
         classify_sample(Sample.open(tmp_path, "a"), tiny_bundle)
     write_store("b", 30, pixel_um=0.12)
-    with pytest.raises(BundleError, match=r"reads crops of 0\.1 um a pixel.*'b' have 0\.12 um.*--pixel-um 0\.1"):
+    with pytest.raises(
+        BundleError, match=r"reads crops of 0\.1 um a pixel.*'b' have 0\.12 um.*--pixel-um 0\.1"
+    ):
         classify_sample(Sample.open(tmp_path, "b"), tiny_bundle)
 
 
@@ -121,7 +140,9 @@ def test_classify_without_is_written_down_and_repeatable(
     given = ["--sample", "s1", "--bundle", str(tiny_bundle.path), "--data", str(tmp_path), "--json"]
 
     def run(*more: str) -> dict[str, object]:
-        return dict(json.loads(CliRunner().invoke(classify, [*given, *more], catch_exceptions=False).stdout))
+        return dict(
+            json.loads(CliRunner().invoke(classify, [*given, *more], catch_exceptions=False).stdout)
+        )
 
     assert run()["excluded_modalities"] == []
     left = run("--exclude-modality", "color2")
@@ -136,7 +157,9 @@ def test_classify_without_is_written_down_and_repeatable(
     assert not run()["already_classified"]
 
 
-def test_a_dead_lamp_is_noticed(tiny_bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path) -> None:
+def test_a_dead_lamp_is_noticed(
+    tiny_bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
+) -> None:
     store = write_store("s1", 30, quality=dict.fromkeys(range(20), QcFlag.MISSING_MODALITY.value))
     assert dead_modalities(store, MODALITIES, (0, 1, 2)) == ()
     import zarr
@@ -168,11 +191,15 @@ def test_errors_are_bounded_as_asked_or_refused(
     bound = CellStore(sample.cells_path).classification().risk_control
     assert bound is not None
     assert bound.error_bound == 0.1
-    assert any("are identified; a statement on their error needs 20" in text for text in strict.doubts)
+    assert any(
+        "are identified; a statement on their error needs 20" in text for text in strict.doubts
+    )
     assert strict.risk_control is None
     assert not strict.already_classified
     assert CellStore(sample.cells_path).classification().threshold == 0.35
-    with pytest.raises(ConfigError, match=r"at most 1 % cannot be guaranteed: 100 test cells bound it by 10 %"):
+    with pytest.raises(
+        ConfigError, match=r"at most 1 % cannot be guaranteed: 100 test cells bound it by 10 %"
+    ):
         classify_sample(sample, tiny_bundle, replace(CPU16, max_error=0.01))
     with pytest.raises(ConfigError, match="has no error bounds for these modalities"):
         Classifier(tiny_bundle, device="cpu", excluded_modalities=["color2"], max_error=0.1)

@@ -18,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def hostile() -> Iterator[ModuleType]:
-    spec = importlib.util.spec_from_file_location("hostile_commands", ROOT / "benchmarks" / "hostile_commands.py")
+    spec = importlib.util.spec_from_file_location(
+        "hostile_commands", ROOT / "benchmarks" / "hostile_commands.py"
+    )
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -28,7 +30,9 @@ def hostile() -> Iterator[ModuleType]:
     del sys.modules[spec.name]
 
 
-def test_hostile_commands_are_done_or_refused_in_words(hostile: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hostile_commands_are_done_or_refused_in_words(
+    hostile: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WBCPIPE_DATA", "")  # restored afterwards: the script sets it
     outcomes = hostile.run(7, 90)
     assert [outcome for outcome in outcomes if outcome.end not in ("done", "refused")] == []

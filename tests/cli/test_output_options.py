@@ -26,6 +26,7 @@ READ = {
     "alerts",
     "alerts_path",
     "certificate",
+    "file",
     "key",
     "lab",
     "onnx",
@@ -35,10 +36,13 @@ READ = {
     "reference",
     "reference_differential",
     "scope_name",
+    "settings",
 }
 
 
-def commands(group: click.Group, before: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(
+    group: click.Group, before: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     context = click.Context(group)
     if before:
         yield before, group
@@ -66,7 +70,13 @@ def special(tmp_path: Path) -> Iterator[dict[str, Path]]:
     link.symlink_to("/dev/null")
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(address))
-        yield {"device": Path("/dev/null"), "full": Path("/dev/full"), "pipe": pipe, "socket": address, "link": link}
+        yield {
+            "device": Path("/dev/null"),
+            "full": Path("/dev/full"),
+            "pipe": pipe,
+            "socket": address,
+            "link": link,
+        }
 
 
 def test_every_option_of_a_path_either_reads_or_checks_what_it_writes() -> None:
@@ -74,7 +84,9 @@ def test_every_option_of_a_path_either_reads_or_checks_what_it_writes() -> None:
         (*words, option.name)
         for words, command in commands(cli)
         for option in command.params
-        if isinstance(option, click.Option) and type(option.type) is click.Path and option.name not in READ
+        if isinstance(option, click.Option)
+        and type(option.type) is click.Path
+        and option.name not in READ
     ]
     assert unchecked == []
     assert len(OUTPUTS) >= 12
@@ -82,7 +94,10 @@ def test_every_option_of_a_path_either_reads_or_checks_what_it_writes() -> None:
 
 @pytest.mark.parametrize(("words", "option"), OUTPUTS)
 def test_an_output_that_is_no_regular_file_is_refused_in_one_line(
-    words: tuple[str, ...], option: click.Option, special: dict[str, Path], capsys: pytest.CaptureFixture[str]
+    words: tuple[str, ...],
+    option: click.Option,
+    special: dict[str, Path],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     targets = {**special}
     if isinstance(option.type, OutputFile):
@@ -103,7 +118,9 @@ def test_an_output_that_is_no_regular_file_is_refused_in_one_line(
 
 @pytest.mark.parametrize("writer", [write_atomic, stream_atomic])
 def test_a_file_is_never_written_over_what_is_no_file(
-    writer: Callable[[Path], AbstractContextManager[IO[bytes]]], special: dict[str, Path], tmp_path: Path
+    writer: Callable[[Path], AbstractContextManager[IO[bytes]]],
+    special: dict[str, Path],
+    tmp_path: Path,
 ) -> None:
     for target in (*special.values(), tmp_path):
         before = target.stat()
@@ -132,7 +149,9 @@ def test_a_line_is_never_appended_to_what_is_no_file(special: dict[str, Path]) -
             append_event(target, "scan_ended")
 
 
-def test_a_folder_is_not_made_below_what_is_no_folder(special: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_is_not_made_below_what_is_no_folder(
+    special: dict[str, Path], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
     for blocker in (*special.values(), tmp_path / "file"):
         for folder in (blocker, blocker / "a", blocker / "a" / "b"):
@@ -142,5 +161,7 @@ def test_a_folder_is_not_made_below_what_is_no_folder(special: dict[str, Path], 
 
 def test_a_record_that_is_a_pipe_or_a_device_is_refused_at_once(special: dict[str, Path]) -> None:
     for path in special.values():
-        with pytest.raises(WbcpipeError, match=r"this is a (device|pipe|socket), no regular file; restore"):
+        with pytest.raises(
+            WbcpipeError, match=r"this is a (device|pipe|socket), no regular file; restore"
+        ):
             FocusRecord.read(path)

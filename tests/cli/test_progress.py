@@ -11,14 +11,18 @@ if TYPE_CHECKING:
     import pytest
 
 
-def test_a_log_gets_a_line_at_the_start_and_at_the_end_of_a_task(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_log_gets_a_line_at_the_start_and_at_the_end_of_a_task(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with Reporter() as reporter:
         for done in range(5):
             reporter.update("fields", done, 4)
     assert capsys.readouterr().err.splitlines() == ["fields: 0 of 4", "fields: 4 of 4"]
 
 
-def test_a_phase_that_reports_nothing_is_named_with_its_duration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_phase_that_reports_nothing_is_named_with_its_duration(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with Reporter(line_every_s=0.1) as reporter:
         reporter.say("searching for the slide")
         time.sleep(0.5)

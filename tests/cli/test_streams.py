@@ -1,4 +1,7 @@
-"""Standard output that is full, closed, read no further, or cannot print a name: the exit code is the command's."""
+"""Standard output that is full, closed, read no further, or cannot print a name.
+
+The exit code is the command's.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,9 @@ from pathlib import Path
 import pytest
 
 _COMMAND = [sys.executable, "-m", "wbcpipe"]
-_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/dev/full, and closed descriptors, are POSIX")
+_LINUX = pytest.mark.skipif(
+    sys.platform != "linux", reason="/dev/full, and closed descriptors, are POSIX"
+)
 
 
 def _run(words: list[str], **options: object) -> subprocess.CompletedProcess[bytes]:
@@ -19,9 +24,16 @@ def _run(words: list[str], **options: object) -> subprocess.CompletedProcess[byt
 
 @_LINUX
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_a_full_standard_output_does_not_change_the_exit_code(tmp_path: Path, unbuffered: str) -> None:
+def test_a_full_standard_output_does_not_change_the_exit_code(
+    tmp_path: Path, unbuffered: str
+) -> None:
     with Path("/dev/full").open("wb") as full:
-        run = _run(["scopes"], stdout=full, cwd=tmp_path, env={**os.environ, "PYTHONUNBUFFERED": unbuffered})
+        run = _run(
+            ["scopes"],
+            stdout=full,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )
     assert run.returncode == 0
     assert run.stderr == b"wbcpipe: standard output was lost: No space left on device.\n"
 
@@ -46,7 +58,9 @@ def test_closed_streams_are_replaced_before_a_file_gets_their_number(tmp_path: P
         "sys.exit(os.path.getsize('data.bin'))"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
-    run = subprocess.run(f"'{sys.executable}' -m wbcpipe scopes >&-", shell=True, check=False, cwd=tmp_path)
+    run = subprocess.run(
+        f"'{sys.executable}' -m wbcpipe scopes >&-", shell=True, check=False, cwd=tmp_path
+    )
     assert run.returncode == 0
 
 

@@ -41,12 +41,20 @@ ORDER = OrderRecord(
 )
 
 
-def document(counts: dict[str, int], *, name: str = "S1", wbc: float | None = None) -> DifferentialRecord:
+def document(
+    counts: dict[str, int], *, name: str = "S1", wbc: float | None = None
+) -> DifferentialRecord:
     tally = Tally(counts, unidentified=4, rejected={}, counted_with_warning={})
     differential = Differential.from_tally(tally, wbc_1e9_per_l=wbc)
     none = dict.fromkeys(("debris", "border", "missing_modality", "clump", "blurred"), 0)
     warned = dict.fromkeys(("doublet", "saturated", "unregistered"), 0)
-    gate = {"name": "cells_counted", "title": "Cells counted", "comparison": ">=", "unit": "cells", "passed": False}
+    gate = {
+        "name": "cells_counted",
+        "title": "Cells counted",
+        "comparison": ">=",
+        "unit": "cells",
+        "passed": False,
+    }
     missing = {"corrected_percent": None, "corrected_interval_percent": None}
     content: dict[str, Any] = {
         "created": "2026-11-30T06:00:00+00:00",
@@ -74,7 +82,12 @@ def document(counts: dict[str, int], *, name: str = "S1", wbc: float | None = No
             "failed_fields": [],
         },
         "heads": [
-            {"name": "a", "agreement_percent": 99.0, "class_agreement_percent": {}, "mean_probability": 0.9},
+            {
+                "name": "a",
+                "agreement_percent": 99.0,
+                "class_agreement_percent": {},
+                "mean_probability": 0.9,
+            },
         ],
         "model_checks": {},
         "provenance": {
@@ -102,8 +115,15 @@ def document(counts: dict[str, int], *, name: str = "S1", wbc: float | None = No
 def message(counts: dict[str, int] = ALL, **changes: Any) -> ResultMessage:
     """Return the result of counts; ``changes`` are those of `ResultInputs` and ``wbc``."""
     wbc = changes.pop("wbc", None)
-    signed = Review(state=ResultState.FINAL, signature=SIGNATURE, readers=("a",), extra=(("smudge", 7, 3.5),))
-    inputs: dict[str, Any] = {"lab": Lab(), "order": ORDER, "review": signed, "created": CREATED} | changes
+    signed = Review(
+        state=ResultState.FINAL, signature=SIGNATURE, readers=("a",), extra=(("smudge", 7, 3.5),)
+    )
+    inputs: dict[str, Any] = {
+        "lab": Lab(),
+        "order": ORDER,
+        "review": signed,
+        "created": CREATED,
+    } | changes
     return build_message(ResultInputs(document=document(counts, wbc=wbc), **inputs))
 
 
@@ -114,7 +134,10 @@ def three_messages() -> dict[str, ResultMessage]:
         "all_classes": message(ALL, wbc=6.2),
         "one_class_zero": message(NO_BASOPHILS),
         "corrected": message(
-            ALL, review=Review(state=ResultState.CORRECTED, signature=correction), sequence=2, wbc=11.35
+            ALL,
+            review=Review(state=ResultState.CORRECTED, signature=correction),
+            sequence=2,
+            wbc=11.35,
         ),
     }
 

@@ -63,7 +63,9 @@ def sample(tmp_path: Path) -> Sample:
     """A classified sample with a report, in a data folder with a laboratory's file."""
     root = tmp_path / "data"
     found = Sample.open(root, "S1")
-    found.write(SampleRecord(sample="S1", created="2026-11-30T05:00:00+00:00", modalities=MODALITIES))
+    found.write(
+        SampleRecord(sample="S1", created="2026-11-30T05:00:00+00:00", modalities=MODALITIES)
+    )
     number = len(CALLS)
     zeros = np.zeros(number)
     names = ("y_px", "y_um", "area_um2", "nucleus_area_um2", "sharpness")
@@ -78,7 +80,9 @@ def sample(tmp_path: Path) -> Sample:
     images = np.zeros((number, 4, 16, 16), np.uint16)
     block = CellBlock(images, np.zeros((number, 16, 16), np.uint8), columns, [""] * number)
     store = CellStore.create(
-        found.cells_path, [block], CellAttributes(modalities=MODALITIES, pixel_um=0.1, classes=CLASSES)
+        found.cells_path,
+        [block],
+        CellAttributes(modalities=MODALITIES, pixel_um=0.1, classes=CLASSES),
     )
     probability = np.full((number, 4, 5), 0.02, np.float32)
     for row, call in enumerate(CALLS):
@@ -119,7 +123,10 @@ def call(sample: Sample, *words: str) -> str:
 
 def dropped(sample: Sample) -> list[ResultMessage]:
     """Return the results in the drop folder, in the order of their number."""
-    found = [read_document(path.read_bytes())[0] for path in (sample.path.parents[1] / "drop").glob("*.hl7")]
+    found = [
+        read_document(path.read_bytes())[0]
+        for path in (sample.path.parents[1] / "drop").glob("*.hl7")
+    ]
     return sorted(found, key=lambda message: message.sequence)
 
 
@@ -141,9 +148,18 @@ def test_a_signed_result_is_sent_once(sample: Sample) -> None:
     assert "was queued before" in call(sample, "--sample", "S1")
     (message,) = dropped(sample)
     assert message.state is ResultState.FINAL
-    assert {line.key: line.count for line in message.classes} == {"NEU": 60, "LYM": 30, "EOS": 4, "MO": 6, "BAS": 0}
+    assert {line.key: line.count for line in message.classes} == {
+        "NEU": 60,
+        "LYM": 30,
+        "EOS": 4,
+        "MO": 6,
+        "BAS": 0,
+    }
     assert message.signature is not None
-    assert (message.signature.reader, message.signature.comment) == ("Ada", "two lines / of comment")
+    assert (message.signature.reader, message.signature.comment) == (
+        "Ada",
+        "two lines / of comment",
+    )
     assert message.lab is not None
     assert message.lab.version == "3"
     listing = json.loads(call(sample, "--list", "--json"))
@@ -161,14 +177,21 @@ def test_corrected_amended_withdrawn(sample: Sample) -> None:
     call(sample, "--sample", "S1")
     session.amend(reader="Ada", base=session.journal.head(), why="one neutrophil is a basophil")
     change = {"cell": session.keys[0], "from": "NEU", "to": "BAS"}
-    session.append([{"action": "assign", "cells": [change]}], reader="Ada", base=session.journal.head())
+    session.append(
+        [{"action": "assign", "cells": [change]}], reader="Ada", base=session.journal.head()
+    )
     session.sign(reader="Ada", base=session.journal.head())
     call(sample, "--sample", "S1")
     call(sample, "--sample", "S1")
     call(sample, "--sample", "S1", "--cancel", "slides exchanged")
     call(sample, "--sample", "S1", "--cancel", "slides exchanged")
     found = dropped(sample)
-    assert [message.state.value for message in found] == ["final", "amended", "corrected", "withdrawn"]
+    assert [message.state.value for message in found] == [
+        "final",
+        "amended",
+        "corrected",
+        "withdrawn",
+    ]
     assert [message.sequence for message in found] == [1, 2, 3, 4]
     assert found[2].signature is not None
     assert found[2].signature.correction == "one neutrophil is a basophil"
@@ -178,7 +201,8 @@ def test_corrected_amended_withdrawn(sample: Sample) -> None:
 def test_the_order_selects_the_intervals(sample: Sample, tmp_path: Path) -> None:
     order = tmp_path / "order.toml"
     order.write_text(
-        'format_version = 1\norder = "O1"\npatient = "P1"\nbirth_date = "2020-05-01"\nsex = "male"\n'
+        'format_version = 1\norder = "O1"\npatient = "P1"\nbirth_date = "2020-05-01"\nsex = '
+        '"male"\n'
         'collected = "2026-11-29T21:00:00+00:00"\n',
         encoding="utf-8",
     )
@@ -233,7 +257,8 @@ def test_what_is_no_order(sample: Sample, tmp_path: Path, content: str, reason: 
 def test_a_rule_holds_a_result_until_a_second_reader(sample: Sample) -> None:
     path = sample.path.parent / "lab.toml"
     path.write_text(
-        path.read_text() + '[[reflex]]\nfigure = "counted"\nbelow = 200\naction = "second_reader"\nhold = true\n',
+        path.read_text()
+        + '[[reflex]]\nfigure = "counted"\nbelow = 200\naction = "second_reader"\nhold = true\n',
         encoding="utf-8",
     )
     session = open_review(sample)
@@ -281,14 +306,24 @@ def test_each_destination_has_ids_of_its_own(sample: Sample, tmp_path: Path) -> 
     path = sample.path.parent / "lab.toml"
     text = path.read_text(encoding="utf-8")
     for kind in ("oul", "fhir"):
-        text += f'[[destination]]\nname = "{kind}"\nformat = "{kind}"\nfolder = "{tmp_path / "drop"}"\n'
+        text += (
+            f'[[destination]]\nname = "{kind}"\nformat = "{kind}"\nfolder = "{tmp_path / "drop"}"\n'
+        )
     path.write_text(text, encoding="utf-8")
     sign(sample)
     call(sample, "--sample", "S1")
     found = [read_document(file.read_bytes())[0] for file in (tmp_path / "drop").iterdir()]
     assert sorted(message.destination for message in found) == ["fhir", "lis", "oul"]
     assert len({message.control_id for message in found}) == 3
-    assert len({message.model_copy(update={"destination": "", "created": found[0].created}) for message in found}) == 1
+    assert (
+        len(
+            {
+                message.model_copy(update={"destination": "", "created": found[0].created})
+                for message in found
+            }
+        )
+        == 1
+    )
 
 
 def test_an_edited_differential_is_not_sent(sample: Sample) -> None:
@@ -309,7 +344,9 @@ def test_without_a_destination(sample: Sample) -> None:
 
 
 @pytest.mark.parametrize(("package", "kind"), [("hl7apy", "oru"), ("fhir", "fhir")])
-def test_without_the_extra(sample: Sample, monkeypatch: pytest.MonkeyPatch, package: str, kind: str) -> None:
+def test_without_the_extra(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch, package: str, kind: str
+) -> None:
     for name in [name for name in sys.modules if name == package or name.startswith(f"{package}.")]:
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.setitem(sys.modules, package, None)

@@ -3,7 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from wbcpipe.imaging.peaks import fit_log_parabola, gaussian_vertex, interpolate_peak, parabola_vertex, subpixel_peaks
+from wbcpipe.imaging.peaks import (
+    fit_log_parabola,
+    gaussian_vertex,
+    interpolate_peak,
+    parabola_vertex,
+    subpixel_peaks,
+)
 
 
 @pytest.mark.parametrize("peak", [-0.5, -0.2, 0.0, 0.37])

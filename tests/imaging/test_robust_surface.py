@@ -33,7 +33,9 @@ def test_one_iteration_is_ordinary_least_squares() -> None:
     y, x = np.linspace(2, 5, 9), np.linspace(0, 1, 7)
     design = np.stack([np.outer(a, b).ravel() for a, b in ((y**0, x**0), (y**0, x), (y, x**0))], -1)
     wanted = design @ np.linalg.lstsq(design, values.ravel(), rcond=None)[0]
-    assert fit_surface(values, 1, axes=(y, x), iterations=1).values.ravel() == pytest.approx(wanted, abs=1e-6)
+    assert fit_surface(values, 1, axes=(y, x), iterations=1).values.ravel() == pytest.approx(
+        wanted, abs=1e-6
+    )
 
 
 def test_a_grid_of_one_row_has_no_slope_across_it() -> None:

@@ -5,7 +5,12 @@ import pytest
 from scipy import ndimage
 
 from wbcpipe.imaging.peaks import subpixel_peaks
-from wbcpipe.imaging.translation import correlate_pairs, measure_translation, registered_correlation, tile_centres
+from wbcpipe.imaging.translation import (
+    correlate_pairs,
+    measure_translation,
+    registered_correlation,
+    tile_centres,
+)
 
 
 @pytest.mark.parametrize("shift", [(0.0, 0.0), (3.0, -2.0), (1.4, 0.7)], ids=str)
@@ -20,11 +25,17 @@ def test_the_translation_of_an_image(shift: tuple[float, float]) -> None:
 
 
 def test_correlation_finds_whole_and_broken_displacements() -> None:
-    picture = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(128, 128)), 2).astype(np.float32)
+    picture = ndimage.gaussian_filter(np.random.default_rng(0).normal(size=(128, 128)), 2).astype(
+        np.float32
+    )
     for shift in [(0, 0), (3, -2), (1.4, 0.7)]:
         moved = ndimage.shift(picture, shift, mode="wrap").astype(np.float32)
-        surface, weight = correlate_pairs([picture, moved], tile_centres((128, 128), 32, 8, 24), 32, 8)[0, 1]
-        place, height, prominence = subpixel_peaks((surface * weight[:, None, None]).sum(0, keepdims=True))
+        surface, weight = correlate_pairs(
+            [picture, moved], tile_centres((128, 128), 32, 8, 24), 32, 8
+        )[0, 1]
+        place, height, prominence = subpixel_peaks(
+            (surface * weight[:, None, None]).sum(0, keepdims=True)
+        )
         assert place[0] == pytest.approx(shift, abs=0.1)
         assert height[0] > 0.8
         assert prominence[0] > 0.3
@@ -32,7 +43,9 @@ def test_correlation_finds_whole_and_broken_displacements() -> None:
 
 def test_correlation_is_what_its_definition_says() -> None:
     rng = np.random.default_rng(1)
-    pictures = [ndimage.gaussian_filter(rng.normal(size=(70, 90)), 2).astype(np.float32) for _ in range(3)]
+    pictures = [
+        ndimage.gaussian_filter(rng.normal(size=(70, 90)), 2).astype(np.float32) for _ in range(3)
+    ]
     half, search = 16, 3
     centres = tile_centres((70, 90), half, search, 20)
     side = np.minimum(np.minimum(np.arange(32), np.arange(32)[::-1]) + 0.5, 8) / 8
@@ -41,7 +54,9 @@ def test_correlation_is_what_its_definition_says() -> None:
     def normalised(one: np.ndarray, other: np.ndarray) -> float:
         """Weighted correlation coefficient."""
         a, b = (values - (window * values).sum() / window.sum() for values in (one, other))
-        return float((window * a * b).sum() / np.sqrt((window * a * a).sum() * (window * b * b).sum()))
+        return float(
+            (window * a * b).sum() / np.sqrt((window * a * a).sum() * (window * b * b).sum())
+        )
 
     def cut(picture: np.ndarray, y: int, x: int) -> np.ndarray:
         return picture[y - half : y + half, x - half : x + half].astype(float)

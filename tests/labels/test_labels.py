@@ -1,4 +1,7 @@
-"""Labels go out as pictures and come back as folders, tables or boxes; they stay where cells are segmented again."""
+"""Labels go out as pictures and come back as folders, tables or boxes.
+
+They stay where cells are segmented again.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,16 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="module")
 def smear(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with the sample ``smear``: two fields with three and two violet nuclei on a light ground."""
+    """A data root with the sample ``smear``: two fields with three and two violet nuclei on a light
+    ground.
+    """
     root = tmp_path_factory.mktemp("labels")
     pictures = root / "pictures"
     pictures.mkdir()
-    for name, centres in {"left": ((90, 90), (90, 250), (230, 180)), "right": ((100, 200), (220, 110))}.items():
+    for name, centres in {
+        "left": ((90, 90), (90, 250), (230, 180)),
+        "right": ((100, 200), (220, 110)),
+    }.items():
         y, x = np.mgrid[:320, :340]
         rgb = np.full((320, 340, 3), (225, 215, 220), np.uint8)
         rgb += np.random.default_rng(len(centres)).integers(0, 6, rgb.shape, np.uint8)
@@ -111,8 +119,8 @@ def test_boxes_label_the_cells_in_them(sample: Sample, tmp_path: Path) -> None:
     )
     found = import_labels(sample, boxes)
     store = CellStore(sample.cells_path)
-    at = {(int(f), round(float(x))): label for f, x, label in zip(
-        store.column("field_index"), store.column("x_px"), store.labels(), strict=True)}  # fmt: skip
+    columns = store.column("field_index"), store.column("x_px"), store.labels()
+    at = {(int(f), round(float(x))): label for f, x, label in zip(*columns, strict=True)}
     assert {label for label in at.values() if label} == {"NEU", "EOS", "BAS"}
     assert {key[0]: label for key, label in at.items() if label == "BAS"} == {1: "BAS"}
     assert found.unmatched == (f"{boxes}, line 5",)
@@ -128,15 +136,29 @@ def test_boxes_label_the_cells_in_them(sample: Sample, tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("a,b\n1,2\n", "columns a, b; needed are those of `wbcpipe labels export`"),
-        ("file,label,xmin,ymin,xmax,ymax\nleft.png,NEU,9,9,3,12\n", "line 2: box 9, 9, 3, 12; xmin < xmax"),
-        ("file,label,xmin,ymin,xmax,ymax\nleft.png,NEU,x,9,3,12\n", "line 2: xmin is 'x'; a number is needed"),
-        ("file,label,xmin,ymin,xmax,ymax\nother.png,NEU,1,2,3,4\n", "no field of the sample was imported from 'other"),
+        (
+            "file,label,xmin,ymin,xmax,ymax\nleft.png,NEU,9,9,3,12\n",
+            "line 2: box 9, 9, 3, 12; xmin < xmax",
+        ),
+        (
+            "file,label,xmin,ymin,xmax,ymax\nleft.png,NEU,x,9,3,12\n",
+            "line 2: xmin is 'x'; a number is needed",
+        ),
+        (
+            "file,label,xmin,ymin,xmax,ymax\nother.png,NEU,1,2,3,4\n",
+            "no field of the sample was imported from 'other",
+        ),
         ("field,label,xmin,ymin,xmax,ymax\n0,,1,2,3,4\n", "line 2: no label; write one"),
-        ("field,label,xmin,ymin,xmax,ymax\n0," + "N" * 65 + ",1,2,3,4\n", "at most 64 printable characters"),
+        (
+            "field,label,xmin,ymin,xmax,ymax\n0," + "N" * 65 + ",1,2,3,4\n",
+            "at most 64 printable characters",
+        ),
         ("field,label,xmin,ymin,xmax,ymax\n0,N\x1b[2J,1,2,3,4\n", "printable characters"),
     ],
 )
-def test_a_table_that_cannot_be_used_is_one_line(sample: Sample, tmp_path: Path, text: str, message: str) -> None:
+def test_a_table_that_cannot_be_used_is_one_line(
+    sample: Sample, tmp_path: Path, text: str, message: str
+) -> None:
     (tmp_path / "boxes.csv").write_text(text)
     with pytest.raises(ImportDataError) as caught:
         import_labels(sample, tmp_path / "boxes.csv")
@@ -144,13 +166,19 @@ def test_a_table_that_cannot_be_used_is_one_line(sample: Sample, tmp_path: Path,
     assert not any(CellStore(sample.cells_path).labels())
 
 
-def test_folder_and_table_that_contradict_each_other_are_refused(sample: Sample, tmp_path: Path) -> None:
+def test_folder_and_table_that_contradict_each_other_are_refused(
+    sample: Sample, tmp_path: Path
+) -> None:
     export_labels(sample, tmp_path / "out")
     rows = rows_of(tmp_path / "out" / LABELS_FILE)
     rows[0]["label"] = "EOS"
     write_rows(tmp_path / "out" / LABELS_FILE, rows)
-    (tmp_path / "out" / UNLABELLED / rows[0]["file"]).rename(tmp_path / "out" / "NEU" / rows[0]["file"])
-    with pytest.raises(ImportDataError, match=r"lies in the folder 'NEU' and is labelled 'EOS'; choose one"):
+    (tmp_path / "out" / UNLABELLED / rows[0]["file"]).rename(
+        tmp_path / "out" / "NEU" / rows[0]["file"]
+    )
+    with pytest.raises(
+        ImportDataError, match=r"lies in the folder 'NEU' and is labelled 'EOS'; choose one"
+    ):
         import_labels(sample, tmp_path / "out")
     rows[0] |= {"label": "NEU", "sample": "other"}
     write_rows(tmp_path / "out" / LABELS_FILE, rows)
@@ -158,12 +186,19 @@ def test_folder_and_table_that_contradict_each_other_are_refused(sample: Sample,
         import_labels(sample, tmp_path / "out")
 
 
-def test_the_commands_speak_to_people_and_machines(sample: Sample, smear: Path, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("sample")
+def test_the_commands_speak_to_people_and_machines(smear: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     words = ["--sample", "smear", "--data", str(smear)]
-    told = CliRunner().invoke(cli, ["labels", "export", "--out", out, *words], catch_exceptions=False)
+    told = CliRunner().invoke(
+        cli, ["labels", "export", "--out", out, *words], catch_exceptions=False
+    )
     assert "5 cells in" in told.stdout
     assert f"wbcpipe labels import {out} --sample smear" in told.stdout
-    done = CliRunner().invoke(cli, ["labels", "import", out, *words, "--json"], catch_exceptions=False)
+    done = CliRunner().invoke(
+        cli, ["labels", "import", out, *words, "--json"], catch_exceptions=False
+    )
     assert json.loads(done.stdout)["changed"] == 0
-    assert CliRunner().invoke(cli, ["labels", "import", str(tmp_path / "none"), *words]).exit_code == 2
+    assert (
+        CliRunner().invoke(cli, ["labels", "import", str(tmp_path / "none"), *words]).exit_code == 2
+    )

@@ -61,9 +61,9 @@ def test_what_the_file_gives(tmp_path: Path) -> None:
     )
     keys = lab.key_map(CLASSES)
     assert (keys["s"], keys["k"], keys["n"], keys["l"]) == ("SMUDGE", "artefact", "NEU", "LYM")
-    assert sorted(keys.values()) == sorted([*CLASSES, "unidentified", "not_classed", "artefact", "SMUDGE", "BLAST"]), (
-        "every class has one key"
-    )
+    assert sorted(keys.values()) == sorted(
+        [*CLASSES, "unidentified", "not_classed", "artefact", "SMUDGE", "BLAST"]
+    ), "every class has one key"
     path.write_text(GOOD + "# a remark\n", encoding="utf-8")
     again = load_lab(path).file
     assert again is not None
@@ -93,12 +93,20 @@ def test_without_a_file(tmp_path: Path) -> None:
             "unidentifid =",
             "line 24: key 'sign.unidentifid' is not known, did you mean 'unidentified'",
         ),
-        ('gates = "hard"', 'gates = "firm"', "line 25: key 'sign.gates': .*'hard', 'soft' or 'off'"),
+        (
+            'gates = "hard"',
+            'gates = "firm"',
+            "line 25: key 'sign.gates': .*'hard', 'soft' or 'off'",
+        ),
         ("min_cells = 200", "min_cells = 0", "line 26: key 'sign.min_cells'"),
         ("NEU = [38, 74]", "NEU = [74, 38]", "line [45]: .*the lower limit comes first"),
         ('name = "BLAST"', 'name = "SMUDGE"', "the class 'SMUDGE' exists already"),
         ('name = "BLAST"', 'name = "artefact"', "the class 'artefact' exists already"),
-        ('name = "BLAST"', 'name = "B\\u001bL"', r"line 16: key 'extra_class.1.name': the character U\+001B"),
+        (
+            'name = "BLAST"',
+            'name = "B\\u001bL"',
+            r"line 16: key 'extra_class.1.name': the character U\+001B",
+        ),
         ('name = "BLAST"', 'name = "B\\u202eL"', r"line 16: .*U\+202E"),
         ('name = "BLAST"', f'name = "{"B" * 65}"', "line 16: .*at most 64"),
         ('key = "s"', 'key = "k"', "the key 'k' is given twice"),
@@ -108,7 +116,9 @@ def test_without_a_file(tmp_path: Path) -> None:
     ],
     ids=range(14),
 )
-def test_what_it_must_not_say_has_a_line(tmp_path: Path, before: str, after: str, words: str) -> None:
+def test_what_it_must_not_say_has_a_line(
+    tmp_path: Path, before: str, after: str, words: str
+) -> None:
     path = tmp_path / "lab.toml"
     assert before in GOOD
     path.write_text(GOOD.replace(before, after), encoding="utf-8")

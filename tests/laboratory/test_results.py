@@ -1,4 +1,7 @@
-"""What the laboratory's file says about results: intervals by age and sex, limits, rules, languages; and its errors."""
+"""What the laboratory's file says about results.
+
+Intervals by age and sex, limits, rules, languages; and its errors.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +84,11 @@ def test_intervals_by_age_and_sex(tmp_path: Path) -> None:
 
 
 BROKEN = [
-    ("NEU = [40, 75]", "NUE = [40, 75]", "line 11: the class 'NUE' is not known, did you mean 'NEU'"),
+    (
+        "NEU = [40, 75]",
+        "NUE = [40, 75]",
+        "line 11: the class 'NUE' is not known, did you mean 'NEU'",
+    ),
     ("NEU = [40, 75]", "NEU = [75, 40]", "line (9|10|8): .*the lower limit comes first"),
     ("NEU = [40, 75]", 'NEU = ["40", 75]', "line 11: .*valid number"),
     ("NEU = [40, 75]", "NEU = [40, 175]", "line 11: .*less than or equal to 100"),
@@ -91,18 +98,34 @@ BROKEN = [
     ('sex = "female"', 'sex = "F"', "line 15: .*'female', 'male', 'other' or 'unknown'"),
     ('sex = "female"\nage_years = [0, 18]\n', "", "line 14: .*a group needs sex or age_years"),
     ("percent.NEU = [20, 50]", "percent.NEU = [-1, 50]", "line 18: .*greater than or equal to 0"),
-    ("[critical.NEU]", "[critical.NEUT]", "line 20: the class 'NEUT' is not known, did you mean 'NEU'"),
+    (
+        "[critical.NEU]",
+        "[critical.NEUT]",
+        "line 20: the class 'NEUT' is not known, did you mean 'NEU'",
+    ),
     ("absolute_low = 0.5\npercent_high = 95\n", "", "line 20: .*no limit is given"),
     ("absolute_low = 0.5", "absolute_lo = 0.5", "line 21: .*did you mean 'absolute_low'"),
     ("above = 2", "above = 2\nbelow = 1", "line 24: .*a rule needs one limit: below or above"),
     ('class = "BAS"\n', "", "line 24: .*a rule on 'percent' needs 'class'"),
-    ('class = "BAS"', 'class = "BASO"', "line 26: the class 'BASO' is not known, did you mean 'BAS'"),
+    (
+        'class = "BAS"',
+        'class = "BASO"',
+        "line 26: the class 'BASO' is not known, did you mean 'BAS'",
+    ),
     ('action = "second_reader"', 'action = "shout"', "line 28: .*'second_reader', 'count_more'"),
-    ('action = "second_reader"', 'action = "count_more"\nhold = true', "line 24: .*hold is for the action"),
+    (
+        'action = "second_reader"',
+        'action = "count_more"\nhold = true',
+        "line 24: .*hold is for the action",
+    ),
     ('figure = "percent"', 'figure = "size"', "line 25: .*'counted', 'unidentified_percent'"),
     ('"26446-5"', '"26446-6"', "line 32: .*26446-5 would be right"),
     ('"26446-5"', '"blasts"', "line 32: .*no LOINC code"),
-    ('loinc_percent_display = "Blasts/100 leukocytes in Blood"\n', "", "line 30: .*belong together"),
+    (
+        'loinc_percent_display = "Blasts/100 leukocytes in Blood"\n',
+        "",
+        "line 30: .*belong together",
+    ),
     ('language = "de"', 'language = "fr"', "line 5: .*'en', 'de' or 'ar'"),
     ("percent_decimals = 1", "percent_decimals = 9", "line 6: .*less than or equal to 4"),
     ("unsigned = false", 'unsigned = "perhaps"', "line 36: .*boolean"),
@@ -110,14 +133,24 @@ BROKEN = [
     ("port = 2575\n", "", "line 38: .*host and port belong together"),
     ('format = "oru"', 'format = "fhir"', "line 38: .*goes into a folder"),
     ('format = "oru"', 'format = "astm"', "line 40: .*'fhir', 'oru' or 'oul'"),
-    ('host = "127.0.0.1"', 'host = "127.0.0.1"\nfolder = "/tmp"', "line 38: .*needs a folder, or host and port"),
+    (
+        'host = "127.0.0.1"',
+        'host = "127.0.0.1"\nfolder = "/tmp"',
+        "line 38: .*needs a folder, or host and port",
+    ),
     ('name = "lis"', 'name = "../lis"', "line 39: .*pattern"),
-    ("port = 2575", 'port = 2575\n[[destination]]\nname = "lis"\nformat = "oru"\nfolder = "/x"', "line 44: two dest"),
+    (
+        "port = 2575",
+        'port = 2575\n[[destination]]\nname = "lis"\nformat = "oru"\nfolder = "/x"',
+        "line 44: two dest",
+    ),
 ]
 
 
 @pytest.mark.parametrize(("before", "after", "reason"), BROKEN, ids=range(len(BROKEN)))
-def test_a_broken_file_is_refused_with_line_and_reason(tmp_path: Path, before: str, after: str, reason: str) -> None:
+def test_a_broken_file_is_refused_with_line_and_reason(
+    tmp_path: Path, before: str, after: str, reason: str
+) -> None:
     assert GOOD.count(before) == 1
     with pytest.raises(ConfigError, match=reason):
         load(tmp_path, GOOD.replace(before, after))

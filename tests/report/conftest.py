@@ -43,7 +43,7 @@ def _columns(quality: Sequence[int], x_um: Sequence[float], nucleus_um2: float) 
     }
 
 
-def _create(
+def _create(  # noqa: PLR0913 - each keyword is one property of the sample
     root: Path,
     calls: Sequence[str],
     *,
@@ -58,7 +58,9 @@ def _create(
     field_quality: dict[str, Any] | None = None,
     nucleus_um2: float = 50.0,
 ) -> Sample:
-    """Write sample.json and cells.zarr; ``head_calls`` gives each cell the class of each head, else its call."""
+    """Write sample.json and cells.zarr; ``head_calls`` gives each cell the class of each head, else
+    its call.
+    """
     number = len(calls)
     sample = Sample.open(root, name)
     sample.write(SampleRecord.model_validate({"sample": name, **(info or {})}))
@@ -66,7 +68,9 @@ def _create(
     block = CellBlock(
         images=rng.integers(0, 4000, (number, 4, SIDE, SIDE)).astype(np.uint16),
         masks=np.zeros((number, SIDE, SIDE), dtype=np.uint8),
-        columns=_columns(quality or [0] * number, x_um or [100.0 * i for i in range(number)], nucleus_um2),
+        columns=_columns(
+            quality or [0] * number, x_um or [100.0 * i for i in range(number)], nucleus_um2
+        ),
         label=list(labels or [""] * number),
     )
     attributes = CellAttributes(
@@ -94,7 +98,9 @@ def _create(
                 classes=classes,
                 heads=MODALITIES,
                 threshold=0.5,
-                risk_control=RiskControl(error_bound=0.05, confidence=0.95, cells=150, assumption="of the same kind"),
+                risk_control=RiskControl(
+                    error_bound=0.05, confidence=0.95, cells=150, assumption="of the same kind"
+                ),
             ),
         )
     return sample
@@ -116,7 +122,8 @@ def write_truth() -> Callable[..., None]:
 
     def write(sample: Sample, rows: Sequence[tuple[float, int, str, str]]) -> None:
         truth.write_truth(
-            sample.truth_path, [truth.TruthRow(x, 0.0, field, label, kind) for x, field, label, kind in rows]
+            sample.truth_path,
+            [truth.TruthRow(x, 0.0, field, label, kind) for x, field, label, kind in rows],
         )
 
     return write

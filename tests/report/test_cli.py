@@ -26,7 +26,14 @@ if TYPE_CHECKING:
 
 
 #: Nine fields.
-PLAN = PlanRecord(slot="A", field_width_um=100, field_height_um=100, overlap=0, x_um=(0.0, 300.0), y_um=(0.0, 300.0))
+PLAN = PlanRecord(
+    slot="A",
+    field_width_um=100,
+    field_height_um=100,
+    overlap=0,
+    x_um=(0.0, 300.0),
+    y_um=(0.0, 300.0),
+)
 
 
 def run(command: click.Command, *words: str) -> str:
@@ -35,7 +42,9 @@ def run(command: click.Command, *words: str) -> str:
     return result.output
 
 
-def test_report_prints_the_differential_and_its_paths(create_sample: Create, tmp_path: Path) -> None:
+def test_report_prints_the_differential_and_its_paths(
+    create_sample: Create, tmp_path: Path
+) -> None:
     sample = create_sample(["NEU"] * 90 + ["LYM"] * 30)
     text = run(report, "--sample", "S1", "--data", str(tmp_path / "data"), "--wbc", "6.2")
     assert "S1: 120 white cells counted" in text
@@ -61,10 +70,14 @@ def test_report_is_refused_while_another_works(create_sample: Create, tmp_path: 
     sample = create_sample(["NEU"])
     hold = (
         "import sys; from pathlib import Path; from wbcpipe.samples.sample import Sample\n"
-        "with Sample.open(Path(sys.argv[1]), 'S1').lock('classify'):\n    print('held', flush=True); sys.stdin.read()\n"
+        "with Sample.open(Path(sys.argv[1]), 'S1').lock('classify'):\n    print('held', "
+        "flush=True); sys.stdin.read()\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", hold, str(sample.path.parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", hold, str(sample.path.parent)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "held\n"
@@ -85,7 +98,9 @@ def test_evaluate(create_sample: Create, write_truth: Callable[..., None], tmp_p
     assert "weighted F1 0.6667 on 2 cells" in text
 
 
-def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..., None], tmp_path: Path) -> None:
+def test_status_follows_a_sample(
+    create_sample: Create, mark_fields: Callable[..., None], tmp_path: Path
+) -> None:
     data = ("--data", str(tmp_path / "data"))
 
     def seen() -> dict[str, Any]:
@@ -98,13 +113,21 @@ def test_status_follows_a_sample(create_sample: Create, mark_fields: Callable[..
     begun.write(SampleRecord(sample="S0", plan=PLAN))
     assert (seen()["S0"]["state"], seen()["S0"]["fields_planned"]) == ("created", 9)
     mark_fields(begun, [0, 1], {"2": "camera"})
-    assert (seen()["S0"]["state"], seen()["S0"]["fields_taken"], seen()["S0"]["fields_missing"]) == ("acquiring", 2, 1)
+    assert (
+        seen()["S0"]["state"],
+        seen()["S0"]["fields_taken"],
+        seen()["S0"]["fields_missing"],
+    ) == ("acquiring", 2, 1)
     create_sample(["NEU"], name="S1", classify=False)
     create_sample(["NEU"] * 120, name="S2")
     assert (seen()["S1"]["state"], seen()["S1"]["cells"]) == ("segmented", 1)
     assert (seen()["S2"]["state"], seen()["S2"]["bundle"]) == ("classified", "test-bundle")
     run(report, "--sample", "S2", *data)
-    assert (seen()["S2"]["state"], seen()["S2"]["counted"], seen()["S2"]["passed"]) == ("reported", 120, True)
+    assert (seen()["S2"]["state"], seen()["S2"]["counted"], seen()["S2"]["passed"]) == (
+        "reported",
+        120,
+        True,
+    )
     create_sample(["LYM"] * 120, name="S2")
     assert seen()["S2"]["state"] == "classified"
     assert "older than the predicted classes" in seen()["S2"]["problem"]

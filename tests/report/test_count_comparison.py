@@ -1,4 +1,6 @@
-"""Limits of a count are those of Rümke's table, and tests between counts those of scipy at the level they claim."""
+"""Limits of a count are those of Rümke's table, and tests between counts those of scipy at the
+level they claim.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +40,10 @@ def test_rumkes_table(total: int, percent: int, limits: tuple[int, int]) -> None
 def test_two_counts_of_one_blood_are_seldom_told_apart() -> None:
     rng = np.random.default_rng(1)
     first, second = rng.binomial(200, 0.3, (2, 300))
-    told = [differ_by_chance(int(a), 200, int(b), 200) < 0.05 for a, b in zip(first, second, strict=True)]
+    told = [
+        differ_by_chance(int(a), 200, int(b), 200) < 0.05
+        for a, b in zip(first, second, strict=True)
+    ]
     assert np.mean(told) <= 0.05
     assert differ_by_chance(60, 200, 100, 200) < 0.001
 

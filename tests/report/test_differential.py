@@ -44,7 +44,9 @@ def test_interval_has_the_known_value(count: int, total: int, low: float, high: 
 @pytest.mark.parametrize(("count", "total"), [(3, 7), (20, 200), (64, 100), (129, 200), (1, 1000)])
 def test_interval_equals_scipys_exact_one(count: int, total: int) -> None:
     exact = binomtest(count, total).proportion_ci(0.95, method="exact")
-    assert interval_percent(count, total) == pytest.approx((100 * exact.low, 100 * exact.high), abs=1e-6)
+    assert interval_percent(count, total) == pytest.approx(
+        (100 * exact.low, 100 * exact.high), abs=1e-6
+    )
 
 
 def test_interval_refuses_more_than_all() -> None:
@@ -86,14 +88,18 @@ def test_every_cell_is_counted_once() -> None:
         assert sum(line.count for line in differential.classes) == tally.identified
         if tally.identified:
             assert sum(line.percent or 0 for line in differential.classes) == pytest.approx(100)
-            assert sum(line.concentration_1e9_per_l or 0 for line in differential.classes) == pytest.approx(5.0)
+            assert sum(
+                line.concentration_1e9_per_l or 0 for line in differential.classes
+            ) == pytest.approx(5.0)
         for line in differential.classes:
             low, high = line.interval_percent
             assert 0 <= low <= (line.percent or 0) <= high <= 100
 
 
 def test_cells_with_a_warning_are_counted_and_named() -> None:
-    quality = np.array([QcFlag.DOUBLET, QcFlag.SATURATED | QcFlag.DOUBLET, QcFlag.UNREGISTERED, QcFlag.BORDER])
+    quality = np.array(
+        [QcFlag.DOUBLET, QcFlag.SATURATED | QcFlag.DOUBLET, QcFlag.UNREGISTERED, QcFlag.BORDER]
+    )
     tally = count_cells(["NEU", "LYM", "unidentified", "NEU"], quality.astype(np.uint16), CLASSES)
     assert tally.counts == {"NEU": 1, "LYM": 1, "EOS": 0, "MO": 0, "BAS": 0}
     assert tally.unidentified == 1
@@ -101,12 +107,16 @@ def test_cells_with_a_warning_are_counted_and_named() -> None:
 
 
 def test_percentages_are_of_identified_cells() -> None:
-    tally = Tally({"NEU": 6, "LYM": 4}, unidentified=10, rejected={"border": 80}, counted_with_warning={})
+    tally = Tally(
+        {"NEU": 6, "LYM": 4}, unidentified=10, rejected={"border": 80}, counted_with_warning={}
+    )
     differential = Differential.from_tally(tally, wbc_1e9_per_l=8.0)
     neu = differential.classes[0]
     assert neu.percent == 60.0
     assert neu.concentration_1e9_per_l == pytest.approx(4.8)
-    assert neu.concentration_interval_1e9_per_l == pytest.approx([8 * bound / 100 for bound in neu.interval_percent])
+    assert neu.concentration_interval_1e9_per_l == pytest.approx(
+        [8 * bound / 100 for bound in neu.interval_percent]
+    )
     assert differential.unidentified_percent == 50.0
 
 
@@ -119,7 +129,9 @@ def test_nothing_identified_has_no_percentage() -> None:
 
 
 def test_class_without_reference_has_no_flag() -> None:
-    differential = Differential.from_tally(Tally({"NEU": 5, "blast": 5}, 0, {}, {}), reference=ADULT)
+    differential = Differential.from_tally(
+        Tally({"NEU": 5, "blast": 5}, 0, {}, {}), reference=ADULT
+    )
     assert [line.flag for line in differential.classes] == ["normal", None]
 
 
@@ -148,7 +160,10 @@ def test_reference_file(tmp_path: Path, name: str, text: str) -> None:
         ("source = 1\n[percent]\nNEU = [1, 2]", r"key 'source': .*\(got 1\)"),
         ("[percent]\nNUE = [1, 2]", "unknown class 'NUE'; the cells were classified as NEU, LYM"),
         ("[percent]\nNEU = [75, 40]", r"NEU is \[75, 40\]; the lower limit comes first"),
-        ("[percent]\nNEU = [0, 101]", r"key 'percent\.NEU\.1': .*less than or equal to 100 \(got 101\)"),
+        (
+            "[percent]\nNEU = [0, 101]",
+            r"key 'percent\.NEU\.1': .*less than or equal to 100 \(got 101\)",
+        ),
         ("[percent]\nNEU = 40", r"key 'percent\.NEU': .*valid tuple"),
         ("[percent", "not readable as TOML"),
     ],

@@ -36,7 +36,14 @@ if TYPE_CHECKING:
     Create = Callable[..., Sample]
 
 CALLS = ["NEU"] * 70 + ["LYM"] * 40 + ["EOS"] * 6 + ["MO"] * 7 + ["BAS"] + ["unidentified"] * 4
-QUALITY = [0] * (len(CALLS) - 6) + [QcFlag.BORDER, QcFlag.DEBRIS, 3, QcFlag.BLURRED, QcFlag.DOUBLET, 0]
+QUALITY = [0] * (len(CALLS) - 6) + [
+    QcFlag.BORDER,
+    QcFlag.DEBRIS,
+    3,
+    QcFlag.BLURRED,
+    QcFlag.DOUBLET,
+    0,
+]
 PLAN = {"slot": "A", "field_width_um": 100, "field_height_um": 100, "overlap": 0}
 INFO: dict[str, Any] = {
     "software": {"wbcpipe": "0.1.0", "pymmcore": "12"},
@@ -60,7 +67,9 @@ def gates(document: dict[str, Any]) -> dict[str, tuple[Any, bool | None]]:
 
 def test_schema_is_itself_valid_and_shipped() -> None:
     jsonschema.Draft202012Validator.check_schema(differential_schema())
-    shipped = files("wbcpipe.report").joinpath("differential.schema.json").read_text(encoding="utf-8")
+    shipped = (
+        files("wbcpipe.report").joinpath("differential.schema.json").read_text(encoding="utf-8")
+    )
     assert json.loads(shipped) == differential_schema()
 
 
@@ -68,8 +77,12 @@ def test_a_damaged_document_names_the_key(create_sample: Create) -> None:
     sample = create_sample(["NEU"])
     write_report(sample)
     path = document_paths(sample)[0]
-    path.write_text(path.read_text(encoding="utf-8").replace('"counted": 1', '"counted": -1'), encoding="utf-8")
-    with pytest.raises(SampleStateError, match=r"differential\.json: .*cells\.counted.*`wbcpipe report` again"):
+    path.write_text(
+        path.read_text(encoding="utf-8").replace('"counted": 1', '"counted": -1'), encoding="utf-8"
+    )
+    with pytest.raises(
+        SampleStateError, match=r"differential\.json: .*cells\.counted.*`wbcpipe report` again"
+    ):
         read_document(sample)
 
 
@@ -88,16 +101,26 @@ def test_schema_refuses_unknown_keys_everywhere() -> None:
 def test_document_says_everything(create_sample: Create, mark_fields: Callable[..., None]) -> None:
     sample = create_sample(CALLS, quality=QUALITY, info=INFO)
     mark_fields(sample, range(33), {"34": "camera: no image", "2": "taken after all"})
-    write_report(sample, wbc=6.0)
+    write_report(sample, wbc_1e9_per_l=6.0)
     document = read_document(sample).content()
     validate(document)
     assert document["notice"] == NOTICE
     cells = document["cells"]
-    assert cells["rejected"] == {"debris": 1, "border": 2, "missing_modality": 0, "clump": 0, "blurred": 1}
+    assert cells["rejected"] == {
+        "debris": 1,
+        "border": 2,
+        "missing_modality": 0,
+        "clump": 0,
+        "blurred": 1,
+    }
     assert cells["found"] == len(CALLS)
-    assert cells["counted"] + cells["unidentified"]["count"] + sum(cells["rejected"].values()) == len(CALLS)
+    assert cells["counted"] + cells["unidentified"]["count"] + sum(
+        cells["rejected"].values()
+    ) == len(CALLS)
     assert sum(line["count"] for line in document["classes"]) == cells["counted"]
-    assert sum(line["concentration_1e9_per_l"] for line in document["classes"]) == pytest.approx(6, abs=1e-3)
+    assert sum(line["concentration_1e9_per_l"] for line in document["classes"]) == pytest.approx(
+        6, abs=1e-3
+    )
     assert document["fields"] == {
         "planned": 40,
         "wanted": 35,
@@ -121,14 +144,27 @@ def test_document_tells_why_the_scan_ended_and_what_was_empty(
     write_skipped(sample.raw_path(), {20: 1.2, 21: 0.0, 35: 3.4})
     reached = PrecisionReached("NEU", 61.2, 6.8, 5.0)
     ScanOutcome(
-        reason="deadline", fields_done=34, fields_wanted=57, cells=108, cells_wanted=200, precision=(reached,)
+        reason="deadline",
+        fields_done=34,
+        fields_wanted=57,
+        cells=108,
+        cells_wanted=200,
+        precision=(reached,),
     ).save(sample)
     write_report(sample)
     document = read_document(sample).content()
     validate(document)
     fields = document["fields"]
-    assert (fields["wanted"], fields["taken"], fields["empty"], fields["missing"]) == (36, 31, [20, 21, 35], [])
-    said = "STOPPED BY THE DEADLINE after 34 of 57 fields: 108 cells of 200, NEU 61.2 % +- 6.8 (target 5)"
+    assert (fields["wanted"], fields["taken"], fields["empty"], fields["missing"]) == (
+        36,
+        31,
+        [20, 21, 35],
+        [],
+    )
+    said = (
+        "STOPPED BY THE DEADLINE after 34 of 57 fields: 108 cells of 200, NEU 61.2 % +- 6.8 "
+        "(target 5)"
+    )
     assert document["scan"]["text"] == said
     assert document["scan"]["precision"] == [
         {"name": "NEU", "percent": 61.2, "half_width_percent": 6.8, "target_percent": 5.0}
@@ -138,13 +174,33 @@ def test_document_tells_why_the_scan_ended_and_what_was_empty(
     assert sample_status(sample).fields_empty == 3
 
 
+def test_report_names_what_is_gone(
+    create_sample: Create, mark_fields: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    sample = create_sample(CALLS, quality=QUALITY, info=INFO)
+    mark_fields(sample, [*range(5), *range(6, 9)])
+    ScanOutcome(reason="fields", fields_done=9, fields_wanted=9).save(sample)
+    (sample.path / "scan.json").unlink()
+    write_report(sample)
+    assert "scan.json: the file is missing" in caplog.text
+    assert read_document(sample).content()["fields"]["missing"] == [
+        {"index": 5, "reason": "its file is missing, and no record says why"}
+    ]
+
+
 def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
     sample = create_sample(["NEU", "NEU"], info={"kind": "stack", "software": {"wbcpipe": "0.1.0"}})
     write_report(sample)
     document = read_document(sample).content()
     validate(document)
     assert document["wbc_1e9_per_l"] is None
-    assert document["fields"] == {"planned": None, "wanted": None, "taken": 0, "missing": [], "empty": []}
+    assert document["fields"] == {
+        "planned": None,
+        "wanted": None,
+        "taken": 0,
+        "missing": [],
+        "empty": [],
+    }
     assert gates(document)["missing_fields_percent"] == (None, None)
     assert gates(document)["cells_counted"] == (2, False)
     assert not document["quality"]["passed"]
@@ -152,7 +208,7 @@ def test_sample_with_nothing_but_cells(create_sample: Create) -> None:
 
 def test_nothing_countable_still_gives_documents(create_sample: Create) -> None:
     sample = create_sample(["NEU", "unidentified"], quality=[QcFlag.BORDER, QcFlag.DEBRIS])
-    write_report(sample, wbc=4.0)
+    write_report(sample, wbc_1e9_per_l=4.0)
     document = read_document(sample).content()
     validate(document)
     assert document["classes"][0]["percent"] is None
@@ -165,7 +221,10 @@ def test_other_numbers_of_classes_work(create_sample: Create) -> None:
     write_report(sample)
     document = read_document(sample).content()
     validate(document)
-    assert [(line["name"], line["count"]) for line in document["classes"]] == [("NEU", 2), ("blast", 1)]
+    assert [(line["name"], line["count"]) for line in document["classes"]] == [
+        ("NEU", 2),
+        ("blast", 1),
+    ]
     assert document["classes"][1]["reference_percent"] is None
 
 
@@ -178,7 +237,9 @@ def test_other_numbers_of_classes_work(create_sample: Create) -> None:
         (QcFlag.DOUBLET, 0.4, "doublets_percent"),
     ],
 )
-def test_gate_fails_when_flags_pile_up(create_sample: Create, flag: QcFlag, share: float, gate: str) -> None:
+def test_gate_fails_when_flags_pile_up(
+    create_sample: Create, flag: QcFlag, share: float, gate: str
+) -> None:
     bad = round(200 * share)
     sample = create_sample(["NEU"] * 200, quality=[flag] * bad + [0] * (200 - bad))
     write_report(sample)
@@ -187,7 +248,9 @@ def test_gate_fails_when_flags_pile_up(create_sample: Create, flag: QcFlag, shar
     assert [name for name, (_, passed) in found.items() if passed is False] == [gate]
 
 
-def test_gate_on_missing_fields_and_unidentified(create_sample: Create, mark_fields: Callable[..., None]) -> None:
+def test_gate_on_missing_fields_and_unidentified(
+    create_sample: Create, mark_fields: Callable[..., None]
+) -> None:
     sample = create_sample(["NEU"] * 100 + ["unidentified"] * 20)
     mark_fields(sample, range(9), {"9": "stage"})
     write_report(sample)
@@ -209,7 +272,9 @@ def test_second_run_changes_nothing(create_sample: Create, monkeypatch: pytest.M
     class Later:
         @staticmethod
         def now(_zone: object) -> Any:
-            raise_time = type("Time", (), {"isoformat": lambda *_, **__: "2099-01-01T00:00:00+00:00"})
+            raise_time = type(
+                "Time", (), {"isoformat": lambda *_, **__: "2099-01-01T00:00:00+00:00"}
+            )
             return raise_time()
 
     monkeypatch.setattr("wbcpipe.report.reviewed_sample.datetime", Later)
@@ -219,15 +284,19 @@ def test_second_run_changes_nothing(create_sample: Create, monkeypatch: pytest.M
     document_paths(sample)[2].unlink()  # a lost page comes back as it was
     write_report(sample)
     assert contents(sample) == before
-    write_report(sample, wbc=5.0)
+    write_report(sample, wbc_1e9_per_l=5.0)
     changed = read_document(sample).content()
     assert (changed["created"], changed["wbc_1e9_per_l"]) == ("2099-01-01T00:00:00+00:00", 5.0)
     assert b"2099-01-01" in document_paths(sample)[2].read_bytes()
 
 
-@pytest.mark.parametrize("document", [0, 1, 2], ids=["differential.json", "cells.csv", "report.html"])
+@pytest.mark.parametrize(
+    "document", [0, 1, 2], ids=["differential.json", "cells.csv", "report.html"]
+)
 @pytest.mark.parametrize("damage", ["flipped", "cut", "emptied", "deleted"])
-def test_a_damaged_document_comes_back_as_it_was(create_sample: Create, document: int, damage: str) -> None:
+def test_a_damaged_document_comes_back_as_it_was(
+    create_sample: Create, document: int, damage: str
+) -> None:
     sample = create_sample(CALLS, info=INFO)
     write_report(sample)
     before = contents(sample)
@@ -237,7 +306,9 @@ def test_a_damaged_document_comes_back_as_it_was(create_sample: Create, document
     if damage == "deleted":
         path.unlink()
     else:
-        path.write_bytes({"flipped": bytes(content), "cut": before[document][:-30], "emptied": b""}[damage])
+        path.write_bytes(
+            {"flipped": bytes(content), "cut": before[document][:-30], "emptied": b""}[damage]
+        )
     write_report(sample)
     after = contents(sample)
     assert after[1] == before[1]
@@ -273,14 +344,16 @@ def test_new_calls_make_new_documents(create_sample: Create) -> None:
         classification=store.classification(),
     )
     write_report(sample)
-    assert read_document(sample).content()["classes"][1]["count"] == before["classes"][1]["count"] + 1
+    assert (
+        read_document(sample).content()["classes"][1]["count"] == before["classes"][1]["count"] + 1
+    )
 
 
 @pytest.mark.parametrize("wbc", [0.0, -1.0, float("nan"), float("inf"), 5000.0])
 def test_wbc_that_does_not_hold(create_sample: Create, wbc: float) -> None:
     sample = create_sample(["NEU"])
     with pytest.raises(ConfigError, match=r"10\^9/L"):
-        write_report(sample, wbc=wbc)
+        write_report(sample, wbc_1e9_per_l=wbc)
 
 
 def test_unclassified_cells_are_refused(create_sample: Create) -> None:
@@ -301,14 +374,18 @@ class _Loads(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         values = dict(attrs)
-        self.loads += [values[name] or "" for name in ("src", "href", "srcset", "data") if name in values]
+        self.loads += [
+            values[name] or "" for name in ("src", "href", "srcset", "data") if name in values
+        ]
         self.without_alt += tag == "img" and not values.get("alt")
 
 
 HOSTILE = '<script>alert(1)</script>"><img src=http://evil.example/x onerror=alert(2)>'
 
 
-def test_page_is_self_contained_and_escapes(create_sample: Create, mark_fields: Callable[..., None]) -> None:
+def test_page_is_self_contained_and_escapes(
+    create_sample: Create, mark_fields: Callable[..., None]
+) -> None:
     classes = ("NEU", HOSTILE)
     calls = ["NEU"] * 20 + [HOSTILE] * 3 + ["unidentified"] * 2
     sample = create_sample(
@@ -334,7 +411,9 @@ def test_page_is_self_contained_and_escapes(create_sample: Create, mark_fields: 
 
 
 def test_full_galleries_of_noise_stay_below_the_limit(create_sample: Create) -> None:
-    sample = create_sample([*("NEU", "LYM", "EOS", "MO", "BAS", "unidentified")] * 15, quality=[0] * 75 + [1] * 15)
+    sample = create_sample(
+        [*("NEU", "LYM", "EOS", "MO", "BAS", "unidentified")] * 15, quality=[0] * 75 + [1] * 15
+    )
     write_report(sample)
     path = document_paths(sample)[2]
     assert path.stat().st_size < 4_000_000
@@ -347,7 +426,14 @@ def test_cells_table_has_a_line_a_cell(create_sample: Create) -> None:
     lines = list(csv.DictReader(io.StringIO(document_paths(sample)[1].read_text(encoding="utf-8"))))
     assert len(lines) == len(CALLS)
     assert lines[0]["label"] == "'=cmd|x"
-    assert [line["exclusion_reason"] for line in lines[-6:]] == ["border", "debris", "border", "blurred", "", ""]
+    assert [line["exclusion_reason"] for line in lines[-6:]] == [
+        "border",
+        "debris",
+        "border",
+        "blurred",
+        "",
+        "",
+    ]
     assert [line["counted"] for line in lines[-6:]] == ["false"] * 4 + ["true"] * 2
     assert lines[-4]["qc_flags"] == "border|blurred"
     assert float(lines[0]["fluorescence_probability"]) == pytest.approx(0.9)
@@ -363,10 +449,12 @@ def test_chosen_cells_span_the_confidence_range() -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252"])
 def test_terminal_table(create_sample: Create, encoding: str) -> None:
     sample = create_sample(CALLS[:60], info=INFO)
-    write_report(sample, wbc=6.2)
+    write_report(sample, wbc_1e9_per_l=6.2)
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    print_differential(read_document(sample), document_paths(sample), Console(file=stream, width=80))
+    print_differential(
+        read_document(sample), document_paths(sample), Console(file=stream, width=80)
+    )
     stream.flush()
     lines = raw.getvalue().decode(encoding).splitlines()
     assert lines[-1] == "Not for diagnostic use."

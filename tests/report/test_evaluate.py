@@ -54,17 +54,26 @@ def test_matching_prefers_more_pairs_over_shorter_ones() -> None:
 def test_matching_is_one_to_one_and_within_tolerance() -> None:
     rng = np.random.default_rng(3)
     true = rng.uniform(0, 200, (150, 2))
-    found = np.concatenate([true[20:] + rng.normal(0, 0.5, (130, 2)), rng.uniform(300, 400, (9, 2))])
+    found = np.concatenate(
+        [true[20:] + rng.normal(0, 0.5, (130, 2)), rng.uniform(300, 400, (9, 2))]
+    )
     pairs = match_points(true, found, 4.0)
     assert len({i for i, *_ in pairs}) == len({j for _, j, _ in pairs}) == len(pairs) >= 130
-    assert all(np.linalg.norm(true[i] - found[j]) == pytest.approx(d) and d <= 4 for i, j, d in pairs)
+    assert all(
+        np.linalg.norm(true[i] - found[j]) == pytest.approx(d) and d <= 4 for i, j, d in pairs
+    )
     assert match_points(true[:0], found, 4.0) == []
 
 
-def test_planted_truth_is_recovered(create_sample: Create, write_truth: Callable[..., None]) -> None:
-    # Ten true cells: 8 are found, one cut by the outer edge is seen but has no visible centre; debris and platelets
-    # are not cells; one thing found is nothing.
-    truth = [(100.0 * i, i // 4, "NEU" if i < 6 else "LYM", "doublet" if i == 5 else "cell") for i in range(10)]
+def test_planted_truth_is_recovered(
+    create_sample: Create, write_truth: Callable[..., None]
+) -> None:
+    # Ten true cells: 8 are found, one cut by the outer edge is seen but has no visible centre;
+    # debris and platelets are not cells; one thing found is nothing.
+    truth = [
+        (100.0 * i, i // 4, "NEU" if i < 6 else "LYM", "doublet" if i == 5 else "cell")
+        for i in range(10)
+    ]
     truth += [(2000.0, -1, "NEU", "cell"), (3000.0, 1, "", "debris"), (3100.0, 1, "", "platelet")]
     found_x = [100.0 * i + 1 for i in range(8)] + [2008.0, 5000.0, 3000.0]
     calls = ["NEU", "NEU", "NEU", "LYM", "unidentified", "NEU", "LYM", "LYM", "NEU", "MO", "NEU"]
@@ -123,7 +132,11 @@ def test_labels_stand_in_for_truth(create_sample: Create) -> None:
     result = evaluate_sample(sample)
     assert (result.truth_source, result.detection) == ("labels", None)
     assert result.predictions is not None
-    assert (result.predictions.scores.cells, result.predictions.scores.accuracy, result.predictions.other_labels) == (
+    assert (
+        result.predictions.scores.cells,
+        result.predictions.scores.accuracy,
+        result.predictions.other_labels,
+    ) == (
         2,
         0.5,
         1,

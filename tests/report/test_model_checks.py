@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import jsonschema
 import numpy as np
 import pytest
-import zarr
 from rich.console import Console
 
 from wbcpipe.classify.uncertainty.applicability import unidentified_excess
@@ -21,6 +20,7 @@ from wbcpipe.report.document import document_paths, read_document
 from wbcpipe.report.evaluate import evaluate_sample
 from wbcpipe.report.stage import write_report
 from wbcpipe.report.tables import print_differential, print_evaluation
+from wbcpipe.samples.cell_attributes import LabelImport
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.classification_record import Classification
@@ -60,8 +60,12 @@ def fitted() -> ProbabilityCalibration:
     )
 
 
-def reported(sample: Sample, probability: np.ndarray, **more: Any) -> tuple[dict[str, Any], str, str]:
-    """The document, the page, and what the terminal shows, of a sample whose calls are the heads' mean."""
+def reported(
+    sample: Sample, probability: np.ndarray, **more: Any
+) -> tuple[dict[str, Any], str, str]:
+    """The document, the page, and what the terminal shows, of a sample whose calls are the heads'
+    mean.
+    """
     mean = probability.mean(axis=1)
     threshold = more.get("threshold", 0.0)
     CellStore(sample.cells_path).write_predictions(
@@ -104,7 +108,9 @@ def test_rare_classes_are_corrected_beside_the_counts(blood: tuple[Sample, np.nd
     truth = 100 * np.bincount(labels) / len(labels)
     lines = document["classes"]
     raw = np.abs([line["percent"] - share for line, share in zip(lines, truth, strict=True)])
-    corrected = np.abs([line["corrected_percent"] - share for line, share in zip(lines, truth, strict=True)])
+    corrected = np.abs(
+        [line["corrected_percent"] - share for line, share in zip(lines, truth, strict=True)]
+    )
     assert corrected.mean() < raw.mean()
     assert sum(line["corrected_percent"] for line in lines) == pytest.approx(100, abs=0.01)
     for line, share in zip(lines, truth, strict=True):
@@ -119,7 +125,9 @@ def test_rare_classes_are_corrected_beside_the_counts(blood: tuple[Sample, np.nd
 
 def test_a_correction_that_did_not_help_is_not_shown(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
-    useless = fitted().model_copy(update={"correction": CorrectionTrial(raw_points=1, corrected_points=1)})
+    useless = fitted().model_copy(
+        update={"correction": CorrectionTrial(raw_points=1, corrected_points=1)}
+    )
     document, page, _ = reported(
         sample, heads(labels, 1), calibration=useless.model_dump(mode="json", exclude_none=True)
     )
@@ -143,7 +151,9 @@ def scrambled(labels: np.ndarray, seed: int) -> np.ndarray:
     """Heads of which each sees another cell: images that the bundle does not know."""
     probability = heads(labels, seed)
     for head in range(4):
-        probability[:, head] = probability[np.random.default_rng(head).permutation(len(labels)), head]
+        probability[:, head] = probability[
+            np.random.default_rng(head).permutation(len(labels)), head
+        ]
     return probability
 
 
@@ -173,7 +183,9 @@ def test_no_promise_stands_beside_a_doubt(
     labels = np.repeat(np.arange(5), (60, 30, 10, 10, 5))
     sample = create_sample(["NEU"] * len(labels), classify=False, info={"kind": kind})
     probability = images(labels, 1)
-    document, page, shown = reported(sample, probability, risk_control=RISK, threshold=0.75 if images is flat else 0.0)
+    document, page, shown = reported(
+        sample, probability, risk_control=RISK, threshold=0.75 if images is flat else 0.0
+    )
     checks = document["model_checks"]
     assert {doubt["reason"] for doubt in checks["doubts"]} == reasons
     assert checks["risk_control"] is None
@@ -186,7 +198,9 @@ def test_no_promise_stands_beside_a_doubt(
         assert "At most 5.0 %" not in flat_text
         assert "wbcpipe labels export --sample S1" in flat_text
         assert "does not know" in flat_text
-        assert ("registration and the lamp" in flat_text) == (kind == "scope" and images is scrambled)
+        assert ("registration and the lamp" in flat_text) == (
+            kind == "scope" and images is scrambled
+        )
     if kind != "scope":
         doubts = " ".join(doubt["text"] for doubt in checks["doubts"])
         assert "lamp" not in doubts
@@ -197,7 +211,9 @@ def test_no_promise_stands_beside_a_doubt(
 def print_of(sample: Sample) -> str:
     """What `evaluate` prints of a sample whose first cell has a label."""
     store = CellStore(sample.cells_path)
-    zarr.open_array(str(store.path / "label"), mode="r+")[:1] = np.array(["NEU"], dtype=np.dtypes.StringDType())
+    labels = ["NEU", *[""] * (len(store) - 1)]
+    given = LabelImport(source="test", sha256="", cells=1, date="")
+    store.write_labels(labels, store.attributes.classes, given)
     console = Console(file=io.StringIO(), width=200)
     print_evaluation(evaluate_sample(sample), console)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
@@ -220,7 +236,9 @@ def test_a_share_of_unidentified_cells_is_compared_with_that_of_the_test_cells(
     assert (unidentified_excess(unidentified, cells, expected, test_cells) > 0.056) is beyond
 
 
-def test_a_model_whose_error_is_not_known_does_not_pass(create_sample: Callable[..., Sample]) -> None:
+def test_a_model_whose_error_is_not_known_does_not_pass(
+    create_sample: Callable[..., Sample],
+) -> None:
     sample = create_sample(["NEU"] * 120)
     write_report(sample)
     assert read_document(sample).quality.passed
@@ -229,11 +247,15 @@ def test_a_model_whose_error_is_not_known_does_not_pass(create_sample: Callable[
     assert failed == ["error_bound_percent"]
     assert "all gates passed" not in shown
     assert "Upper bound of the model&#39;s error: not known" in page
-    document, _, _ = reported(sample, heads(np.zeros(120, np.int64), 1), risk_control={**RISK, "error_bound": 0.2})
+    document, _, _ = reported(
+        sample, heads(np.zeros(120, np.int64), 1), risk_control={**RISK, "error_bound": 0.2}
+    )
     assert not document["quality"]["passed"]
 
 
-def test_an_excluded_modality_and_the_error_bound_are_reported(blood: tuple[Sample, np.ndarray]) -> None:
+def test_an_excluded_modality_and_the_error_bound_are_reported(
+    blood: tuple[Sample, np.ndarray],
+) -> None:
     sample, labels = blood
     bound = {"error_bound": 0.034, "confidence": 0.95, "cells": 200, "assumption": ASSUMPTION}
     loss = {"all_modalities": 0.97, "remaining_modalities": 0.913}
@@ -253,13 +275,17 @@ def test_an_excluded_modality_and_the_error_bound_are_reported(blood: tuple[Samp
     assert "Classified without color2" in shown
 
 
-def test_cells_classified_without_their_dead_modality_count(create_sample: Callable[..., Sample]) -> None:
+def test_cells_classified_without_their_dead_modality_count(
+    create_sample: Callable[..., Sample],
+) -> None:
     labels = np.arange(40) % 5
     sample = create_sample(["NEU"] * 40, quality=[QcFlag.MISSING_MODALITY] * 40, classify=False)
     document, _, _ = reported(sample, heads(labels, 2))
     assert document["cells"]["counted"] == 0
     assert document["classes"][0]["corrected_percent"] is None
-    document, _, _ = reported(sample, heads(labels, 2), excluded_modalities=["color2"], dead_modalities=["color2"])
+    document, _, _ = reported(
+        sample, heads(labels, 2), excluded_modalities=["color2"], dead_modalities=["color2"]
+    )
     assert document["cells"]["counted"] == 40
 
 
@@ -282,5 +308,7 @@ def test_a_model_without_calibration_has_no_checks(create_sample: Callable[..., 
 
 def test_a_damaged_calibration_is_one_line(blood: tuple[Sample, np.ndarray]) -> None:
     sample, labels = blood
-    with pytest.raises(SampleStateError, match=r"the calibration cannot be read .*run `wbcpipe classify`"):
+    with pytest.raises(
+        SampleStateError, match=r"the calibration cannot be read .*run `wbcpipe classify`"
+    ):
         reported(sample, heads(labels, 1), calibration={"weights": "heavy"})

@@ -1,4 +1,6 @@
-"""A differential from elsewhere is read from three formats, refused with its line, and compared at its level."""
+"""A differential from elsewhere is read from three formats, refused with its line, and compared at
+its level.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,10 @@ from hypothesis import strategies as st
 from wbcpipe.errors import ConfigError
 from wbcpipe.pipeline import cli
 from wbcpipe.report.differential import Differential, Tally
-from wbcpipe.report.reference_differential import compare_with_reference, read_reference_differential
+from wbcpipe.report.reference_differential import (
+    compare_with_reference,
+    read_reference_differential,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +31,9 @@ TOML = 'source = "flow"\ncells = 2000\n[percent]\nNEU = 60\nLYM = 28\nEOS = 3.0\
 
 
 def _differential(**counts: int) -> Differential:
-    return Differential.from_tally(Tally({name: counts.get(name, 0) for name in CLASSES}, 0, {}, {}))
+    return Differential.from_tally(
+        Tally({name: counts.get(name, 0) for name in CLASSES}, 0, {}, {})
+    )
 
 
 @pytest.mark.parametrize(
@@ -34,10 +41,25 @@ def _differential(**counts: int) -> Differential:
     [
         ("a.toml", TOML, "flow", 2000),
         ("a.json", json.dumps({"source": "flow", "cells": 2000, "percent": PERCENT}), "flow", 2000),
-        ("a.csv", "class,percent\nneutrophils,60\nLymphocytes,28\nEo,3\nmono,8\nBaso,1\n", "a.csv", None),
-        ("a.csv", "\ufeffClass;Percent\r\nNEU;60,0 %\r\nLYM;28,0\r\nEOS;3\r\nMO;8\r\nBAS;1\r\n", "a.csv", None),
+        (
+            "a.csv",
+            "class,percent\nneutrophils,60\nLymphocytes,28\nEo,3\nmono,8\nBaso,1\n",
+            "a.csv",
+            None,
+        ),
+        (
+            "a.csv",
+            "\ufeffClass;Percent\r\nNEU;60,0 %\r\nLYM;28,0\r\nEOS;3\r\nMO;8\r\nBAS;1\r\n",
+            "a.csv",
+            None,
+        ),
         ("a.csv", "class,count\nNEU,120\nLYM,56\nEOS,6\nMO,16\nBAS,2\n", "a.csv", 200),
-        ("a.toml", 'source = "flow"\n[count]\nNEU = 120\nLYM = 56\nEOS = 6\nMO = 16\nBAS = 2\n', "flow", 200),
+        (
+            "a.toml",
+            'source = "flow"\n[count]\nNEU = 120\nLYM = 56\nEOS = 6\nMO = 16\nBAS = 2\n',
+            "flow",
+            200,
+        ),
     ],
 )
 def test_every_format(tmp_path: Path, name: str, text: str, source: str, cells: int | None) -> None:
@@ -64,30 +86,64 @@ def test_cells_of_other_classes_are_left_out_of_the_shares(tmp_path: Path) -> No
     ("name", "text", "message"),
     [
         ("a.toml", TOML.replace("EOS", "EOZ"), "line 6: class 'EOZ' is none of the model's"),
-        ("a.toml", TOML.replace("28", "128"), "line 5: key 'percent.LYM': input should be less than or equal to 100"),
-        ("a.toml", TOML.replace("28", '"28"'), "line 5: key 'percent.LYM': input should be a valid number"),
+        (
+            "a.toml",
+            TOML.replace("28", "128"),
+            "line 5: key 'percent.LYM': input should be less than or equal to 100",
+        ),
+        (
+            "a.toml",
+            TOML.replace("28", '"28"'),
+            "line 5: key 'percent.LYM': input should be a valid number",
+        ),
         ("a.toml", TOML.replace("28", "18"), "the percentages add up to 90"),
-        ("a.toml", TOML.replace("cells", "cell"), "line 2: key 'cell' is not known, did you mean 'cells'"),
+        (
+            "a.toml",
+            TOML.replace("cells", "cell"),
+            "line 2: key 'cell' is not known, did you mean 'cells'",
+        ),
         ("a.toml", TOML.replace('source = "flow"\n', ""), "key 'source' is missing"),
         ("a.toml", TOML.replace("flow", "fl\\u001bow"), "line 1: key 'source'"),
         ("a.toml", TOML.replace("60", "nan"), "line 4: key 'percent.NEU'"),
         ("a.toml", TOML.replace("LYM", "neutrophil"), "line 5: class 'NEU' is given twice"),
         ("a.toml", 'source = "x"\n', "give either percent or count"),
         ("a.toml", 'source = "x"\n[count]\nNEU = 0\n', "all counts are 0"),
-        ("a.toml", 'source = "x"\ncells = 5\n[count]\nNEU = 4\n', "cells is 5, the counts add up to 4"),
+        (
+            "a.toml",
+            'source = "x"\ncells = 5\n[count]\nNEU = 4\n',
+            "cells is 5, the counts add up to 4",
+        ),
         ("a.toml", 'source = "x"\n[count]\nother = 4\n', "no cell is of the model's classes"),
         ("a.toml", "source = \n", "not readable as TOML"),
-        ("a.json", '{\n"source": "x",\n"percent": {\n"NEU": 60,\n"blast": 40}}', "line 5: class 'blast'"),
-        ("a.csv", "name,percent\nNEU,60\n", "line 1: columns name, percent; needed are class, and percent or count"),
-        ("a.csv", "class,percent\nNEU,60\nLYM,forty\n", "line 3: percent is 'forty'; a number is needed"),
-        ("a.csv", "class,count\nNEU,60\nLYM,4.5\n", "line 3: count is '4.5'; a whole number is needed"),
+        (
+            "a.json",
+            '{\n"source": "x",\n"percent": {\n"NEU": 60,\n"blast": 40}}',
+            "line 5: class 'blast'",
+        ),
+        (
+            "a.csv",
+            "name,percent\nNEU,60\n",
+            "line 1: columns name, percent; needed are class, and percent or count",
+        ),
+        (
+            "a.csv",
+            "class,percent\nNEU,60\nLYM,forty\n",
+            "line 3: percent is 'forty'; a number is needed",
+        ),
+        (
+            "a.csv",
+            "class,count\nNEU,60\nLYM,4.5\n",
+            "line 3: count is '4.5'; a whole number is needed",
+        ),
         ("a.csv", "class,percent\nNEU,60\n\nNEU,40\n", "line 4: class 'NEU' is given twice"),
         ("a.csv", "class,percent\nNEU,60,1\n", "line 2: 3 cells; the header names 2 columns"),
         ("a.csv", "class,percent\nNEU,inf\n", "line 2: key 'percent.NEU'"),
         ("a.csv", "", "line 1: columns none"),
     ],
 )
-def test_a_file_that_is_refused_gives_line_and_reason(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_a_file_that_is_refused_gives_line_and_reason(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     path = tmp_path / name
     path.write_text(text)
     with pytest.raises(ConfigError) as caught:
@@ -101,20 +157,34 @@ def test_a_difference_is_by_chance_or_not(tmp_path: Path) -> None:
     path = tmp_path / "a.toml"
     path.write_text(TOML)
     reference = read_reference_differential(path, CLASSES)
-    alike = compare_with_reference(_differential(NEU=122, LYM=53, EOS=7, MO=15, BAS=3), reference, path.name)
+    alike = compare_with_reference(
+        _differential(NEU=122, LYM=53, EOS=7, MO=15, BAS=3), reference, path.name
+    )
     assert all(share.compatible for share in alike.classes)
-    other = compare_with_reference(_differential(NEU=90, LYM=83, EOS=7, MO=15, BAS=5), reference, path.name)
+    other = compare_with_reference(
+        _differential(NEU=90, LYM=83, EOS=7, MO=15, BAS=5), reference, path.name
+    )
     assert [share.compatible for share in other.classes] == [False, False, True, True, True]
     assert other.classes[0].difference == pytest.approx(-15)
     none = compare_with_reference(_differential(), reference, path.name)
     assert [share.compatible for share in none.classes] == [None] * 5
 
 
-def test_the_command_names_the_reference(create_sample: Callable[..., object], tmp_path: Path) -> None:
+def test_the_command_names_the_reference(
+    create_sample: Callable[..., object], tmp_path: Path
+) -> None:
     create_sample(["NEU"] * 12 + ["LYM"] * 6 + ["MO"] * 2)
     path = tmp_path / "flow.toml"
     path.write_text(TOML)
-    command = ["evaluate", "--sample", "S1", "--data", str(tmp_path / "data"), "--reference-differential", str(path)]
+    command = [
+        "evaluate",
+        "--sample",
+        "S1",
+        "--data",
+        str(tmp_path / "data"),
+        "--reference-differential",
+        str(path),
+    ]
     shown = CliRunner().invoke(cli, command)
     assert shown.exit_code == 0, shown.output
     assert "S1 compared with flow.toml" in shown.output
@@ -129,11 +199,21 @@ def test_the_command_names_the_reference(create_sample: Callable[..., object], t
         CliRunner().invoke(cli, command, catch_exceptions=False)
 
 
-_names = st.sampled_from(["NEU", "neutrophils", "LYM", "other", "EOS", "x", "source", "percent", "count", "cells", ""])
-_values = st.one_of(
-    st.floats(), st.integers(-(10**30), 10**30), st.text(max_size=5), st.booleans(), st.none(), st.just([]), st.just({})
+_names = st.sampled_from(
+    ["NEU", "neutrophils", "LYM", "other", "EOS", "x", "source", "percent", "count", "cells", ""]
 )
-_contents = st.recursive(_values, lambda inner: st.dictionaries(_names, inner, max_size=6), max_leaves=12)
+_values = st.one_of(
+    st.floats(),
+    st.integers(-(10**30), 10**30),
+    st.text(max_size=5),
+    st.booleans(),
+    st.none(),
+    st.just([]),
+    st.just({}),
+)
+_contents = st.recursive(
+    _values, lambda inner: st.dictionaries(_names, inner, max_size=6), max_leaves=12
+)
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,4 +1,6 @@
-"""What lies in the data root and is no sample is named by the commands, which go on with the samples."""
+"""What lies in the data root and is no sample is named by the commands, which go on with the
+samples.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ STRAY = {
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root with the sample S1, wbcpipe's own folders, a hidden file, and strays of every kind."""
+    """A data root with the sample S1, wbcpipe's own folders, a hidden file, and strays of every
+    kind.
+    """
     sample = Sample.open(tmp_path, "S1")
     sample.write(SampleRecord(sample="S1"))
     for name in OTHER_FOLDERS - {"qc"}:
@@ -63,7 +67,9 @@ def test_status_names_them_and_goes_on(root: Path) -> None:
 
 
 def test_verify_names_them_and_goes_on(root: Path) -> None:
-    result = CliRunner().invoke(cli, ["verify", "--all", "--data", str(root)], catch_exceptions=False)
+    result = CliRunner().invoke(
+        cli, ["verify", "--all", "--data", str(root)], catch_exceptions=False
+    )
     assert result.exit_code == 0
     assert "photographs: no sample, not checked: it holds no sample.json" in result.stderr
     assert "S1: sound" in result.stdout

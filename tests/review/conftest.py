@@ -28,14 +28,28 @@ if TYPE_CHECKING:
 CLASSES = ("NEU", "LYM", "EOS", "MO", "BAS")
 MODALITIES = ("color1", "color2", "color3", "fluorescence")
 #: 120 cells: the last but five are unidentified, blurred, and debris.
-CALLS = ["NEU"] * 70 + ["LYM"] * 36 + ["EOS"] * 3 + ["MO"] * 5 + ["BAS"] + [UNIDENTIFIED] * 3 + ["NEU"] * 2
+CALLS = (
+    ["NEU"] * 70
+    + ["LYM"] * 36
+    + ["EOS"] * 3
+    + ["MO"] * 5
+    + ["BAS"]
+    + [UNIDENTIFIED] * 3
+    + ["NEU"] * 2
+)
 FLAGS = [0] * 118 + [QcFlag.BLURRED, QcFlag.DEBRIS]
 
 
 def plant(
-    root: Path, name: str = "S1", calls: Sequence[str] = CALLS, flags: Sequence[int] = FLAGS, confidence: float = 0.9999
+    root: Path,
+    name: str = "S1",
+    calls: Sequence[str] = CALLS,
+    flags: Sequence[int] = FLAGS,
+    confidence: float = 0.9999,
 ) -> Sample:
-    """Write ``sample.json`` and ``cells.zarr`` of cells that the model is sure of, but for the unidentified ones."""
+    """Write ``sample.json`` and ``cells.zarr`` of cells that the model is sure of, but for the
+    unidentified ones.
+    """
     number, side = len(calls), 16
     sample = Sample.open(root, name)
     sample.write(SampleRecord(sample=name, modalities=MODALITIES))
@@ -62,14 +76,20 @@ def plant(
 
 
 def classify(store: CellStore, calls: Sequence[str], confidence: float = 0.9999) -> None:
-    """Write classes, as `wbcpipe classify` does, with a calibration under which nothing speaks against the model."""
+    """Write classes, as `wbcpipe classify` does, with a calibration under which nothing speaks
+    against the model.
+    """
     number = len(calls)
     probability = np.full((number, 4, 5), (1 - confidence) / 4, np.float32)
     for row, call in enumerate(calls):
-        probability[row, :, CLASSES.index(call) if call in CLASSES else 0] = confidence if call in CLASSES else 0.4
+        probability[row, :, CLASSES.index(call) if call in CLASSES else 0] = (
+            confidence if call in CLASSES else 0.4
+        )
         if call not in CLASSES:
             probability[row, :, 1:] = 0.15
-    calibration = ProbabilityCalibration(temperatures=(1.0,) * 4, weights=(0.25,) * 4, threshold=0.5, cells=400)
+    calibration = ProbabilityCalibration(
+        temperatures=(1.0,) * 4, weights=(0.25,) * 4, threshold=0.5, cells=400
+    )
     store.write_predictions(
         probability,
         list(calls),
@@ -81,7 +101,9 @@ def classify(store: CellStore, calls: Sequence[str], confidence: float = 0.9999)
             classes=CLASSES,
             heads=MODALITIES,
             threshold=0.5,
-            risk_control=RiskControl(error_bound=0.05, confidence=0.95, cells=150, assumption="of the same kind"),
+            risk_control=RiskControl(
+                error_bound=0.05, confidence=0.95, cells=150, assumption="of the same kind"
+            ),
             calibration=calibration.model_dump(mode="json"),
         ),
     )
@@ -90,7 +112,9 @@ def classify(store: CellStore, calls: Sequence[str], confidence: float = 0.9999)
 def open_session(sample: Sample, lab: Lab | None = None) -> ReviewSession:
     store = CellStore(sample.cells_path)
     rows = read_rows(store)
-    return ReviewSession(sample, store, rows, row_keys(rows), Journal(journal_path(sample)), lab or Lab())
+    return ReviewSession(
+        sample, store, rows, row_keys(rows), Journal(journal_path(sample)), lab or Lab()
+    )
 
 
 @pytest.fixture

@@ -47,8 +47,12 @@ LAB = Lab(
 
 
 def assign(session: ReviewSession, rows: list[int], to: str, reader: str = "Ada") -> None:
-    cells = [{"cell": session.keys[row], "from": "whatever the page says", "to": to} for row in rows]
-    session.append([{"action": "assign", "cells": cells}], reader=reader, base=session.journal.head())
+    cells = [
+        {"cell": session.keys[row], "from": "whatever the page says", "to": to} for row in rows
+    ]
+    session.append(
+        [{"action": "assign", "cells": cells}], reader=reader, base=session.journal.head()
+    )
 
 
 def look(session: ReviewSession, rows: list[int], reader: str = "Ada") -> None:
@@ -63,14 +67,22 @@ def counts(found: dict[str, Any], when: str = "after") -> dict[str, int]:
 def test_the_machines_count_before_anything_is_done(planted: Sample, review: Open) -> None:
     session = review(planted)
     found = session.differential()
-    assert counts(found) == counts(found, "before") == {"NEU": 70, "LYM": 36, "EOS": 3, "MO": 5, "BAS": 1}
+    assert (
+        counts(found)
+        == counts(found, "before")
+        == {"NEU": 70, "LYM": 36, "EOS": 3, "MO": 5, "BAS": 1}
+    )
     assert (found["counted"], found["unidentified"]) == (115, 3)
     assert found["stop"]["unreviewed"] == 118
-    assert found["stop"]["decisive"] == 3, "the unidentified cells alone: the model is sure of all others"
+    assert found["stop"]["decisive"] == 3, (
+        "the unidentified cells alone: the model is sure of all others"
+    )
     assert set(found["stop"]["next"]) == {115, 116, 117}
     assert found["stop"]["sentence"].startswith("3 more cells, and the differential cannot change")
     assert not journal_path(planted).exists(), "opening a sample writes nothing"
-    json.dumps([found, session.columns(), session.checks(), session.describe_classes()], allow_nan=False)
+    json.dumps(
+        [found, session.columns(), session.checks(), session.describe_classes()], allow_nan=False
+    )
 
 
 def test_each_way_to_leave_the_count_is_counted_apart(planted: Sample, review: Open) -> None:
@@ -85,8 +97,15 @@ def test_each_way_to_leave_the_count_is_counted_apart(planted: Sample, review: O
     assign(session, [118], "NEU")  # blurred, but a person can tell
     found = session.differential()
     assert counts(found) == {"NEU": 64, "LYM": 37, "EOS": 3, "MO": 6, "BAS": 1, "BLAST": 1}
-    assert (found["counted"], found["unidentified"], found["not_classed"], found["artefact"]) == (112, 3, 1, 1)
-    assert found["extra"] == [{"name": "SMUDGE", "count": 2, "per_100_wbc": pytest.approx(200 / 112, abs=1e-4)}]
+    assert (found["counted"], found["unidentified"], found["not_classed"], found["artefact"]) == (
+        112,
+        3,
+        1,
+        1,
+    )
+    assert found["extra"] == [
+        {"name": "SMUDGE", "count": 2, "per_100_wbc": pytest.approx(200 / 112, abs=1e-4)}
+    ]
     assert counts(found, "before")["NEU"] == 70
     columns = session.columns()
     assert [columns["now"][row] for row in range(7)] == [
@@ -98,13 +117,18 @@ def test_each_way_to_leave_the_count_is_counted_apart(planted: Sample, review: O
         "BLAST",
         UNIDENTIFIED,
     ]
-    assert (columns["excluded"][3], columns["excluded"][118], columns["excluded"][119]) == ("SMUDGE", "", "debris")
+    assert (columns["excluded"][3], columns["excluded"][118], columns["excluded"][119]) == (
+        "SMUDGE",
+        "",
+        "debris",
+    )
     assert sum(columns["changed"]) == sum(columns["looked"]) == 9
 
 
 def test_the_report_knows_what_readers_did(planted: Sample, review: Open, tmp_path: Path) -> None:
     (tmp_path / "data" / "lab.toml").write_text(
-        'version = "7"\n[[extra_class]]\nname = "SMUDGE"\n[reference.percent]\nNEU = [30, 60]\n', encoding="utf-8"
+        'version = "7"\n[[extra_class]]\nname = "SMUDGE"\n[reference.percent]\nNEU = [30, 60]\n',
+        encoding="utf-8",
     )
     write_report(planted)
     assert read_document(planted).verification.journal is None
@@ -126,9 +150,17 @@ def test_the_report_knows_what_readers_did(planted: Sample, review: Open, tmp_pa
     assert {line.name: line.count for line in found.machine}["NEU"] == 70
     assert found.lab is not None
     assert found.lab.version == "7"
-    assert document.cells.excluded_by_reader.not_white_cells == document.cells.excluded_by_reader.not_classed == 1
+    assert (
+        document.cells.excluded_by_reader.not_white_cells
+        == document.cells.excluded_by_reader.not_classed
+        == 1
+    )
     rejected = sum(count for _, count in document.cells.rejected)
-    assert document.cells.found == document.cells.counted + document.cells.unidentified.count + rejected + 2 == 120
+    assert (
+        document.cells.found
+        == document.cells.counted + document.cells.unidentified.count + rejected + 2
+        == 120
+    )
     assert document.classes[0].reference_percent == (30, 60)
     page = document_paths(planted)[2].read_text(encoding="utf-8")
     assert "<b>preliminary</b>" in page
@@ -157,14 +189,20 @@ def finish(session: ReviewSession, reader: str = "Ada") -> None:
 
 def test_hard_checks_forbid_to_sign_and_soft_ones_are_noted(planted: Sample, review: Open) -> None:
     session = review(planted)
-    with pytest.raises(SignRefusedError, match="3 cells unidentified; 3 cells left to look at") as caught:
+    with pytest.raises(
+        SignRefusedError, match="3 cells unidentified; 3 cells left to look at"
+    ) as caught:
         session.sign(reader="Ada", base="")
     assert [check.name for check in caught.value.failed] == ["unidentified", "doubtful"]
     assert not session.journal.entries()
     soft = review(planted, Lab(sign=dataclasses.replace(Lab(), sign=SOFT).sign))
     soft.sign(reader="Ada", base="", comment="a preliminary count")
     found = read_document(planted).verification
-    assert (found.state, found.signed_by, found.comment) == ("verified", "Ada", "a preliminary count")
+    assert (found.state, found.signed_by, found.comment) == (
+        "verified",
+        "Ada",
+        "a preliminary count",
+    )
     page = document_paths(planted)[2].read_text(encoding="utf-8")
     assert "Signed although these checks were not met" in page
     assert "<li>3 cells unidentified</li>" in page
@@ -177,7 +215,7 @@ def test_hard_checks_forbid_to_sign_and_soft_ones_are_noted(planted: Sample, rev
 
 
 def test_sign_amend_and_sign_again(planted: Sample, review: Open) -> None:
-    write_report(planted, wbc=6.2)
+    write_report(planted, wbc_1e9_per_l=6.2)
     session = review(planted)
     finish(session)
     assert [check["passed"] for check in session.checks()] == [True, True, True, True]
@@ -195,7 +233,7 @@ def test_sign_amend_and_sign_again(planted: Sample, review: Open) -> None:
     with pytest.raises(JournalConflictError, match="the sample is signed"):
         session.sign(reader="Ada", base=session.journal.head())
     with pytest.raises(ConfigError, match="signed by Ada with its own reference"):
-        write_report(planted, wbc=7.0)
+        write_report(planted, wbc_1e9_per_l=7.0)
     with pytest.raises(ValueError, match="why"):
         session.amend(reader="Bob", base=session.journal.head(), why="")
     session.amend(reader="Bob", base=session.journal.head(), why="cell 0 is a lymphocyte")
@@ -204,7 +242,10 @@ def test_sign_amend_and_sign_again(planted: Sample, review: Open) -> None:
     assign(session, [0], "LYM", "Bob")
     session.sign(reader="Bob", base=session.journal.head())
     document = read_document(planted)
-    assert (document.verification.state, document.verification.correction) == ("corrected", "cell 0 is a lymphocyte")
+    assert (document.verification.state, document.verification.correction) == (
+        "corrected",
+        "cell 0 is a lymphocyte",
+    )
     replaced = document.verification.corrects
     assert replaced is not None
     assert (replaced.entry, replaced.signed_by) == (4, "Ada")
@@ -253,7 +294,9 @@ def test_what_was_signed_cannot_be_changed_unseen(planted: Sample, review: Open)
     assert "signed_4.json" in problems()
     forged = json.loads(clean[path])
     forged["classes"][0]["count"] += 1
-    record = read_document(planted).model_validate({key: forged[key] for key in forged if key != "sha256"})
+    record = read_document(planted).model_validate(
+        {key: forged[key] for key in forged if key != "sha256"}
+    )
     record.write(path)  # with a right checksum of its own
     assert "not the differential that Ada signed" in problems()
     _edit(journal_path(planted), b'"to":"MO"', b'"to":"NEU"')
@@ -261,8 +304,12 @@ def test_what_was_signed_cannot_be_changed_unseen(planted: Sample, review: Open)
     assert not problems()
 
 
-@pytest.mark.parametrize("kept", [0, 2, 3], ids=["no journal", "the first lines", "all but the signature"])
-def test_a_report_is_not_replaced_when_its_journal_is_gone(planted: Sample, review: Open, kept: int) -> None:
+@pytest.mark.parametrize(
+    "kept", [0, 2, 3], ids=["no journal", "the first lines", "all but the signature"]
+)
+def test_a_report_is_not_replaced_when_its_journal_is_gone(
+    planted: Sample, review: Open, kept: int
+) -> None:
     session = review(planted)
     finish(session)
     session.sign(reader="Ada", base=session.journal.head())
@@ -273,7 +320,9 @@ def test_a_report_is_not_replaced_when_its_journal_is_gone(planted: Sample, revi
     if not kept:
         path.unlink()
     assert any(damage.file == "review/journal.jsonl" for damage in verify_sample(planted).damages)
-    with pytest.raises(SampleStateError, match=r"journal\.jsonl: does not have the .*restore it from a copy"):
+    with pytest.raises(
+        SampleStateError, match=r"journal\.jsonl: does not have the .*restore it from a copy"
+    ):
         write_report(planted)
     assert {file: file.read_bytes() for file in documents} == documents
     path.write_bytes(b"".join(lines))
@@ -289,7 +338,9 @@ def test_what_another_version_signed_stays_as_it_is(
         finish(session)
         session.sign(reader="Ada", base=session.journal.head())
     first = document_paths(planted)[0].read_bytes()
-    assert verify_journal(planted).signatures[0].replayed is True, "this version still gives the same"
+    assert verify_journal(planted).signatures[0].replayed is True, (
+        "this version still gives the same"
+    )
     document_paths(planted)[0].unlink()
     monkeypatch.setattr("wbcpipe.report.gates.LIMITS", dict(list(LIMITS.items())[:5]))
     write_report(planted)
@@ -298,7 +349,9 @@ def test_what_another_version_signed_stays_as_it_is(
     assert (found.signatures[0].replayed, found.problems) == (None, ())
     document_paths(planted)[0].unlink()
     signed_path(planted, 4).unlink()
-    with pytest.raises(SampleStateError, match="gives another differential than the one that Ada signed"):
+    with pytest.raises(
+        SampleStateError, match="gives another differential than the one that Ada signed"
+    ):
         write_report(planted)
 
 
@@ -328,7 +381,7 @@ def test_a_crash_between_signature_and_documents(
     def crash(_sample: Sample) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("wbcpipe.review.signing.sign.write_report", crash)
+    monkeypatch.setattr("wbcpipe.review.signing.sign.write_documents", crash)
     with pytest.raises(KeyboardInterrupt):
         session.sign(reader="Ada", base=session.journal.head())
     assert not document_paths(planted)[0].exists()
@@ -337,17 +390,25 @@ def test_a_crash_between_signature_and_documents(
     assert read_document(planted).verification.signed_by == "Ada"
 
 
-def test_what_is_signed_is_that_of_the_last_report(planted: Sample, review: Open, tmp_path: Path) -> None:
+def test_what_is_signed_is_that_of_the_last_report(
+    planted: Sample, review: Open, tmp_path: Path
+) -> None:
     session = review(planted)
     finish(session)
-    assert {line["name"]: line["flag"] for line in session.differential()["after"]}["NEU"] == "normal"
+    assert {line["name"]: line["flag"] for line in session.differential()["after"]}[
+        "NEU"
+    ] == "normal"
     reference = tmp_path / "ours.toml"
     reference.write_text('source = "ours"\n[percent]\nNEU = [1, 2]\n', encoding="utf-8")
-    write_report(planted, reference=reference, wbc=5.5)  # while the page is open
+    write_report(planted, reference=reference, wbc_1e9_per_l=5.5)  # while the page is open
     assert {line["name"]: line["flag"] for line in session.differential()["after"]}["NEU"] == "high"
     session.sign(reader="Ada", base=session.journal.head())
     document = read_document(planted)
-    assert (document.reference_source, document.wbc_1e9_per_l, document.classes[0].flag) == ("ours", 5.5, "high")
+    assert (document.reference_source, document.wbc_1e9_per_l, document.classes[0].flag) == (
+        "ours",
+        5.5,
+        "high",
+    )
 
 
 def test_a_signature_rests_on_what_the_reader_saw(planted: Sample, review: Open) -> None:
@@ -378,16 +439,26 @@ def test_other_classes_void_a_signature_and_looks_at_them(
         lambda: plant_sample(planted.path.parent),
         lambda: CellStore(planted.cells_path).write_labels([""] * 120, (), None),  # type: ignore[arg-type]
     ):
-        with pytest.raises(SampleStateError, match=r"not changed: Ada signed sample 'S1' .*amend the signature first"):
+        with pytest.raises(
+            SampleStateError,
+            match=r"not changed: Ada signed sample 'S1' .*amend the signature first",
+        ):
             change()
-    monkeypatch.setattr("wbcpipe.samples.cell_store.refuse_if_signed", lambda _path: None)  # as another program
+    monkeypatch.setattr(
+        "wbcpipe.samples.cell_store.refuse_if_signed", lambda _path: None
+    )  # as another program
     classify_again(CellStore(planted.cells_path), calls)
-    assert any("not the cells and classes that Ada signed" in item.problem for item in verify_sample(planted).damages)
+    assert any(
+        "not the cells and classes that Ada signed" in item.problem
+        for item in verify_sample(planted).damages
+    )
     write_report(planted)
     found = read_document(planted).verification
     assert found.state == "preliminary"
     assert "after Ada had signed" in found.voided
-    assert found.looked == 4, "cell 0 was seen as a neutrophil, and the three were given their class"
+    assert found.looked == 4, (
+        "cell 0 was seen as a neutrophil, and the three were given their class"
+    )
     assert verify_journal(planted).signatures[0].replayed is None
     again = review(planted)
     assert counts(again.differential())["LYM"] == 37
@@ -447,14 +518,22 @@ def _replace_column(store: CellStore, name: str, values: np.ndarray) -> None:
             {"action": "assign", "cells": [{"cell": "f0y123x-1000", "from": "", "to": "CAT"}]},
             "'CAT' is not known",
         ),
-        ({"action": "assign", "cells": [{"cell": "f9y9x9", "from": "", "to": "NEU"}]}, "no cell f9y9x9"),
+        (
+            {"action": "assign", "cells": [{"cell": "f9y9x9", "from": "", "to": "NEU"}]},
+            "no cell f9y9x9",
+        ),
         ({"action": "look", "cells": ["f9y9x9"]}, "no cell f9y9x9"),
-        ({"action": "adjudicate", "cell": "f0y123x-1000", "to": "CAT", "between": ["a", "b"]}, "'CAT' is not known"),
+        (
+            {"action": "adjudicate", "cell": "f0y123x-1000", "to": "CAT", "between": ["a", "b"]},
+            "'CAT' is not known",
+        ),
         ({"action": "rm"}, "action 'rm' is not known"),
     ],
     ids=["class", "cell", "look", "adjudicate", "action"],
 )
-def test_what_is_not_known_is_refused(planted: Sample, review: Open, content: Any, words: str) -> None:
+def test_what_is_not_known_is_refused(
+    planted: Sample, review: Open, content: Any, words: str
+) -> None:
     session = review(planted)
     with pytest.raises(ValueError, match=words):
         session.append([content], reader="Ada", base="")
@@ -471,7 +550,9 @@ def test_the_journal_holds_the_class_that_the_cell_had(planted: Sample, review: 
     assert contents[2]["seen"] == ["MO", "NEU"]
 
 
-def test_a_class_that_left_the_laboratorys_file_is_no_silent_loss(planted: Sample, review: Open) -> None:
+def test_a_class_that_left_the_laboratorys_file_is_no_silent_loss(
+    planted: Sample, review: Open
+) -> None:
     assign(review(planted, LAB), [0], "SMUDGE")
     with pytest.raises(SampleStateError, match="'SMUDGE', which is neither the model's nor one of"):
         write_report(planted)
@@ -482,7 +563,7 @@ def test_a_sample_that_a_stage_works_on_is_not_signed(
 ) -> None:
     session = review(planted)
     finish(session)
-    monkeypatch.setattr("wbcpipe.review.signing.sign._WAIT_S", 0.1)
+    monkeypatch.setattr("wbcpipe.review.signing.sign.WAIT_S", 0.1)
     with planted.lock("classify"), pytest.raises(SampleBusyError, match="classify"):
         session.sign(reader="Ada", base=session.journal.head())
     assert session.journal.state().signed is None
@@ -495,7 +576,10 @@ def test_a_model_whose_error_is_not_known_asks_for_all_cells(
     sample = plant_sample(tmp_path / "data", "S2", calls, [0] * 100)
     found = review(sample).differential()["stop"]
     assert found["decisive"] == found["unreviewed"] == 100
-    assert found["sentence"] == "The model's error is not known for this sample: look at every cell (100 left)."
+    assert (
+        found["sentence"]
+        == "The model's error is not known for this sample: look at every cell (100 left)."
+    )
 
 
 def test_the_status_names_what_is_signed(planted: Sample, review: Open) -> None:
@@ -512,7 +596,7 @@ def test_the_status_names_what_is_signed(planted: Sample, review: Open) -> None:
 
 
 def test_the_example_of_the_documentation_is_valid(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "review.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "review.md").read_text(encoding="utf-8")
     path = tmp_path / "lab.toml"
     path.write_text(text.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
     assert load_lab(path).per_100_white_cells() == {"SMUDGE": True, "BLAST": False}

@@ -12,7 +12,14 @@ import pytest
 from wbcpipe.acquire.capture.light_dose import DoseLedger
 from wbcpipe.errors import FrameFileError, SampleStateError
 from wbcpipe.samples.field_status import read_missing, read_skipped, write_missing, write_skipped
-from wbcpipe.samples.fields import FieldInfo, FrameInfo, field_path, read_field, read_info, write_field
+from wbcpipe.samples.fields import (
+    FieldInfo,
+    FrameInfo,
+    field_path,
+    read_field,
+    read_info,
+    write_field,
+)
 from wbcpipe.samples.light_record import read_exposures
 from wbcpipe.samples.records import (
     FieldPredictions,
@@ -49,21 +56,28 @@ READERS: dict[str, Callable[[Sample], object]] = {
 
 
 def make_sample(root: Path, name: str, created: str) -> Sample:
-    """Write one file of each kind; samples differ in name and creation alone, as two slides of one slot may."""
+    """Write one file of each kind.
+
+    Samples differ in name and creation alone, as two slides of one slot may.
+    """
     sample = Sample.open(root, name)
     sample.write(SampleRecord(sample=name, created=created))
     raw, other = sample.raw_path(), sample.raw_path("fluorescence")
     for folder in (raw, other, sample.work_path / "predictions"):
         folder.mkdir(parents=True)
     area = ScanArea(x_um=(0.0, 500.0), y_um=(0.0, 500.0))
-    FocusRecord(policy={}, area=area, coarse=(FocusPoint(0.0, 0.0, 12.5),)).write(raw / "focus.json")
+    FocusRecord(policy={}, area=area, coarse=(FocusPoint(0.0, 0.0, 12.5),)).write(
+        raw / "focus.json"
+    )
     write_missing(raw, {7: "the lamp was dark"})
     write_skipped(raw, {8: 1.5})
     with_light = DoseLedger(raw, (200.0, 200.0))
     with_light.record(0, 10.0, 20.0, 30.0)
     with_light.close()
     frames = np.full((1, 16, 16), 1000, np.uint16)
-    write_field(field_path(raw, 0), frames, FieldInfo(0, 10.0, 20.0, 0.1, (FrameInfo("color1", 20.0),)))
+    write_field(
+        field_path(raw, 0), frames, FieldInfo(0, 10.0, 20.0, 0.1, (FrameInfo("color1", 20.0),))
+    )
     SlideTransformRecord(transforms=()).write(other / "slide_transforms.json")
     write_staining(sample, StainingRecord(method="operator", done=created))
     ScanOutcome(reason="fields", fields_done=1, fields_wanted=1).save(sample)
@@ -81,7 +95,9 @@ def samples(tmp_path: Path) -> tuple[Sample, Sample]:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_file_of_another_sample_is_refused_by_name(name: str, samples: tuple[Sample, Sample]) -> None:
+def test_a_file_of_another_sample_is_refused_by_name(
+    name: str, samples: tuple[Sample, Sample]
+) -> None:
     one, other = samples
     before = READERS[name](one)
     assert before
@@ -118,7 +134,9 @@ def test_a_record_of_another_pass_of_the_sample_is_refused(samples: tuple[Sample
     raw, other = samples[0].raw_path(), samples[0].raw_path("fluorescence")
     for name, read in (("missing.json", read_missing), ("skipped_fields.json", read_skipped)):
         shutil.copyfile(raw / name, other / name)
-        with pytest.raises(SampleStateError, match=f"fluorescence/{name}: belongs to another sample or place"):
+        with pytest.raises(
+            SampleStateError, match=f"fluorescence/{name}: belongs to another sample or place"
+        ):
             read(other)
     shutil.copyfile(raw / "light.jsonl", other / "light.jsonl")
     with pytest.raises(SampleStateError, match=r"fluorescence/light\.jsonl: belongs to another"):
@@ -132,13 +150,17 @@ def test_lines_of_another_sample_among_its_own_are_refused(samples: tuple[Sample
         read_exposures(samples[0].raw_path())
 
 
-def test_a_record_written_by_hand_need_not_say_where_it_belongs(samples: tuple[Sample, Sample]) -> None:
+def test_a_record_written_by_hand_need_not_say_where_it_belongs(
+    samples: tuple[Sample, Sample],
+) -> None:
     path = samples[0].raw_path() / "missing.json"
     path.write_text(json.dumps({"format_version": 1, "reasons": {"3": "by hand"}}))
     assert read_missing(samples[0].raw_path()) == {3: "by hand"}
 
 
-def test_the_pixels_of_a_field_of_another_sample_are_not_taken(samples: tuple[Sample, Sample]) -> None:
+def test_the_pixels_of_a_field_of_another_sample_are_not_taken(
+    samples: tuple[Sample, Sample],
+) -> None:
     one, other = (field_path(sample.raw_path(), 0) for sample in samples)
     shutil.copyfile(other, one)
     with pytest.raises(FrameFileError, match="the field must be taken again"):

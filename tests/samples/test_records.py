@@ -31,8 +31,12 @@ from wbcpipe.samples.scan_outcome import PrecisionReached, ScanOutcome
 if TYPE_CHECKING:
     from pathlib import Path
 
-PLAN = PlanRecord(slot="A", field_width_um=100, field_height_um=50, overlap=0, x_um=(0, 300), y_um=(0, 200))
-MATCH = TransformMatch(field=3, x_um=1.0, y_um=2.0, found_x_um=3.0, found_y_um=4.0, agreement=0.9, residual_um=0.1)
+PLAN = PlanRecord(
+    slot="A", field_width_um=100, field_height_um=50, overlap=0, x_um=(0, 300), y_um=(0, 200)
+)
+MATCH = TransformMatch(
+    field=3, x_um=1.0, y_um=2.0, found_x_um=3.0, found_y_um=4.0, agreement=0.9, residual_um=0.1
+)
 RECORDS: list[Record] = [
     SampleRecord(
         sample="S1",
@@ -47,7 +51,13 @@ RECORDS: list[Record] = [
     SlideTransformRecord(
         transforms=(
             SlideTransformEntry(
-                created="now", rotation_deg=1.5, dx_um=10, dy_um=-20, rms_um=0.2, frames=9, matches=(MATCH,)
+                created="now",
+                rotation_deg=1.5,
+                dx_um=10,
+                dy_um=-20,
+                rms_um=0.2,
+                frames=9,
+                matches=(MATCH,),
             ),
         )
     ),
@@ -59,7 +69,10 @@ RECORDS: list[Record] = [
         drift=(DriftCheck(25, None, 0.1),),
     ),
     ScanOutcome(
-        reason="precision", fields_done=5, fields_wanted=9, precision=(PrecisionReached("NEU", None, 3.0, 5.0),)
+        reason="precision",
+        fields_done=5,
+        fields_wanted=9,
+        precision=(PrecisionReached("NEU", None, 3.0, 5.0),),
     ),
 ]
 
@@ -79,18 +92,33 @@ def test_every_unknown_key_is_refused(tmp_path: Path, record: Record) -> None:
     def misspelled(content: Any) -> list[Any]:
         """The content with one more key, in each of its tables in turn."""
         if isinstance(content, dict):
-            inside = [{**content, key: one} for key, value in content.items() for one in misspelled(value)]
+            inside = [
+                {**content, key: one} for key, value in content.items() for one in misspelled(value)
+            ]
             return [{**content, "mispelled": 1}, *inside]
         if isinstance(content, list):
-            return [[*content[:k], one, *content[k + 1 :]] for k, v in enumerate(content) for one in misspelled(v)]
+            return [
+                [*content[:k], one, *content[k + 1 :]]
+                for k, v in enumerate(content)
+                for one in misspelled(v)
+            ]
         return []
 
-    free = ("quality", "reasons", "foreground_area_um2", "policy", "software")  # tables whose keys are not fixed
+    free = (
+        "quality",
+        "segment",
+        "reasons",
+        "foreground_area_um2",
+        "policy",
+        "software",
+    )  # tables whose keys are not fixed
     for content in misspelled(record.content()):
         if any("mispelled" in content.get(name, ()) for name in free):
             continue
         path.write_text(json.dumps(content), encoding="utf-8")
-        with pytest.raises(SampleStateError, match=r"record\.json: key '[\w.]*mispelled' is not known") as caught:
+        with pytest.raises(
+            SampleStateError, match=r"record\.json: key '[\w.]*mispelled' is not known"
+        ) as caught:
             type(record).read(path)
         assert "\n" not in str(caught.value)
 
@@ -98,19 +126,32 @@ def test_every_unknown_key_is_refused(tmp_path: Path, record: Record) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"format_version": 1, "method": "devises"}', r"key 'method': input should be 'prompt', .*\(got 'devises'\)"),
-        ('{"format_version": 1, "methd": "devices"}', "key 'methd' is not known, did you mean 'method'"),
+        (
+            '{"format_version": 1, "method": "devises"}',
+            r"key 'method': input should be 'prompt', .*\(got 'devises'\)",
+        ),
+        (
+            '{"format_version": 1, "methd": "devices"}',
+            "key 'methd' is not known, did you mean 'method'",
+        ),
         ('{"format_version": 1}', "key 'method' is missing"),
-        ('{"format_version": 2, "method": "devices"}', r"key 'format_version': input should be 1 \(got 2\)"),
+        (
+            '{"format_version": 2, "method": "devices"}',
+            r"key 'format_version': input should be 1 \(got 2\)",
+        ),
         ('{"method": "devices"}', r"key 'format_version' is missing \(allowed: 1\)"),
         ('["devices"]', "key 'format_version' is missing"),
         ("{", "not readable as JSON"),
     ],
 )
-def test_a_damaged_file_is_refused_with_its_key_and_what_to_do(tmp_path: Path, content: str, words: str) -> None:
+def test_a_damaged_file_is_refused_with_its_key_and_what_to_do(
+    tmp_path: Path, content: str, words: str
+) -> None:
     path = tmp_path / "staining.json"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(SampleStateError, match=rf"staining\.json: .*{words}.*move it away") as caught:
+    with pytest.raises(
+        SampleStateError, match=rf"staining\.json: .*{words}.*move it away"
+    ) as caught:
         StainingRecord.read(path)
     assert "\n" not in str(caught.value)
 
@@ -132,14 +173,19 @@ def test_a_plan_counts_its_fields() -> None:
         (b"\xff\xfe{}", "byte 0 is not UTF-8"),
         (b"[]", "'format_version' is missing"),
         (b"[" * 100_000, "nested more than 64 levels"),
-        (b'{"format_version": 1, "reasons": ' + b"[" * 70 + b"]" * 70 + b"}", "nested more than 64 levels"),
+        (
+            b'{"format_version": 1, "reasons": ' + b"[" * 70 + b"]" * 70 + b"}",
+            "nested more than 64 levels",
+        ),
         (b'{"format_version": 1, "reasons": {"1": NaN}}', "NaN is not a number of JSON"),
         (b'{"format_version": 1, "reasons": 1e999}', "too large"),
         (b'{"format_version": 1, "reasons": {"1": "\\ud800"}}', "surrogates not allowed"),
     ],
     ids=["bytes", "list", "open", "deep", "nan", "large", "surrogate"],
 )
-def test_a_file_of_another_shape_is_refused_in_one_line(tmp_path: Path, content: bytes, words: str) -> None:
+def test_a_file_of_another_shape_is_refused_in_one_line(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     path = tmp_path / "missing.json"
     path.write_bytes(content)
     with pytest.raises(SampleStateError, match=words) as caught:

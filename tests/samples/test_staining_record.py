@@ -8,7 +8,12 @@ import pytest
 
 from wbcpipe.samples.records import StainingRecord
 from wbcpipe.samples.sample import Sample
-from wbcpipe.samples.staining_record import read_staining, staining_path, staining_state, write_staining
+from wbcpipe.samples.staining_record import (
+    read_staining,
+    staining_path,
+    staining_state,
+    write_staining,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +28,9 @@ if TYPE_CHECKING:
         ({"applied": "b", "done": "c"}, "stained"),
     ],
 )
-def test_the_state_is_that_of_the_last_step(tmp_path: Path, times: dict[str, Any], state: str) -> None:
+def test_the_state_is_that_of_the_last_step(
+    tmp_path: Path, times: dict[str, Any], state: str
+) -> None:
     sample = Sample.open(tmp_path, "S1")
     assert staining_state(sample) == ""
     record = StainingRecord(method="devices", **times)

@@ -25,11 +25,17 @@ def test_truth_reads_back_as_it_was_written(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("x_um,y_um,field,kind\n1,2,3,cell\n", "column 'class' is missing"),
-        ("x_um,y_um,field,class,kind,crc32c\n1,2,three,NEU,cell,\n", r"damaged \(invalid literal for int"),
+        (
+            "x_um,y_um,field,class,kind,crc32c\n1,2,three,NEU,cell,\n",
+            r"damaged \(invalid literal for int",
+        ),
         ("x_um,y_um,field,class,kind,crc32c\n1,2,3,NEU\n", r"damaged \(not enough values"),
         ("x_um,y_um,field,class,kind,crc32c\n1,2,3,NEU,cell,\n", "changed since it was written"),
         ("", r"damaged \(not enough values"),
-        ('x_um,y_um,field,class,kind,crc32c\n1,2,3,"NEU,cell,\n', r"damaged \(unexpected end of data"),
+        (
+            'x_um,y_um,field,class,kind,crc32c\n1,2,3,"NEU,cell,\n',
+            r"damaged \(unexpected end of data",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, text: str, words: str) -> None:
@@ -41,7 +47,9 @@ def test_a_damaged_file_is_named(tmp_path: Path, text: str, words: str) -> None:
 
 def test_every_changed_byte_is_noticed(tmp_path: Path) -> None:
     path = tmp_path / "truth.csv"
-    write_truth(path, [TruthRow(1.25, -2.5, 3, "NEU", "doublet"), TruthRow(0.0, 7.125, -1, "", "platelet")])
+    write_truth(
+        path, [TruthRow(1.25, -2.5, 3, "NEU", "doublet"), TruthRow(0.0, 7.125, -1, "", "platelet")]
+    )
     content = path.read_bytes()
     for at in range(len(content)):
         for changed in (content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :], content[:at]):

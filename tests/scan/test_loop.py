@@ -34,7 +34,9 @@ SHIPPED = Path(__file__).parents[2] / "hardware_configs"
 
 
 class Slide:
-    """A planted slide whose field ``i`` holds ``CELLS[i]`` cells; those in ``missing`` cannot be taken.
+    """A planted slide whose field ``i`` holds ``CELLS[i]`` cells.
+
+    Those in ``missing`` cannot be taken.
 
     From field ``ends_at`` on the deadline has passed.
     """
@@ -82,7 +84,11 @@ def scan(
 ) -> list[int]:
     def decide(taken: int) -> int:
         return next_field_count(
-            taken=taken, cells=slide.count(), wanted_cells=cells, expected_per_field=4.0, available=available
+            taken=taken,
+            cells=slide.count(),
+            wanted_cells=cells,
+            expected_per_field=4.0,
+            available=available,
         )
 
     return scan_until(slide, slide, next_target=decide, progress=progress)
@@ -102,7 +108,10 @@ def test_missing_fields_are_made_up_for() -> None:
     taken = scan(slide, 200)
     assert slide.count() >= 200
     assert not set(taken) & slide.missing
-    assert slide.estimated == [index for index in range(30) if index not in slide.missing][:STATISTICS_FIELDS]
+    assert (
+        slide.estimated
+        == [index for index in range(30) if index not in slide.missing][:STATISTICS_FIELDS]
+    )
 
 
 def test_the_area_ends_the_scan() -> None:
@@ -121,9 +130,12 @@ def test_the_deadline_ends_the_scan_with_what_is_there(ends_at: int) -> None:
     slide = Slide(missing=frozenset({2}), ends_at=ends_at)
     expected = [index for index in range(ends_at) if index != 2]
     shown: list[int] = []
-    assert scan(slide, 200, progress=lambda done, _: shown.append(done)) == slide.processed == expected
+    assert (
+        scan(slide, 200, progress=lambda done, _: shown.append(done)) == slide.processed == expected
+    )
     assert shown[-1] == ends_at, "fields that were never come to are counted as taken"
-    # Statistics from fewer fields than a complete run has must not stay: the run that goes on makes its own.
+    # Statistics from fewer fields than a complete run has must not stay: the run that goes on makes
+    # its own.
     assert slide.kept is (ends_at == 0 or len(expected) >= STATISTICS_FIELDS)
 
 
@@ -143,16 +155,27 @@ def scanned(request: ScanRequest, slide: Slide) -> tuple[list[int], ScanOutcome]
         return asked
 
     done = scan_until(slide, slide, next_target=decide, progress=lambda *_: None)
-    return done, request.outcome(len(done), asked, slide.counts(), in_time=not slide.deadline_passed)
+    return done, request.outcome(
+        len(done), asked, slide.counts(), in_time=not slide.deadline_passed
+    )
 
 
 @pytest.mark.parametrize(
     ("targets", "cells"),
-    [({"NEU": 5.0}, None), ({"NEU": 8.0, "EOS": 3.0}, None), ({"EOS": 5.0}, 250), ({"NEU": 20.0}, None)],
+    [
+        ({"NEU": 5.0}, None),
+        ({"NEU": 8.0, "EOS": 3.0}, None),
+        ({"EOS": 5.0}, 250),
+        ({"NEU": 20.0}, None),
+    ],
     ids=["one class", "two classes", "and a number of cells", "wide"],
 )
-def test_counts_until_every_share_is_precise(request_of: Any, targets: dict[str, float], cells: int | None) -> None:
-    request = request_of(cells=cells, precision=tuple(PrecisionTarget(*item) for item in targets.items()))
+def test_counts_until_every_share_is_precise(
+    request_of: Any, targets: dict[str, float], cells: int | None
+) -> None:
+    request = request_of(
+        cells=cells, precision=tuple(PrecisionTarget(*item) for item in targets.items())
+    )
     slide = Slide()
     done, end = scanned(request, slide)
     counts = slide.counts()
@@ -161,10 +184,16 @@ def test_counts_until_every_share_is_precise(request_of: Any, targets: dict[str,
     assert total >= (cells or 0)
     for reached in end.precision:
         assert reached.half_width_percent <= targets[reached.name]
-        assert reached.half_width_percent == pytest.approx(half_width_percent(counts[reached.name], total), abs=1e-4)
-    # Few fields to spare: with a tenth fewer cells a target is missed, unless the first look was enough already.
+        assert reached.half_width_percent == pytest.approx(
+            half_width_percent(counts[reached.name], total), abs=1e-4
+        )
+    # Few fields to spare: with a tenth fewer cells a target is missed, unless the first look was
+    # enough already.
     fewer = {name: round(0.88 * count) for name, count in counts.items()}
-    narrow = any(half_width_percent(fewer[name], sum(fewer.values())) > width for name, width in targets.items())
+    narrow = any(
+        half_width_percent(fewer[name], sum(fewer.values())) > width
+        for name, width in targets.items()
+    )
     assert narrow or sum(fewer.values()) < (cells or 0) or len(done) <= 25
     assert scanned(request, Slide())[0] == done
 
@@ -199,7 +228,9 @@ def test_a_bright_field_pass_is_long_enough_for_the_targets(
 def test_a_precision_target_is_reached_within_the_bright_field_pass(request_of: Any) -> None:
     request = request_of(cells=None, precision=(PrecisionTarget("NEU", 5.0),), two_pass=True)
     held = sum(CELLS) / len(CELLS)
-    request = replace(request, scope=request.scope.model_copy(update={"expected_cells_per_field": held}))
+    request = replace(
+        request, scope=request.scope.model_copy(update={"expected_cells_per_field": held})
+    )
     request = replace(request, available=request.estimated_fields())
     done, end = scanned(request, Slide())
     assert end.reason == "precision"
@@ -242,7 +273,9 @@ def test_why_a_scan_ended_is_written_once(request_of: Any, tmp_path: Path) -> No
     end.save(sample)
     assert load_scan_outcome(sample) == end
     assert (sample.path / "log.jsonl").read_text(encoding="utf-8").count("scan_ended") == 1
-    (sample.path / "scan.json").write_text('{"format_version": 1, "reason": "whim"}', encoding="utf-8")
+    (sample.path / "scan.json").write_text(
+        '{"format_version": 1, "reason": "whim"}', encoding="utf-8"
+    )
     with pytest.raises(SampleStateError, match=r"scan\.json: key 'reason'.*run the command again"):
         load_scan_outcome(sample)
 
@@ -250,11 +283,16 @@ def test_why_a_scan_ended_is_written_once(request_of: Any, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("more", "says"),
     [
-        ({"fields": 5, "precision": (PrecisionTarget("NEU", 5.0),)}, "--fields or --precision, not both"),
+        (
+            {"fields": 5, "precision": (PrecisionTarget("NEU", 5.0),)},
+            "--fields or --precision, not both",
+        ),
         ({"cells": None}, "the scan has no target"),
     ],
 )
-def test_contradicting_targets_are_refused(request_of: Any, tmp_path: Path, more: dict[str, Any], says: str) -> None:
+def test_contradicting_targets_are_refused(
+    request_of: Any, tmp_path: Path, more: dict[str, Any], says: str
+) -> None:
     with pytest.raises(ConfigError, match=says):
         check_request(Sample.open(tmp_path, "S1"), request_of(**more))
     assert list(tmp_path.iterdir()) == []
@@ -267,10 +305,12 @@ def test_a_report_that_unmet_targets_is_noticed(
     end = request.outcome(50, 50, {"NEU": 120, "LYM": 80}, in_time=True)
     assert end.reason == "precision"
     rows = SimpleNamespace(
-        classes=("NEU", "LYM"), predicted_class=["NEU"] * 120 + ["LYM"] * 80, qc_flags=np.zeros(200, np.uint16)
+        classes=("NEU", "LYM"),
+        predicted_class=["NEU"] * 120 + ["LYM"] * 80,
+        qc_flags=np.zeros(200, np.uint16),
     )
     monkeypatch.setattr("wbcpipe.samples.cell_store.CellStore", lambda path: path)
-    monkeypatch.setattr("wbcpipe.report.rows.read_rows", lambda store: rows)
+    monkeypatch.setattr("wbcpipe.report.rows.read_rows", lambda _store: rows)
     sample = Sample.open(tmp_path, "S1")
     assert unmet_targets(sample, request, end) == ""
     rows.qc_flags[:10] = 2  # ten of them are blurred beside the others
@@ -278,17 +318,23 @@ def test_a_report_that_unmet_targets_is_noticed(
     assert unmet_targets(sample, request, request.outcome(50, 50, {"NEU": 12}, in_time=True)) == ""
 
 
-@pytest.mark.parametrize(("limit_s", "asked_s", "expected"), [(0, None, None), (120, None, 220.0), (120, 150.0, 150.0)])
+@pytest.mark.parametrize(
+    ("limit_s", "asked_s", "expected"), [(0, None, None), (120, None, 220.0), (120, 150.0, 150.0)]
+)
 def test_the_earlier_deadline_holds(
     request_of: Any, limit_s: float, asked_s: float | None, expected: float | None
 ) -> None:
     scope = request_of().scope
     policy = scope.reliability.model_copy(update={"slide_time_limit_s": limit_s})
-    assert earliest_deadline_s(scope.model_copy(update={"reliability": policy}), asked_s, 100.0) == expected
+    assert (
+        earliest_deadline_s(scope.model_copy(update={"reliability": policy}), asked_s, 100.0)
+        == expected
+    )
 
 
 class Worker:
-    """Stands for the acquisition worker and its child: takes what it can, notes and tells what became of each field.
+    """Stands for the acquisition worker and its child: takes what it can, notes and tells what
+    became of each field.
 
     Attributes:
         bad: fields that cannot be taken.
@@ -353,11 +399,15 @@ class Bench:
     def scan(self, *, retry_missing: bool = True, **changes: Any) -> list[int]:
         request = replace(self.request, **changes)
         segmented = Slide()
-        with SlideFields(self.sample, request, self.said.append, retry_missing=retry_missing) as fields:
+        with SlideFields(
+            self.sample, request, self.said.append, retry_missing=retry_missing
+        ) as fields:
             done = scan_until(
                 fields,
                 segmented,
-                next_target=lambda taken: min(request.next_target(taken, segmented.counts()), len(CELLS)),
+                next_target=lambda taken: min(
+                    request.next_target(taken, segmented.counts()), len(CELLS)
+                ),
                 progress=lambda *_: None,
             )
             self.ended = fields.deadline_passed
@@ -379,7 +429,10 @@ def test_a_field_that_was_missing_is_tried_again_once_a_start(bench: Bench) -> N
     without = [index for index in whole if index not in Worker.bad]
     assert (bench.scan(), Worker.starts) == (without, 1)
     assert (bench.scan(), Worker.starts) == (without, 2)  # in vain
-    assert (bench.scan(retry_missing=False), Worker.starts) == (without, 2)  # a second round of the same start
+    assert (bench.scan(retry_missing=False), Worker.starts) == (
+        without,
+        2,
+    )  # a second round of the same start
     Worker.bad = {19}
     assert (bench.scan(), Worker.starts) == ([*without[:3], 3, *without[3:]], 3)
     Worker.bad = set()

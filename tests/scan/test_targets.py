@@ -15,7 +15,9 @@ from wbcpipe.scan.targets import (
 )
 
 
-@pytest.mark.parametrize("text", ["NEU", "NEU:", ":5%", "NEU:five", "NEU:0.4%", "NEU:50", "NEU:-5", "NEU:nan"])
+@pytest.mark.parametrize(
+    "text", ["NEU", "NEU:", ":5%", "NEU:five", "NEU:0.4%", "NEU:50", "NEU:-5", "NEU:nan"]
+)
 def test_a_bad_precision_says_what_is_allowed(text: str) -> None:
     with pytest.raises(ValueError, match=r"for example NEU:5%|give 0\.5 to 49 percentage points"):
         parse_target(text)
@@ -24,7 +26,9 @@ def test_a_bad_precision_says_what_is_allowed(text: str) -> None:
 def test_an_unknown_class_is_named_with_those_there_are() -> None:
     classes = ("NEU", "LYM", "EOS")
     check_targets([parse_target("NEU:5%"), parse_target("EOS:2")], classes, "mine")
-    with pytest.raises(ConfigError, match=r"precision NUE: the bundle 'mine' has the classes NEU, LYM, EOS;"):
+    with pytest.raises(
+        ConfigError, match=r"precision NUE: the bundle 'mine' has the classes NEU, LYM, EOS;"
+    ):
         check_targets([parse_target("NUE:5%")], classes, "mine")
     with pytest.raises(ConfigError, match="NEU is given 2 times"):
         check_targets([parse_target("NEU:5%"), parse_target("NEU:3%")], classes, "mine")
@@ -39,7 +43,8 @@ def test_the_predicted_number_of_cells_is_just_enough(share: float, half_width: 
         assert needed == 1000
         return
     assert needed > 1000
-    # At the same share (rounded to whole cells) the interval is as wide as asked for, within a cell's worth.
+    # At the same share (rounded to whole cells) the interval is as wide as asked for, within a
+    # cell's worth.
     assert half_width_percent(round(share * needed), needed) == pytest.approx(half_width, rel=0.02)
 
 

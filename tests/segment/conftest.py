@@ -36,13 +36,17 @@ EXPOSURE_MS = {"color1": 5.0, "color2": 5.0, "color3": 5.0, "fluorescence": 20.0
 
 @dataclass(frozen=True)
 class VirtualRun:
-    """A run with its truth: ``transform(light, field)`` maps (x, y, 1) of ideal pixels to that light's pixels."""
+    """A run with its truth: ``transform(light, field)`` maps (x, y, 1) of ideal pixels to that
+    light's pixels.
+    """
 
     sample: Sample
     scope: VirtualMicroscope
     fields: list[tuple[int, float, float]]
 
-    def to_modality(self, field: int, modality: int, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def to_modality(
+        self, field: int, modality: int, points: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
         """Points (N, 2) as (y, x) of the fluorescence frame, as points of another modality's."""
         _, x_um, y_um = self.fields[field]
         to_ideal = np.linalg.inv(self.scope.true_transform("fluorescence", x_um, y_um))
@@ -53,8 +57,12 @@ class VirtualRun:
 
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> VirtualRun:
-    """Six overlapping fields of 102 um of an enriched specimen, written as the acquisition writes them; read only."""
-    return render(tmp_path_factory.mktemp("rendered"), SpecimenPlan(seed=11, preparation="buffy-coat"), 6)
+    """Six overlapping fields of 102 um of an enriched specimen, written as the acquisition writes
+    them; read only.
+    """
+    return render(
+        tmp_path_factory.mktemp("rendered"), SpecimenPlan(seed=11, preparation="buffy-coat"), 6
+    )
 
 
 @pytest.fixture(scope="session")
@@ -79,13 +87,23 @@ def render(folder: Path, plan: SpecimenPlan, count: int, *, side_px: int = SIDE_
     fields = [(k, 500.0 + k % 3 * STEP_UM, 700.0 + k // 3 * STEP_UM) for k in range(count)]
     for index, x_um, y_um in fields:
         z_um = specimen.focus_um(x_um, y_um)
-        states = [OpticalState(x_um, y_um, z_um, light, exposure) for light, exposure in EXPOSURE_MS.items()]
+        states = [
+            OpticalState(x_um, y_um, z_um, light, exposure)
+            for light, exposure in EXPOSURE_MS.items()
+        ]
         frames = tuple(FrameInfo(state.light, state.exposure_ms) for state in states)
         info = FieldInfo(index, x_um, y_um, PIXEL_UM, frames)
-        write_field(field_path(sample.raw_path(), index), np.stack([scope.expose(state) for state in states]), info)
+        write_field(
+            field_path(sample.raw_path(), index),
+            np.stack([scope.expose(state) for state in states]),
+            info,
+        )
     half_um = side_px * PIXEL_UM / 2
     rows_um = (count // 3 - 1) * STEP_UM
-    low, high = (500 - half_um, 700 - half_um), (500 + 2 * STEP_UM + half_um, 700 + rows_um + half_um)
+    low, high = (
+        (500 - half_um, 700 - half_um),
+        (500 + 2 * STEP_UM + half_um, 700 + rows_um + half_um),
+    )
     write_truth(sample.truth_path, truth_rows(specimen, (*low, *high), fields, half_um))
     return VirtualRun(sample, scope, fields)
 
@@ -104,7 +122,9 @@ def copy_run(rendered: VirtualRun, tmp_path: Path) -> Callable[[str], Sample]:
 
     def copy(name: str) -> Sample:
         sample = Sample.open(tmp_path, name)
-        shutil.copytree(rendered.sample.path, sample.path, ignore=shutil.ignore_patterns("work", "cells.zarr*"))
+        shutil.copytree(
+            rendered.sample.path, sample.path, ignore=shutil.ignore_patterns("work", "cells.zarr*")
+        )
         return sample
 
     return copy
@@ -113,7 +133,10 @@ def copy_run(rendered: VirtualRun, tmp_path: Path) -> Callable[[str], Sample]:
 def draw_disks(
     shape: tuple[int, int], disks: list[tuple[float, float, float, float]], *, blur: float = 2.0
 ) -> NDArray[np.float32]:
-    """Bright disks (y, x, radius, brightness), in pixels, on nothing; the brighter one shows where two overlap."""
+    """Bright disks (y, x, radius, brightness), in pixels, on nothing.
+
+    The brighter one shows where two overlap.
+    """
     from scipy import ndimage
 
     y, x = np.mgrid[: shape[0], : shape[1]]

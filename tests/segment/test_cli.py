@@ -38,7 +38,9 @@ def test_help_teaches(arguments: list[str], words: list[str]) -> None:
 def test_import_and_segment_speak_json(shared_data: Path, tmp_path: Path) -> None:
     pictures = sorted((shared_data / "bccd" / "JPEGImages").glob("*.jpg"))[:2]
     options = ["--sample", "S", "--data", tmp_path, "--json"]
-    imported = wbcpipe("import", "fields", *pictures, "--kind", "stained-rgb", "--pixel-um", 0.075, *options)
+    imported = wbcpipe(
+        "import", "fields", *pictures, "--kind", "stained-rgb", "--pixel-um", 0.075, *options
+    )
     assert imported.returncode == 0, imported.stderr
     assert json.loads(imported.stdout)["fields"] == 2
     segmented = wbcpipe("segment", *options)
@@ -50,7 +52,9 @@ def test_import_and_segment_speak_json(shared_data: Path, tmp_path: Path) -> Non
 
 def test_one_line_and_an_exit_code_for_a_bad_picture(tmp_path: Path) -> None:
     path = tmp_path / "cell.jpg"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3)).astype(np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (80, 80, 3)).astype(np.uint8)).save(
+        path
+    )
     path.write_bytes(path.read_bytes()[:900])
     result = wbcpipe(
         "import",

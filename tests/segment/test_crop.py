@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from wbcpipe.segment.crop import crop_cell, crop_frame, outside_field
+from wbcpipe.segment.crop import CropGrid, crop_cell, crop_frame, outside_field
 from wbcpipe.segment.flatfield import no_flatfield
 from wbcpipe.segment.registration.register import identity
 
@@ -25,7 +25,11 @@ def test_whole_pixels_are_copied() -> None:
 
 def test_registration_brings_modalities_together() -> None:
     frame = scene()
-    moved = ndimage.shift(frame.astype(float), (3.4, -2.7), order=5, mode="nearest").clip(0, 65535).astype(np.uint16)
+    moved = (
+        ndimage.shift(frame.astype(float), (3.4, -2.7), order=5, mode="nearest")
+        .clip(0, 65535)
+        .astype(np.uint16)
+    )
     frames = np.stack([moved, frame])
     alignment = identity(2, frame.shape)
     alignment.shift_px[0] = (3.4, -2.7)
@@ -34,8 +38,7 @@ def test_registration_brings_modalities_together() -> None:
         alignment,
         no_flatfield(2),
         np.array([150.5, 150.5]),
-        ratio=1.0,
-        side_px=100,
+        CropGrid(1.0, 100),
         empty=np.zeros(2, np.float32),
     )
     difference = crops[0].astype(float) - crops[1]
@@ -57,7 +60,9 @@ def test_another_pixel_size_keeps_place_and_brightness(ratio: float) -> None:
     frame = scene()
     crop = crop_frame(frame, np.array([150.0, 150.0]), np.eye(2) * ratio, 100)
     steps = 150 + (np.arange(100) - 49.5) * ratio
-    wanted = ndimage.map_coordinates(frame.astype(float), np.meshgrid(steps, steps, indexing="ij"), order=3)
+    wanted = ndimage.map_coordinates(
+        frame.astype(float), np.meshgrid(steps, steps, indexing="ij"), order=3
+    )
     assert np.corrcoef(crop.ravel(), wanted.ravel())[0, 1] > 0.99
     assert crop.mean() == pytest.approx(wanted.mean(), rel=0.01)
 
@@ -70,8 +75,7 @@ def test_beyond_the_border_nothing_is_made_up() -> None:
         identity(1, frames.shape[1:]),
         no_flatfield(1),
         np.array([10.5, 290.5]),
-        ratio=1.0,
-        side_px=64,
+        CropGrid(1.0, 64),
         empty=empty,
     )[0]
     outside = outside_field(np.array([10.5, 290.5]), 1.0, 64, frames.shape[1:])
@@ -88,17 +92,16 @@ def test_flatfield_is_applied_where_the_pixel_was_taken() -> None:
     light = 0.5 + y / (2 * side)
     frame = (30000 * light).astype(np.uint16)[None]
     nodes = (np.arange(8) + 0.5) * side / 8 - 0.5
-    gain = (40000 / (30000 * (0.5 + nodes / (2 * side))))[None, :, None].astype(np.float32) * np.ones(
-        (1, 1, 8), np.float32
-    )
+    gain = (40000 / (30000 * (0.5 + nodes / (2 * side))))[None, :, None].astype(
+        np.float32
+    ) * np.ones((1, 1, 8), np.float32)
     flat = replace(no_flatfield(1), gain=gain, dark=np.zeros_like(gain))
     crop = crop_cell(
         frame,
         identity(1, (side, side)),
         flat,
         np.array([128.0, 128.0]),
-        ratio=1.0,
-        side_px=100,
+        CropGrid(1.0, 100),
         empty=np.zeros(1, np.float32),
     )[0]
     assert crop.astype(float) == pytest.approx(np.full((100, 100), 40000.0), rel=0.01)

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wbcpipe.errors import SampleStateError
 from wbcpipe.samples.cell_columns import QcFlag
@@ -12,6 +14,7 @@ from wbcpipe.segment.deduplicate import deduplicate, label_from_truth
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from random import Random
 
 
 def keep(rows: list[tuple[float, float, int, int, float]]) -> list[bool]:
@@ -44,15 +47,47 @@ def keep(rows: list[tuple[float, float, int, int, float]]) -> list[bool]:
         "three views",
     ],
 )
-def test_the_best_view_is_kept(rows: list[tuple[float, float, int, int, float]], kept: list[bool]) -> None:
+def test_the_best_view_is_kept(
+    rows: list[tuple[float, float, int, int, float]], kept: list[bool]
+) -> None:
     assert keep(rows) == kept
     order = list(range(len(rows)))[::-1]
     assert keep([rows[k] for k in order]) == [kept[k] for k in order]
 
 
+#: Within a few cells' size of each other, so that many are views of one.
+views = st.tuples(
+    st.floats(0, 30),
+    st.floats(0, 30),
+    st.integers(0, 4),
+    st.sampled_from([0, QcFlag.BORDER, QcFlag.UNREGISTERED, QcFlag.SATURATED, QcFlag.DOUBLET]).map(
+        int
+    ),
+    st.sampled_from([0.0, 10.0, 10.0004, 55.5]),
+)
+
+
+@given(st.lists(views, min_size=1, max_size=25), st.randoms(use_true_random=False))
+def test_what_is_kept_depends_on_no_order_and_stays_when_it_is_done_again(
+    rows: list[tuple[float, float, int, int, float]], random: Random
+) -> None:
+    kept = keep(rows)
+    order = list(range(len(rows)))
+    random.shuffle(order)
+    assert keep([rows[k] for k in order]) == [kept[k] for k in order]
+    left = [row for row, is_kept in zip(rows, kept, strict=True) if is_kept]
+    assert left, "of each cell a view stays"
+    assert all(keep(left))
+
+
 def test_no_cells() -> None:
     nothing = np.zeros(0)
-    assert deduplicate(nothing, nothing, nothing.astype(np.int32), nothing.astype(np.uint16), nothing).tolist() == []
+    assert (
+        deduplicate(
+            nothing, nothing, nothing.astype(np.int32), nothing.astype(np.uint16), nothing
+        ).tolist()
+        == []
+    )
 
 
 def test_each_truth_serves_the_nearest_cell_once(tmp_path: Path) -> None:

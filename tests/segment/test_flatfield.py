@@ -34,6 +34,8 @@ def test_planted_light_is_recovered_from_fields_full_of_cells() -> None:
     for shading in flat.shading:
         ratio = shading / truth
         assert np.std(ratio) / np.mean(ratio) < 0.01
-    assert 30000 * truth * flat.gain[0] == pytest.approx(np.full(truth.shape, EMPTY_LEVEL), rel=0.02)
+    assert 30000 * truth * flat.gain[0] == pytest.approx(
+        np.full(truth.shape, EMPTY_LEVEL), rel=0.02
+    )
     background = (1000 * truth - flat.dark[1]) * flat.gain[1] + flat.base[1]
     assert background == pytest.approx(np.full(truth.shape, PEDESTAL), abs=25)

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from wbcpipe.samples.cell_columns import COLUMNS, morphometry_columns
+from wbcpipe.samples.field_status import write_missing, write_skipped
+from wbcpipe.samples.fields import field_path
 from wbcpipe.samples.sample import Sample
 from wbcpipe.segment.run import segment_sample
 
@@ -47,7 +49,9 @@ def swap(path: Path) -> None:
 
 
 def exchange(path: Path) -> None:
-    """Write the values in another order: a chunk that is sound in itself, as one of another store is."""
+    """Write the values in another order: a chunk that is sound in itself, as one of another store
+    is.
+    """
     values = np.frombuffer(path.read_bytes()[:-4], np.uint16)[::-1].tobytes()
     path.write_bytes(values + google_crc32c.value(values).to_bytes(4, "little"))
 
@@ -110,3 +114,36 @@ def test_a_damaged_result_of_a_field_is_computed_anew(
     damage(sorted(segmented.path.glob(pattern))[0])
     shutil.rmtree(segmented.cells_path)
     assert content(segment_sample(segmented, pixel_um=0.1, jobs=1)) == content(unbroken)
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["with its result", "without"])
+@pytest.mark.parametrize("index", [0, 3], ids=["a gap", "the last"])
+def test_a_field_whose_file_is_gone_is_named(
+    segmented: Sample,
+    unbroken: CellStore,
+    caplog: pytest.LogCaptureFixture,
+    index: int,
+    kept: bool,
+) -> None:
+    path = field_path(segmented.raw_path(), index)
+    path.unlink()
+    if not kept:
+        (segmented.work_path / "fields" / f"field_{index:05d}.npz").unlink()
+        (segmented.cells_path / "y_um" / "zarr.json").unlink()  # so that it is written anew
+    store = segment_sample(segmented, pixel_um=0.1, jobs=1)
+    assert f"field {index}: {path} is missing, and no record says why" in caplog.text
+    cells = np.count_nonzero(unbroken.column("field_index") != index)
+    assert len(store) == (len(unbroken) if kept else cells)
+    assert store.attributes.provenance["damaged_fields"] == ([] if kept else [index])
+
+
+def test_a_field_that_could_not_be_taken_is_not_lost(
+    copy_run: Callable[[str], Sample], caplog: pytest.LogCaptureFixture
+) -> None:
+    sample = copy_run("missing")
+    field_path(sample.raw_path(), 1).unlink()
+    field_path(sample.raw_path(), 2).unlink()
+    write_missing(sample.raw_path(), {1: "the stage did not move"})
+    write_skipped(sample.raw_path(), {2: 0.5})
+    segment_sample(sample, pixel_um=0.1, jobs=1)
+    assert "no record says why" not in caplog.text

@@ -17,8 +17,12 @@ UM = 0.3
 PINK, BLUE_GREY, NUCLEUS = (0.06, 0.13, 0.16), (0.30, 0.25, 0.16), (0.30, 0.42, 0.10)
 
 
-def drawn(*disks: tuple[float, float, float, tuple[float, float, float]], noise: float = 0.005) -> NDArray[np.float32]:
-    """Densities (3, 200, 300) of disks (y, x, radius) in um, each of a colour, at 0.3 um a pixel."""
+def drawn(
+    *disks: tuple[float, float, float, tuple[float, float, float]], noise: float = 0.005
+) -> NDArray[np.float32]:
+    """Densities (3, 200, 300) of disks (y, x, radius) in um, each of a colour, at 0.3 um a
+    pixel.
+    """
     y, x = np.mgrid[:200, :300] * UM
     density = np.random.default_rng(0).normal(0, noise, (3, 200, 300))
     for cy, cx, radius, colour in disks:
@@ -26,15 +30,24 @@ def drawn(*disks: tuple[float, float, float, tuple[float, float, float]], noise:
     return density.astype(np.float32)
 
 
-def red_cells(colour: tuple[float, float, float]) -> list[tuple[float, float, float, tuple[float, float, float]]]:
-    return [(8.0 + 9 * i, 8.0 + 9 * j, 3.6, colour) for i in range(6) for j in range(9) if (i, j) != (2, 4)]
+def red_cells(
+    colour: tuple[float, float, float],
+) -> list[tuple[float, float, float, tuple[float, float, float]]]:
+    return [
+        (8.0 + 9 * i, 8.0 + 9 * j, 3.6, colour)
+        for i in range(6)
+        for j in range(9)
+        if (i, j) != (2, 4)
+    ]
 
 
 def bright(found: NDArray[np.float32], y_um: float, x_um: float) -> float:
     return float(found[round(y_um / UM), round(x_um / UM)])
 
 
-@pytest.mark.parametrize("red", [PINK, BLUE_GREY, (0.5, 0.35, 0.2)], ids=["pink", "blue-grey", "denser than nuclei"])
+@pytest.mark.parametrize(
+    "red", [PINK, BLUE_GREY, (0.5, 0.35, 0.2)], ids=["pink", "blue-grey", "denser than nuclei"]
+)
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_only_the_nucleus_remains(red: tuple[float, float, float], strength: float) -> None:
     own = tuple(strength * part for part in NUCLEUS)

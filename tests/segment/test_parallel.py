@@ -35,22 +35,31 @@ def same(one: CellStore, other: CellStore) -> bool:
     return (
         one.attributes == other.attributes
         and np.array_equal(one.images()[:], other.images()[:])
-        and all(np.array_equal(one.column(name), other.column(name)) for name in ("y_um", "qc_flags", "sharpness"))
+        and all(
+            np.array_equal(one.column(name), other.column(name))
+            for name in ("y_um", "qc_flags", "sharpness")
+        )
     )
 
 
-def test_two_processes_give_the_same_cells(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
+def test_two_processes_give_the_same_cells(
+    copy_run: Callable[[str], Sample], unbroken: CellStore
+) -> None:
     sample = copy_run("two")
     seen = []
     store = segment_sample(sample, pixel_um=0.1, progress=lambda *args: seen.append(args), jobs=2)
     assert same(store, unbroken)
-    assert [done for done in seen if done[0] == "fields segmented"] == [("fields segmented", k, 6) for k in range(1, 7)]
+    assert [done for done in seen if done[0] == "fields segmented"] == [
+        ("fields segmented", k, 6) for k in range(1, 7)
+    ]
 
 
-def test_processes_that_die_are_done_without(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
+def test_processes_that_die_are_done_without(
+    copy_run: Callable[[str], Sample], unbroken: CellStore
+) -> None:
     sample = copy_run("killed")
 
-    def kill(task: str, done: int, total: int) -> None:
+    def kill(task: str, done: int, _total: int) -> None:
         if (task, done) == ("fields segmented", 2):
             for process in multiprocessing.active_children():
                 assert process.pid is not None
@@ -59,13 +68,15 @@ def test_processes_that_die_are_done_without(copy_run: Callable[[str], Sample], 
     assert same(segment_sample(sample, pixel_um=0.1, progress=kill, jobs=2), unbroken)
 
 
-def test_a_damaged_field_is_told_of_once(copy_run: Callable[[str], Sample], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_field_is_told_of_once(
+    copy_run: Callable[[str], Sample], caplog: pytest.LogCaptureFixture
+) -> None:
     sample = copy_run("damaged")
     path = next(iter(sorted(sample.raw_path().glob("field_00004*"))))
     path.write_bytes(path.read_bytes()[:1000])
     store = segment_sample(sample, pixel_um=0.1, jobs=2)
     assert store.attributes.provenance["damaged_fields"] == [4]
-    assert capsys.readouterr().err.count("field 4 is left out") == 1
+    assert caplog.text.count("field 4 is left out") == 1
 
 
 _PREPARE = """
@@ -83,23 +94,30 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
-def test_no_process_outlives_the_one_that_gathers(copy_run: Callable[[str], Sample], tmp_path: Path) -> None:
+def test_no_process_outlives_the_one_that_gathers(
+    copy_run: Callable[[str], Sample], tmp_path: Path
+) -> None:
     sample = copy_run("orphans")
     SampleSegmenter(sample, pixel_um=0.1).estimate_statistics(range(6))
     script = tmp_path / "gather.py"
     script.write_text(_PREPARE, encoding="utf-8")
     words = [sys.executable, str(script), str(sample.path.parent), sample.name]
     with subprocess.Popen(
-        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT.parent, start_new_session=True
+        words,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT.parent,
+        start_new_session=True,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "0\n"
         session = _of_session(process.pid)
         assert len(session) >= 3
         process.kill()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while _of_session(process.pid):
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, "processes of the session live on"
         time.sleep(0.05)
 
 
@@ -128,10 +146,16 @@ def test_one_job_does_nothing_ahead(copy_run: Callable[[str], Sample]) -> None:
 
 
 def blas_threads() -> set[int]:
-    return {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+    return {
+        library["num_threads"]
+        for library in threadpoolctl.threadpool_info()
+        if library["user_api"] == "blas"
+    }
 
 
-def test_within_a_field_one_core_is_used(copy_run: Callable[[str], Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_within_a_field_one_core_is_used(
+    copy_run: Callable[[str], Sample], monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[set[int]] = []
     detect = detect_cells
 

@@ -1,4 +1,6 @@
-"""Cells of a slide that was taken off, stained and put back between bright field and fluorescence."""
+"""Cells of a slide that was taken off, stained and put back between bright field and
+fluorescence.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,20 @@ import pytest
 
 from wbcpipe.acquire.simulation.field_truth import truth_rows
 from wbcpipe.acquire.simulation.optics.light_path import OpticalState, sensor_view
-from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.optics.microscope import SlideState, VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.slide_relocation.transform import IDENTITY_TRANSFORM, SlideTransform
 from wbcpipe.samples.cell_columns import QcFlag
 from wbcpipe.samples.cell_store import CellStore
-from wbcpipe.samples.fields import PASSES, FieldInfo, FieldTransform, FrameInfo, field_path, write_field
+from wbcpipe.samples.fields import (
+    PASSES,
+    FieldInfo,
+    FieldTransform,
+    FrameInfo,
+    field_path,
+    write_field,
+)
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
 from wbcpipe.samples.truth import write_truth
@@ -51,21 +60,32 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, CellStore]:
     for name, placement in (("brightfield", IDENTITY_TRANSFORM), ("fluorescence", PLACEMENT)):
         raw = sample.raw_path(name)
         raw.mkdir(parents=True)
-        scope = VirtualMicroscope(specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM, placement=placement)
+        scope = VirtualMicroscope(
+            specimen, sensor_px=(SIDE_PX, SIDE_PX), pixel_um=PIXEL_UM, slide=SlideState(placement)
+        )
         for index, x_um, y_um in FIELDS:
             z_um = specimen.focus_um(x_um, y_um)
             slide_transform = None
             if name == "fluorescence":
                 x_um, y_um = second_um(index)
-                slide_transform = FieldTransform(*PLACEMENT.to_slide_um(x_um, y_um), PLACEMENT.rotation_deg)
-            states = [OpticalState(x_um, y_um, z_um, light, EXPOSURE_MS[light]) for light in PASSES[name]]  # type: ignore[index]
+                slide_transform = FieldTransform(
+                    *PLACEMENT.to_slide_um(x_um, y_um), PLACEMENT.rotation_deg
+                )
+            states = [
+                OpticalState(x_um, y_um, z_um, light, EXPOSURE_MS[light])
+                for light in PASSES[name]  # type: ignore[index]
+            ]
             frames = tuple(FrameInfo(state.light, state.exposure_ms) for state in states)
             info = FieldInfo(index, x_um, y_um, PIXEL_UM, frames, slide_transform=slide_transform)
-            write_field(field_path(raw, index), np.stack([scope.expose(state) for state in states]), info)
+            write_field(
+                field_path(raw, index), np.stack([scope.expose(state) for state in states]), info
+            )
     half_um = SIDE_PX * PIXEL_UM / 2
     write_truth(
         sample.truth_path,
-        truth_rows(specimen, (500 - half_um, 700 - half_um, 680 + half_um, 790 + half_um), FIELDS, half_um),
+        truth_rows(
+            specimen, (500 - half_um, 700 - half_um, 680 + half_um, 790 + half_um), FIELDS, half_um
+        ),
     )
     return sample, segment_sample(sample, pixel_um=0.1)
 
@@ -86,7 +106,9 @@ def test_cells_lie_where_the_first_pass_saw_them(cells: tuple[Sample, CellStore]
     assert np.median(away_um) < 1.0
 
 
-def test_bright_field_is_registered_to_the_turned_fluorescence(cells: tuple[Sample, CellStore]) -> None:
+def test_bright_field_is_registered_to_the_turned_fluorescence(
+    cells: tuple[Sample, CellStore],
+) -> None:
     _, store = cells
     quality = store.column("qc_flags")
     assert not (quality & QcFlag.UNREGISTERED).any()

@@ -41,9 +41,13 @@ def segmented(folder: Path, stacks: list[np.ndarray]) -> CellStore:
 
 
 @pytest.mark.parametrize(
-    "moves", [((0, 20), (0, 0), (0, 0)), ((-20, 9), (12, -16), (5, 5)), ((0, 0), (0, 0), (-17, -17))], ids=str
+    "moves",
+    [((0, 20), (0, 0), (0, 0)), ((-20, 9), (12, -16), (5, 5)), ((0, 0), (0, 0), (-17, -17))],
+    ids=str,
 )
-def test_channels_that_lie_apart_are_registered(moves: tuple[Any, ...], rendered: Any, tmp_path: Path) -> None:
+def test_channels_that_lie_apart_are_registered(
+    moves: tuple[Any, ...], rendered: Any, tmp_path: Path
+) -> None:
     stacks = []
     for path in list(fields_on_disk(rendered.sample.raw_path()).values())[:2]:
         frames = read_field(path)[0].copy()
@@ -53,7 +57,9 @@ def test_channels_that_lie_apart_are_registered(moves: tuple[Any, ...], rendered
     store = segmented(tmp_path / "stacks", stacks)
     assert not (store.column("qc_flags") & QcFlag.UNREGISTERED.value).any()
     # The virtual scope displaces its channels, too.
-    truth = np.concatenate([rendered.to_modality(0, k, CENTRE) - CENTRE for k in range(3)]) + np.array(moves)
+    truth = np.concatenate(
+        [rendered.to_modality(0, k, CENTRE) - CENTRE for k in range(3)]
+    ) + np.array(moves)
     assert np.median(store.column("shift_px"), axis=0) == pytest.approx(truth, abs=0.6)
     assert np.median(store.column("shift_residual_px")) < 0.2
     assert store.attributes.field_quality["residual_px"][0] is not None
@@ -68,7 +74,10 @@ def test_a_registered_stack_stays_as_it_is(rendered: Any, tmp_path: Path) -> Non
     assert np.abs(store.column("shift_px")).max() < 1e-6
     images = store.images()
     y, x = (int(np.floor(store.column(name)[0])) + 1 - 112 for name in ("y_px", "x_px"))
-    inside = slice(max(0, -y), 224 - max(0, y + 224 - 1024)), slice(max(0, -x), 224 - max(0, x + 224 - 1024))
+    inside = (
+        slice(max(0, -y), 224 - max(0, y + 224 - 1024)),
+        slice(max(0, -x), 224 - max(0, x + 224 - 1024)),
+    )
     there = green[max(y, 0) : y + 224, max(x, 0) : x + 224]
     assert np.array_equal(images[0, 0][inside], there)
 
@@ -93,7 +102,9 @@ def cell(move: tuple[int, int], seed: int, side: int = 64) -> np.ndarray:
 def test_cells_whose_channels_lie_apart_are_refused(move: tuple[int, int], tmp_path: Path) -> None:
     np.save(tmp_path / "s.npy", np.stack([cell(move, seed) for seed in range(12)]))
     sample = Sample.open(tmp_path / "data", "S")
-    with pytest.raises(ImportDataError, match=r"color1 .* px right.*correlation 0\.[4-9]\d\).*Register") as caught:
+    with pytest.raises(
+        ImportDataError, match=r"color1 .* px right.*correlation 0\.[4-9]\d\).*Register"
+    ) as caught:
         import_cells([tmp_path / "s.npy"], sample, CellImport("stack", 0.33))
     told = re.search(r"color1 (\S+) px right, (\S+) px down", str(caught.value))
     assert told is not None
@@ -108,7 +119,9 @@ def jurkat(shared_data: Path, count: int) -> list[np.ndarray]:
 
 
 def smear(shared_data: Path, count: int) -> list[np.ndarray]:
-    """The planes of photographs of a smear, the nuclei bright as in fluorescence, 0.1 um a pixel."""
+    """The planes of photographs of a smear, the nuclei bright as in fluorescence, 0.1 um a
+    pixel.
+    """
     files = sorted((shared_data / "pbc5").glob("*/*.jpg"))[:: 1500 // count][:count]
     cells = []
     for file in files:
@@ -135,8 +148,13 @@ def test_real_cells_are_taken_as_they_are_and_refused_when_a_channel_is_moved(
     assert told is not None
     assert told.count("correlation 0.") == len(names) - 1
     for move in moves:
-        moved = [np.stack([ndimage.shift(one[0], move, order=1, mode="nearest"), *one[1:]]) for one in given]
-        with pytest.raises(ImportDataError, match=r"c0 .* px down \(correlation 0\.\d\d\); at most"):
+        moved = [
+            np.stack([ndimage.shift(one[0], move, order=1, mode="nearest"), *one[1:]])
+            for one in given
+        ]
+        with pytest.raises(
+            ImportDataError, match=r"c0 .* px down \(correlation 0\.\d\d\); at most"
+        ):
             check_channel_shifts(moved, names, len(names) - 1, pixel_um)
 
 
@@ -145,7 +163,9 @@ def test_cells_in_register_are_taken_and_told(shared_data: Path, tmp_path: Path)
         np.save(tmp_path / "s.npy", archive["images"][:16])
     said: list[str] = []
     options = CellImport("stack", 0.33, crop_pixel_um=0.33, side_px=64)
-    import_cells([tmp_path / "s.npy"], Sample.open(tmp_path / "data", "S"), options, say=said.append)
+    import_cells(
+        [tmp_path / "s.npy"], Sample.open(tmp_path / "data", "S"), options, say=said.append
+    )
     (line,) = [text for text in said if text.startswith("channels against fluorescence")]
     assert "color1" in line
     assert "px right" in line

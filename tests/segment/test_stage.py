@@ -13,6 +13,7 @@ from scipy.spatial import cKDTree
 from wbcpipe.errors import FrameFileError, NoCellsError, SampleStateError
 from wbcpipe.samples.cell_columns import COLUMNS, QcFlag, morphometry_columns
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.field_status import write_missing, write_skipped
 from wbcpipe.samples.fields import field_path, fields_on_disk, read_field, write_field
 from wbcpipe.samples.records import SampleRecord
 from wbcpipe.samples.sample import Sample
@@ -38,7 +39,10 @@ def content(store: CellStore) -> dict[str, Any]:
         "images": store.images().tobytes(),
         "masks": store.masks().tobytes(),
         "label": store.labels(),
-        **{name: store.column(name).tobytes() for name in [*COLUMNS, *morphometry_columns(4, red=False)]},
+        **{
+            name: store.column(name).tobytes()
+            for name in [*COLUMNS, *morphometry_columns(4, red=False)]
+        },
         "attributes": store.attributes,
     }
 
@@ -57,7 +61,9 @@ def test_every_cell_once_with_its_true_class(rendered, unbroken: CellStore) -> N
     assert np.mean(distance < 3) >= 0.98
     assert len(set(nearest)) == counted.sum()
     assert np.median(distance) < 0.5
-    found = np.asarray(cKDTree(ours).query(np.array([(item.x_um, item.y_um) for item in inside]))[0])
+    found = np.asarray(
+        cKDTree(ours).query(np.array([(item.x_um, item.y_um) for item in inside]))[0]
+    )
     assert np.mean(found < 3) >= 0.98
     labels = np.array(unbroken.labels())[counted]
     assert [cells[k].label for k in nearest] == labels.tolist()
@@ -67,7 +73,9 @@ def test_columns_make_sense(unbroken: CellStore) -> None:
     assert unbroken.attributes.classes == ("NEU", "LYM", "EOS", "MO", "BAS")
     assert unbroken.pixel_um == 0.1
     assert unbroken.column("shift_px").shape == (len(unbroken), 3, 2)
-    assert np.median(unbroken.column("shift_px")[:, 0], axis=0) == pytest.approx([6.0, -11.0], abs=2.5)
+    assert np.median(unbroken.column("shift_px")[:, 0], axis=0) == pytest.approx(
+        [6.0, -11.0], abs=2.5
+    )
     assert unbroken.column("shift_residual_px").max() < 0.5
     whole = (unbroken.column("qc_flags") & QcFlag.BORDER) == 0
     area, nucleus = unbroken.column("area_um2")[whole], unbroken.column("nucleus_area_um2")[whole]
@@ -84,7 +92,9 @@ def test_every_field_has_figures_of_its_quality(unbroken: CellStore) -> None:
     figures: Any = unbroken.attributes.field_quality
     assert figures["field_index"] == unbroken.attributes.provenance["fields"]
     with_cells = [
-        row for row, index in enumerate(figures["field_index"]) if np.any(unbroken.column("field_index") == index)
+        row
+        for row, index in enumerate(figures["field_index"])
+        if np.any(unbroken.column("field_index") == index)
     ]
     assert with_cells
     assert all(0.2 < figures["blur_um"][row] < 0.6 for row in with_cells)
@@ -96,7 +106,10 @@ def test_every_field_has_figures_of_its_quality(unbroken: CellStore) -> None:
 
 @pytest.mark.parametrize("step", ["statistics", "process 3", "process 5", "storing"])
 def test_killed_and_resumed_ends_in_the_same_cells(
-    copy_run: Callable[[str], Sample], unbroken: CellStore, monkeypatch: pytest.MonkeyPatch, step: str
+    copy_run: Callable[[str], Sample],
+    unbroken: CellStore,
+    monkeypatch: pytest.MonkeyPatch,
+    step: str,
 ) -> None:
     sample = copy_run("broken")
     calls = 0
@@ -125,7 +138,9 @@ def test_killed_and_resumed_ends_in_the_same_cells(
     assert content(run(sample)) == content(unbroken)
 
 
-def test_the_order_of_processing_does_not_matter(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
+def test_the_order_of_processing_does_not_matter(
+    copy_run: Callable[[str], Sample], unbroken: CellStore
+) -> None:
     sample = copy_run("reversed")
     stage = SampleSegmenter(sample)
     stage.estimate_statistics(list(range(6)))
@@ -146,7 +161,9 @@ def test_the_second_run_does_nothing(unbroken: CellStore, monkeypatch: pytest.Mo
     assert {path: path.stat().st_mtime_ns for path in unbroken.path.rglob("*")} == before
 
 
-def test_more_fields_add_to_the_cells(copy_run: Callable[[str], Sample], unbroken: CellStore) -> None:
+def test_more_fields_add_to_the_cells(
+    copy_run: Callable[[str], Sample], unbroken: CellStore
+) -> None:
     sample = copy_run("growing")
     stage = SampleSegmenter(sample)
     stage.estimate_statistics(list(range(6)))
@@ -156,7 +173,7 @@ def test_more_fields_add_to_the_cells(copy_run: Callable[[str], Sample], unbroke
 
 
 def test_a_damaged_field_is_left_out_and_recorded(
-    copy_run: Callable[[str], Sample], capsys: pytest.CaptureFixture[str]
+    copy_run: Callable[[str], Sample], caplog: pytest.LogCaptureFixture
 ) -> None:
     sample = copy_run("damaged")
     path = field_path(sample.raw_path(), 4)
@@ -164,7 +181,7 @@ def test_a_damaged_field_is_left_out_and_recorded(
     store = run(sample)
     assert store.attributes.provenance["damaged_fields"] == [4]
     assert 4 not in store.column("field_index")
-    said = capsys.readouterr().err.strip().splitlines()
+    said = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
     assert len(said) == 1
     assert said[0].startswith("field 4 is left out: ")
     assert '"field_damaged"' in (sample.path / "log.jsonl").read_text()
@@ -176,10 +193,13 @@ def test_segmenting_loads_no_torch(copy_run: Callable[[str], Sample]) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom wbcpipe.samples.sample import Sample\n"
         "from wbcpipe.segment.stage import SampleSegmenter\n"
-        f"print(len(SampleSegmenter(Sample.open(Path({str(sample.path.parent)!r}), 'light')).segment_field(0)))\n"
+        f"print(len(SampleSegmenter(Sample.open(Path({str(sample.path.parent)!r}), "
+        f"'light')).segment_field(0)))\n"
         "assert 'torch' not in sys.modules, 'torch was loaded'\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -197,6 +217,15 @@ def test_a_sample_without_fields(tmp_path: Path) -> None:
     sample = Sample.open(tmp_path, "T")
     sample.write(SampleRecord(sample="T"))
     with pytest.raises(FrameFileError, match="no field there"):
+        run(sample)
+    sample.raw_path().mkdir(parents=True)
+    write_skipped(sample.raw_path(), {0: 0.6, 1: 0.2})
+    with pytest.raises(NoCellsError, match=r"any of the 2 fields .*at most 0\.6 um2"):
+        run(sample)
+    with pytest.raises(NoCellsError, match=r"any of the 2 fields"):
+        SampleSegmenter(sample).write_store([])
+    write_missing(sample.raw_path(), {2: "the camera gave no image."})
+    with pytest.raises(FrameFileError, match="1 are missing, the first one since the camera gave"):
         run(sample)
 
 
@@ -216,17 +245,23 @@ def test_a_missing_modality_is_flagged(copy_run: Callable[[str], Sample]) -> Non
 
 
 @pytest.mark.parametrize("glow", [5200, 15000])
-def test_dirt_that_shines_is_not_counted(copy_run: Callable[[str], Sample], unbroken: CellStore, glow: int) -> None:
+def test_dirt_that_shines_is_not_counted(
+    copy_run: Callable[[str], Sample], unbroken: CellStore, glow: int
+) -> None:
     sample = copy_run(f"dirty-{glow}")
     path = field_path(sample.raw_path(), 0)
     frames, info = read_field(path)
     # As far from all that shines as it goes, a disc that stops half of all light.
-    dark = np.asarray(ndimage.distance_transform_edt(ndimage.gaussian_filter(frames[3].astype(float), 3) < 1500))
+    dark = np.asarray(
+        ndimage.distance_transform_edt(ndimage.gaussian_filter(frames[3].astype(float), 3) < 1500)
+    )
     dark[:80] = dark[-80:] = dark[:, :80] = dark[:, -80:] = 0
     y, x = np.unravel_index(int(np.argmax(dark)), dark.shape)
     rows, columns = np.ogrid[: frames.shape[1], : frames.shape[2]]
     blob = np.clip(28 - np.hypot(rows - y, columns - x), 0, 1)
-    frames = np.concatenate([frames[:3] * (1 - 0.5 * blob), frames[3:] + glow * blob]).astype(np.uint16)
+    frames = np.concatenate([frames[:3] * (1 - 0.5 * blob), frames[3:] + glow * blob]).astype(
+        np.uint16
+    )
     path.unlink()
     write_field(path, frames, info)
     store = run(sample)
@@ -234,7 +269,9 @@ def test_dirt_that_shines_is_not_counted(copy_run: Callable[[str], Sample], unbr
     (row,) = np.flatnonzero(there & (store.column("field_index") == 0))
     debris = (store.column("qc_flags") & QcFlag.DEBRIS) != 0
     assert debris[row] == (glow < 10000), "what shines as nuclei do is one, dirt on it or not"
-    np.testing.assert_array_equal(np.delete(debris, row), (unbroken.column("qc_flags") & QcFlag.DEBRIS) != 0)
+    np.testing.assert_array_equal(
+        np.delete(debris, row), (unbroken.column("qc_flags") & QcFlag.DEBRIS) != 0
+    )
 
 
 def test_imported_fields_are_segmented(shared_data: Path, tmp_path: Path) -> None:
@@ -254,11 +291,15 @@ def test_imported_fields_are_segmented(shared_data: Path, tmp_path: Path) -> Non
 
 
 def test_flags_do_not_follow_from_what_most_objects_are(shared_data: Path, tmp_path: Path) -> None:
-    """A sharp cell among blurred ones is not flagged, and each blurred one is, though they are the majority."""
+    """A sharp cell among blurred ones is not flagged, and each blurred one is, though they are the
+    majority.
+    """
     names = ("B-53_0104", "E-12_0565", "L-10_0030", "E-14_0467")
     (tmp_path / "in").mkdir()
     for k, name in enumerate(names):
-        rgb = np.asarray(Image.open(shared_data / "chula" / "fields" / f"{name}.jpg").convert("RGB"), float)
+        rgb = np.asarray(
+            Image.open(shared_data / "chula" / "fields" / f"{name}.jpg").convert("RGB"), float
+        )
         seen = ndimage.gaussian_filter(rgb, (13, 13, 0)) if k else rgb
         Image.fromarray(np.round(seen).astype(np.uint8)).save(tmp_path / "in" / f"{k}.png")
     sample = Sample.open(tmp_path, "blurred")

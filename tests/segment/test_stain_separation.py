@@ -17,7 +17,12 @@ from wbcpipe.segment.stain_separation import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-BACKGROUND, RED_CELL, NUCLEUS, EOSIN = (250, 230, 205), (200, 160, 150), (90, 50, 135), (185, 105, 115)
+BACKGROUND, RED_CELL, NUCLEUS, EOSIN = (
+    (250, 230, 205),
+    (200, 160, 150),
+    (90, 50, 135),
+    (185, 105, 115),
+)
 
 
 def picture() -> np.ndarray:
@@ -36,10 +41,14 @@ def test_nuclei_stand_out_from_red_cells_and_granules() -> None:
     assert max(others) < 0.25 * nucleus
 
 
-@pytest.mark.parametrize("gains", [(0.5, 0.5, 0.5), (1.0, 0.8, 0.6), (0.6, 0.9, 1.1)], ids=["dark", "yellow", "blue"])
+@pytest.mark.parametrize(
+    "gains", [(0.5, 0.5, 0.5), (1.0, 0.8, 0.6), (0.6, 0.9, 1.1)], ids=["dark", "yellow", "blue"]
+)
 def test_white_balance_and_exposure_change_little(gains: tuple[float, float, float]) -> None:
     plain = nuclear_density(scale_16bit(picture()))
-    changed = nuclear_density(scale_16bit(np.clip(picture() * np.array(gains), 0, 255).astype(np.uint8)))
+    changed = nuclear_density(
+        scale_16bit(np.clip(picture() * np.array(gains), 0, 255).astype(np.uint8))
+    )
     assert np.abs(changed - plain).max() < 0.08
 
 
@@ -53,7 +62,9 @@ def test_uneven_light_takes_nothing_from_a_nucleus_on_the_bright_side() -> None:
     rgb[inside] = np.array([125, 95, 190])
     noise = np.random.default_rng(0).normal(0, 2, rgb.shape)
     even, uneven = (
-        nuclear_density(scale_16bit(np.clip(rgb * light[..., None] + noise, 0, 255).astype(np.uint8)))
+        nuclear_density(
+            scale_16bit(np.clip(rgb * light[..., None] + noise, 0, 255).astype(np.uint8))
+        )
         for light in (np.full_like(x, 0.75), 0.75 + 0.25 * x)
     )
     assert np.median(uneven[inside]) > 0.9 * np.median(even[inside])
@@ -62,12 +73,16 @@ def test_uneven_light_takes_nothing_from_a_nucleus_on_the_bright_side() -> None:
 def test_background_is_the_brightest_mode_even_when_cells_fill_most() -> None:
     crowded = picture()
     crowded[:, :128] = RED_CELL
-    assert background_colour(scale_16bit(crowded)) == pytest.approx(np.array(BACKGROUND) / 255, abs=0.01)
+    assert background_colour(scale_16bit(crowded)) == pytest.approx(
+        np.array(BACKGROUND) / 255, abs=0.01
+    )
 
 
 def test_sixteen_bits_are_kept() -> None:
     deep = picture().astype(np.uint16) * 257
-    assert np.array_equal(density_channel(scale_16bit(deep)), density_channel(scale_16bit(picture())))
+    assert np.array_equal(
+        density_channel(scale_16bit(deep)), density_channel(scale_16bit(picture()))
+    )
 
 
 def test_real_nuclei_are_bright_on_dark(shared_data: Path) -> None:
@@ -77,7 +92,9 @@ def test_real_nuclei_are_bright_on_dark(shared_data: Path) -> None:
         assert np.percentile(middle, 75) > 10 * max(float(np.median(density)), 500), path.name
 
 
-@pytest.mark.parametrize("factors", [(1, 1, 1), (1, 1, 2.5), (1, 0.4, 1), (1, 1, 0.4), (0.3, 0.3, 0.3)])
+@pytest.mark.parametrize(
+    "factors", [(1, 1, 1), (1, 1, 2.5), (1, 0.4, 1), (1, 1, 0.4), (0.3, 0.3, 0.3)]
+)
 def test_nuclei_are_told_from_red_cells_whatever_the_stain_and_camera_make_of_a_colour(
     factors: tuple[float, float, float],
 ) -> None:
@@ -94,7 +111,9 @@ def test_red_cells_on_each_other_are_not_taken_for_nuclei() -> None:
     white = np.array(BACKGROUND, float)
     folded = picture()
     # Twice the density, but less than twice in blue, as a camera whose colours overlap has it.
-    folded[10:35, 10:60] = np.round(white * (np.array(RED_CELL) / white) ** np.array([2.4, 2.4, 1.3]))
+    folded[10:35, 10:60] = np.round(
+        white * (np.array(RED_CELL) / white) ** np.array([2.4, 2.4, 1.3])
+    )
     planes = scale_16bit(folded)
     stain = nuclear_stain(planes)
     found = stain.detection_channel(planes).astype(float)

@@ -6,7 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
-import time
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from wbcpipe.system.locks import exclusive_lock
 path = Path(sys.argv[1])
 with exclusive_lock(path, path.with_suffix(".holder"), "holding", RuntimeError):
     print("held", flush=True)
-    time.sleep(float(sys.argv[2]))
+    sys.stdin.readline()
 """
 
 
@@ -37,17 +37,18 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "one.lock"
 
 
-def hold(path: Path, seconds: float) -> subprocess.Popen[str]:
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(path), str(seconds)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "held\n"
-    return child
-
-
 @pytest.fixture
 def other(path: Path) -> Iterator[subprocess.Popen[str]]:
-    """Another process that holds the lock."""
-    with hold(path, 60.0) as child:
+    """Another process that holds the lock until it is sent a line."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
         yield child
         child.kill()
 
@@ -69,19 +70,31 @@ def test_a_process_that_is_killed_leaves_no_lock(path: Path, other: subprocess.P
         assert path.with_suffix(".holder").read_text(encoding="utf-8").endswith("next\n")
 
 
-def test_a_lock_is_waited_for(path: Path) -> None:
-    with hold(path, 0.5) as child:
-        start_s = time.monotonic()
-        with exclusive_lock(path, path.with_suffix(".holder"), "next", BusyError, wait_s=30.0):
-            assert time.monotonic() - start_s > 0.1
-        assert child.wait() == 0
+def test_a_lock_is_waited_for(path: Path, other: subprocess.Popen[str]) -> None:
+    released = threading.Event()
+
+    def release() -> None:
+        released.set()
+        assert other.stdin is not None
+        other.stdin.write("release\n")
+
+    threading.Timer(0.3, release).start()
+    with exclusive_lock(path, path.with_suffix(".holder"), "next", BusyError, wait_s=60.0):
+        assert released.is_set()
+    assert other.wait(60) == 0
 
 
 def test_a_second_lock_of_the_same_process_is_refused(path: Path) -> None:
     with exclusive_lock(path, path.with_suffix(".holder"), "first", BusyError):
-        with pytest.raises(BusyError, match="first"), exclusive_lock(path, path.with_suffix(".holder"), "2", BusyError):
+        with (
+            pytest.raises(BusyError, match="first"),
+            exclusive_lock(path, path.with_suffix(".holder"), "2", BusyError),
+        ):
             pass
-        with pytest.raises(BusyError), exclusive_lock(path, path.with_suffix(".holder"), "2", BusyError, wait_s=0.2):
+        with (
+            pytest.raises(BusyError),
+            exclusive_lock(path, path.with_suffix(".holder"), "2", BusyError, wait_s=0.2),
+        ):
             pass
     with try_lock(path) as held:
         assert held
@@ -89,7 +102,9 @@ def test_a_second_lock_of_the_same_process_is_refused(path: Path) -> None:
 
 def test_a_spawned_child_does_not_keep_the_lock(path: Path) -> None:
     with exclusive_lock(path, path.with_suffix(".holder"), "first", BusyError):
-        child = subprocess.Popen([sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE)
+        child = subprocess.Popen(
+            [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE
+        )
     with try_lock(path) as held:
         assert held
     child.communicate(b"")

@@ -20,12 +20,22 @@ def test_a_log_rotates_and_keeps_its_newest_lines(tmp_path: Path) -> None:
     with rotating_log(path, max_bytes=1000, older_files=2) as log:
         for number in range(200):
             log.info("line %d of a night \u2713", number)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["batch.log", "batch.log.1", "batch.log.2"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "batch.log",
+        "batch.log.1",
+        "batch.log.2",
+    ]
     assert all(file.stat().st_size <= 1000 for file in tmp_path.iterdir())
-    assert path.read_text(encoding="utf-8").splitlines()[-1].endswith("INFO line 199 of a night \u2713")
+    assert (
+        path.read_text(encoding="utf-8")
+        .splitlines()[-1]
+        .endswith("INFO line 199 of a night \u2713")
+    )
 
 
-def test_a_refused_rename_and_a_full_disk_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_rename_and_a_full_disk_stop_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "batch.log"
 
     def refuse(*_: object) -> None:
@@ -46,7 +56,8 @@ def test_a_refused_rename_and_a_full_disk_stop_nothing(tmp_path: Path, monkeypat
 def test_what_a_native_library_prints_is_logged_and_bounded(tmp_path: Path) -> None:
     path = tmp_path / "child.log"
     code = (
-        "import os, sys; from pathlib import Path; from wbcpipe.system.log_files import bound_log, redirect_output;"
+        "import os, sys; from pathlib import Path; from wbcpipe.system.log_files import "
+        "bound_log, redirect_output;"
         f"path = Path({str(path)!r}); redirect_output(path); os.write(2, b'n' * 3000 + b'\\n');"
         "bound_log(path, max_bytes=1000); print('after', flush=True)"
     )

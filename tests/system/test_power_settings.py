@@ -84,7 +84,8 @@ GUID des Energieschemas: 381b4222-f694-41f0-9685-ff5bb260df2e  (Ausbalanciert)
 
 
 @pytest.mark.parametrize(
-    ("text", "states"), [(_STATES_EN, {"S0"}), (_STATES_DE, {"S3"}), (_STATES_NONE, set()), ("", set())]
+    ("text", "states"),
+    [(_STATES_EN, {"S0"}), (_STATES_DE, {"S3"}), (_STATES_NONE, set()), ("", set())],
 )
 def test_sleep_states_are_read_in_english_and_german(text: str, states: set[str]) -> None:
     assert parse_sleep_states(text) == states
@@ -93,7 +94,11 @@ def test_sleep_states_are_read_in_english_and_german(text: str, states: set[str]
 
 @pytest.mark.parametrize(
     ("text", "times"),
-    [(_PLAN_EN, IdleTimes(1800, 900, 0, 10800)), (_PLAN_DE, IdleTimes(0, 600, 0, 0)), ("", IdleTimes())],
+    [
+        (_PLAN_EN, IdleTimes(1800, 900, 0, 10800)),
+        (_PLAN_DE, IdleTimes(0, 600, 0, 0)),
+        ("", IdleTimes()),
+    ],
 )
 def test_idle_times_are_read_in_english_and_german(text: str, times: IdleTimes) -> None:
     assert parse_idle_times(text) == times
@@ -101,15 +106,28 @@ def test_idle_times_are_read_in_english_and_german(text: str, times: IdleTimes) 
 
 def test_the_idle_action_of_logind_is_the_last_one_set() -> None:
     assert parse_logind_idle("[Login]\n#IdleAction=suspend\n") == "ignore"
-    assert parse_logind_idle("[Login]\nIdleAction=suspend\n# /etc/x.conf\n[Login]\nIdleAction = lock\n") == "lock"
+    assert (
+        parse_logind_idle(
+            "[Login]\nIdleAction=suspend\n# /etc/x.conf\n[Login]\nIdleAction = lock\n"
+        )
+        == "lock"
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "when"),
     [
-        ('Unattended-Upgrade::Automatic-Reboot "true";\nUnattended-Upgrade::Automatic-Reboot-Time "02:00";\n', "02:00"),
+        (
+            "Unattended-Upgrade::Automatic-Reboot "
+            '"true";\nUnattended-Upgrade::Automatic-Reboot-Time "02:00";\n',
+            "02:00",
+        ),
         ('Unattended-Upgrade::Automatic-Reboot "true";\n', "now"),
-        ('Unattended-Upgrade::Automatic-Reboot "false";\nUnattended-Upgrade::Automatic-Reboot-Time "02:00";\n', None),
+        (
+            "Unattended-Upgrade::Automatic-Reboot "
+            '"false";\nUnattended-Upgrade::Automatic-Reboot-Time "02:00";\n',
+            None,
+        ),
         ('Unattended-Upgrade::Automatic-Reboot-WithUsers "true";\n', None),
     ],
 )

@@ -1,4 +1,6 @@
-"""The first stop signal stops gracefully, a second one ends the process, and neither leaves a traceback."""
+"""The first stop signal stops gracefully, a second one ends the process, and neither leaves a
+traceback.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGHUP, and signals to a process, are POSIX")
+pytestmark = pytest.mark.skipif(
+    sys.platform == "win32", reason="SIGHUP, and signals to a process, are POSIX"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +36,9 @@ def default_handlers() -> Iterator[None]:
     """Start from Python's own handlers, whatever shell or test set them before."""
     before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     for number in STOP_SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(
+            number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        )
     yield
     signal.set_wakeup_fd(-1)
     for number, handler in before.items():
@@ -64,10 +70,16 @@ print("after the repeated signal")
         (signal.SIGHUP, "stopped by SIGHUP", 129),
     ],
 )
-def test_the_first_signal_raises_and_gives_reason_and_exit_code(number: signal.Signals, reason: str, code: int) -> None:
+def test_the_first_signal_raises_and_gives_reason_and_exit_code(
+    number: signal.Signals, reason: str, code: int
+) -> None:
     script = _TWICE.format(number.value)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=False)
-    assert (done.returncode, done.stdout) == (0, f"{reason} {code}\nafter the repeated signal\n"), done.stderr
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, f"{reason} {code}\nafter the repeated signal\n"), (
+        done.stderr
+    )
 
 
 _BUSY = """
@@ -81,7 +93,11 @@ hashlib.pbkdf2_hmac("sha512", b"", b"", 200_000_000)  # minutes inside a library
 
 def test_a_second_signal_ends_at_once_a_process_that_is_inside_a_library() -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", _BUSY], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT.parent
+        [sys.executable, "-c", _BUSY],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT.parent,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -147,10 +163,14 @@ main(["scopes"])
 """
 
 
-@pytest.mark.parametrize("at", ["threading.Thread(target=later).start()", "atexit.register(interrupt)"])
+@pytest.mark.parametrize(
+    "at", ["threading.Thread(target=later).start()", "atexit.register(interrupt)"]
+)
 def test_ctrl_c_while_the_interpreter_exits_shows_no_traceback(at: str) -> None:
     script = _EXITING.format(at)
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     assert "demo" in done.stdout
 
@@ -162,7 +182,8 @@ from wbcpipe.system.signals import install_stop_handlers, stop_reason
 install_stop_handlers()
 try:
     print("ready", flush=True)
-    time.sleep(60)
+    while True:  # a signal just before a call that sleeps is seen only after it
+        time.sleep(0.1)
 except KeyboardInterrupt:
     print("a message for a terminal that is gone", flush=True)
     with open({path!r}, "w") as handle:

@@ -38,7 +38,7 @@ _SCANNER = PermissionError(errno.EACCES, "the file is being used by another proc
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "LOCAL_WAIT_S", 0.05)
     monkeypatch.setattr(storage, "SHARE_WAIT_S", 0.05)
-    monkeypatch.setattr(storage, "_FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr(storage, "FIRST_DELAY_S", 0.001)
 
 
 class _Storage:
@@ -81,7 +81,11 @@ def _write_aside(path: Path) -> None:
 
 def _write_planes(path: Path) -> None:
     frames = tuple(FrameInfo(name) for name in ("color1", "fluorescence"))
-    write_field(path, np.arange(2 * 8 * 8, dtype=np.uint16).reshape(2, 8, 8), FieldInfo(0, 1.0, 2.0, 0.1, frames))
+    write_field(
+        path,
+        np.arange(2 * 8 * 8, dtype=np.uint16).reshape(2, 8, 8),
+        FieldInfo(0, 1.0, 2.0, 0.1, frames),
+    )
 
 
 def _record_light(path: Path) -> None:
@@ -142,10 +146,16 @@ _WRITERS: dict[str, Callable[[Path], None]] = {
     ("writer", "name"),
     [
         *((writer, name) for writer in _WRITERS for name in ("EACCES", "ENETDOWN", "EIO")),
-        *((writer, name) for writer in ("file", "array") for name in ("EHOSTUNREACH", "ESTALE", "ENOTCONN")),
+        *(
+            (writer, name)
+            for writer in ("file", "array")
+            for name in ("EHOSTUNREACH", "ESTALE", "ENOTCONN")
+        ),
     ],
 )
-def test_each_operation_may_be_refused_once(tmp_path: Path, disk: _Storage, writer: str, name: str) -> None:
+def test_each_operation_may_be_refused_once(
+    tmp_path: Path, disk: _Storage, writer: str, name: str
+) -> None:
     error = OSError(getattr(errno, name), name)
     for times in (1, 2):
         folder = tmp_path / str(times)
@@ -157,12 +167,17 @@ def test_each_operation_may_be_refused_once(tmp_path: Path, disk: _Storage, writ
         disk.refuse(error, 0)
 
 
-@pytest.mark.parametrize("writer", ["file", "json", "event", "line", "field", "array", "rename", "lock"])
+@pytest.mark.parametrize(
+    "writer", ["file", "json", "event", "line", "field", "array", "rename", "lock"]
+)
 @pytest.mark.parametrize(
     ("error", "words"),
     [
         (_SCANNER, ["refuses the file", "being used by another process", "virus scanner"]),
-        (OSError(errno.ENETDOWN, "Network is down"), ["does not answer", "Network is down", "run the same command"]),
+        (
+            OSError(errno.ENETDOWN, "Network is down"),
+            ["does not answer", "Network is down", "run the same command"],
+        ),
         (OSError(errno.EROFS, "Read-only file system"), ["refuses the file", "permissions"]),
     ],
     ids=["scanner", "share", "read-only"],
@@ -186,8 +201,12 @@ def test_a_full_disk_is_not_waited_for(tmp_path: Path, disk: _Storage) -> None:
     assert disk.refused == 1
 
 
-def test_an_error_that_is_no_state_of_the_storage_stays_as_it_is(tmp_path: Path, disk: _Storage) -> None:
-    with pytest.raises(StorageError, match=r"absent/a\.json: its folder does not exist; give a path"):
+def test_an_error_that_is_no_state_of_the_storage_stays_as_it_is(
+    tmp_path: Path, disk: _Storage
+) -> None:
+    with pytest.raises(
+        StorageError, match=r"absent/a\.json: its folder does not exist; give a path"
+    ):
         write_json(tmp_path / "absent" / "a.json", 1)
     disk.refuse(OSError(errno.EINVAL, "invalid argument"), 1)
     with pytest.raises(OSError, match="invalid argument") as caught:
@@ -204,7 +223,9 @@ def test_a_reader_is_patient_too(tmp_path: Path, disk: _Storage) -> None:
     assert read_field(tmp_path / "field.ome.tif")[1].index == 0
 
 
-def test_a_share_that_is_gone_is_not_taken_for_a_damaged_field(tmp_path: Path, disk: _Storage) -> None:
+def test_a_share_that_is_gone_is_not_taken_for_a_damaged_field(
+    tmp_path: Path, disk: _Storage
+) -> None:
     _write_planes(tmp_path / "field.ome.tif")
     disk.refuse(OSError(errno.ESTALE, "Stale file handle"), 10**6)
     with pytest.raises(StorageError, match="Stale file handle"):

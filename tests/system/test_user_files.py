@@ -75,7 +75,9 @@ def not_finite(path: Path) -> None:
         (not_finite, "NaN is not a number"),
     ],
 )
-def test_what_is_no_such_file_is_refused_in_one_line(make: Callable[[Path], None], text: str, tmp_path: Path) -> None:
+def test_what_is_no_such_file_is_refused_in_one_line(
+    make: Callable[[Path], None], text: str, tmp_path: Path
+) -> None:
     path = tmp_path / "recipe.json"
     make(path)
     with pytest.raises(ConfigError, match=text) as caught:
@@ -98,7 +100,9 @@ def test_a_byte_order_mark_is_no_content(tmp_path: Path) -> None:
     assert user_file(tmp_path / "a.toml").read_toml() == {"a": 1}
 
 
-@pytest.mark.parametrize(("sides", "text"), [((0, 5), "without a pixel"), ((9400, 9400), "88 megapixels; at most 67")])
+@pytest.mark.parametrize(
+    ("sides", "text"), [((0, 5), "without a pixel"), ((9400, 9400), "88 megapixels; at most 67")]
+)
 def test_the_limit_of_pixels(sides: tuple[int, int], text: str, tmp_path: Path) -> None:
     file = user_file(tmp_path / "x.png")
     file.check_pixels(8192, 8192)
@@ -118,4 +122,8 @@ def test_the_limits_of_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_names_that_are_not_utf8_can_be_printed() -> None:
-    assert [printable(text) for text in ("a.png", "caf\udce9.png", "\ud83d")] == ["a.png", "caf\\xe9.png", "\\ud83d"]
+    assert [printable(text) for text in ("a.png", "caf\udce9.png", "\ud83d")] == [
+        "a.png",
+        "caf\\xe9.png",
+        "\\ud83d",
+    ]

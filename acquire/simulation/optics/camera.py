@@ -1,4 +1,6 @@
-"""The camera: photons to 16-bit numbers, with the noise, the faults and the limits of a real sensor."""
+"""The camera: photons to 16-bit numbers, with the noise, the faults and the limits of a real
+sensor.
+"""
 
 from dataclasses import dataclass
 from typing import Final
@@ -33,7 +35,9 @@ class Window:
 
 
 def hot_pixels(seed: int, sensor_px: tuple[int, int]) -> NDArray[np.float64]:
-    """Return row, column and dark current (electrons per second) of the sensor's hot pixels, (N, 3) float64."""
+    """Return row, column and dark current (electrons per second) of the sensor's hot pixels, (N, 3)
+    float64.
+    """
     rng = stream(Purpose.SENSOR, seed, *sensor_px)
     count = round(HOT_PIXELS_PER_MEGAPIXEL * sensor_px[0] * sensor_px[1] / 1e6)
     rows, columns = rng.integers(0, sensor_px[0], count), rng.integers(0, sensor_px[1], count)
@@ -41,9 +45,13 @@ def hot_pixels(seed: int, sensor_px: tuple[int, int]) -> NDArray[np.float64]:
 
 
 def _noise(frame_key: tuple[int, ...], window: Window, block_row: int) -> NDArray[np.float32]:
-    """Unit noise for one row of blocks, cut to the window's columns: the same whatever window asks for it."""
+    """Unit noise for one row of blocks, cut to the window's columns: the same whatever window asks
+    for it.
+    """
     blocks = [
-        stream(Purpose.NOISE, *frame_key, block_row, column).standard_normal((_BLOCK, _BLOCK), dtype=np.float32)
+        stream(Purpose.NOISE, *frame_key, block_row, column).standard_normal(
+            (_BLOCK, _BLOCK), dtype=np.float32
+        )
         for column in range(window.left // _BLOCK, (window.right - 1) // _BLOCK + 1)
     ]
     start = window.left % _BLOCK
@@ -77,8 +85,11 @@ def digitise(
         first = max(window.top, block_row * _BLOCK)
         last = min(window.bottom, (block_row + 1) * _BLOCK)
         signal = electrons[first - window.top : last - window.top]
-        noise = _noise(frame_key, window, block_row)[first - block_row * _BLOCK : last - block_row * _BLOCK]
-        # Above some tens of electrons a Poisson draw is a Gaussian one; below, read noise hides the difference.
+        noise = _noise(frame_key, window, block_row)[
+            first - block_row * _BLOCK : last - block_row * _BLOCK
+        ]
+        # Above some tens of electrons a Poisson draw is a Gaussian one; below, read noise hides the
+        # difference.
         np.maximum(signal, 0.0, out=signal)
         spread = np.sqrt((signal + np.float32(READ_NOISE_E**2)) * np.float32(1.0 / pixels_averaged))
         spread *= noise

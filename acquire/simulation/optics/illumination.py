@@ -1,4 +1,7 @@
-"""How light is spread over the sensor: vignetting, unevenness and dust on the optics, on a coarse lattice."""
+"""How light is spread over the sensor.
+
+Vignetting, unevenness and dust on the optics, on a coarse lattice.
+"""
 
 from functools import lru_cache
 from typing import Final
@@ -21,7 +24,9 @@ _DUST_SPOTS: Final = 5
 
 @lru_cache(maxsize=32)
 def illumination_lattice(seed: int, light: str, sensor_px: tuple[int, int]) -> NDArray[np.float32]:
-    """Return the relative illumination at every 16th pixel, from pixel 0 on, 1 at the brightest; 2-D float32."""
+    """Return the relative illumination at every 16th pixel, from pixel 0 on, 1 at the brightest;
+    2-D float32.
+    """
     bulb = LIGHTS[light]
     rows = np.arange(0, sensor_px[0] + LATTICE_PX, LATTICE_PX, dtype=np.float64)
     columns = np.arange(0, sensor_px[1] + LATTICE_PX, LATTICE_PX, dtype=np.float64)
@@ -42,7 +47,9 @@ def illumination_lattice(seed: int, light: str, sensor_px: tuple[int, int]) -> N
 
 
 def dirty_lattice(lattice: NDArray[np.float32], dirt: float) -> NDArray[np.float32]:
-    """Return a lattice with a wide smear, in the lower right quarter, that takes the fraction ``dirt`` of the light."""
+    """Return a lattice with a wide smear, in the lower right quarter, that takes the fraction
+    ``dirt`` of the light.
+    """
     if not dirt:
         return lattice
     y = np.linspace(-1.0, 1.0, lattice.shape[0])[:, None]
@@ -51,9 +58,15 @@ def dirty_lattice(lattice: NDArray[np.float32], dirt: float) -> NDArray[np.float
     return np.asarray(lattice * (1.0 - dirt * smear), np.float32)
 
 
-def illuminate(electrons: NDArray[np.float32], lattice: NDArray[np.float32], window: Window, binning: int) -> None:
-    """Multiply ``electrons``, (rows, columns) float32 of a window of the binned sensor, by the illumination."""
-    column, right = split(((np.arange(window.left, window.right) + 0.5) * binning - 0.5) / LATTICE_PX)
+def illuminate(
+    electrons: NDArray[np.float32], lattice: NDArray[np.float32], window: Window, binning: int
+) -> None:
+    """Multiply ``electrons``, (rows, columns) float32 of a window of the binned sensor, by the
+    illumination.
+    """
+    column, right = split(
+        ((np.arange(window.left, window.right) + 0.5) * binning - 0.5) / LATTICE_PX
+    )
     row, below = split(((np.arange(window.top, window.bottom) + 0.5) * binning - 0.5) / LATTICE_PX)
     first = int(row[0])
     rows = np.pad(lattice, ((0, 1), (0, 1)), mode="edge")[first : int(row[-1]) + 2]

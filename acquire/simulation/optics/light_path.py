@@ -41,8 +41,9 @@ FLUORESCENCE_JITTER_PX: Final = 1.5
 class OpticalState:
     """The core's true state when the camera exposes.
 
-    ``x_um``, ``y_um`` are the stage position: the point of the stage's frame on the optical axis, which is the image
-    centre. ``light`` names the modality, empty for darkness. ``roi`` is x, y, width, height in unbinned pixels.
+    ``x_um``, ``y_um`` are the stage position: the point of the stage's frame on the optical axis,
+    which is the image centre. ``light`` names the modality, empty for darkness. ``roi`` is x, y,
+    width, height in unbinned pixels.
     """
 
     x_um: float
@@ -65,7 +66,8 @@ class Light:
     scale: float
     #: Electrons per ms and pixel of 0.1 um: bright-field background, or a bright AO nucleus.
     electrons_per_ms: float
-    #: Fraction of light missing in the corners, and the position of the brightest point (fraction of half the sensor).
+    #: Fraction of light missing in the corners, and the position of the brightest point (fraction
+    #: of half the sensor).
     vignetting: float
     brightest: tuple[float, float]
     #: Natural-log absorbance of a red cell per um of thickness.
@@ -78,12 +80,15 @@ class Light:
 
 LIGHTS: Final[Mapping[str, Light]] = MappingProxyType(
     {
-        # Haem absorbs about 125, 12 and 0.5 per mM and cm at 415, 550 and 635 nm (Prahl, omlc.org/spectra/hemoglobin)
-        # at 20 mM in the cell; strong bands are a little flattened by the LED's width.
+        # Haem absorbs about 125, 12 and 0.5 per mM and cm at 415, 550 and 635 nm (Prahl,
+        # omlc.org/spectra/hemoglobin) at 20 mM in the cell; strong bands are a little flattened by
+        # the LED's width.
         "color1": Light(0, (0.0, 0.0), 1.0, 3930.0, 0.21, (0.05, -0.03), 0.42),
         "color2": Light(1, (0.6, -0.4), 1.0008, 3930.0, 0.19, (-0.02, 0.04), 0.070),
         "color3": Light(2, (-0.9, 0.7), 0.9990, 3930.0, 0.17, (0.03, 0.06), 0.004),
-        "fluorescence": Light(3, (11.0, -6.0), 1.002, 480.0, 0.24, (-0.06, -0.05), 0.0, 0.0045, 0.045),
+        "fluorescence": Light(
+            3, (11.0, -6.0), 1.002, 480.0, 0.24, (-0.06, -0.05), 0.0, 0.0045, 0.045
+        ),
     }
 )
 
@@ -95,7 +100,9 @@ def blur_sigma_um(defocus_um: float) -> float:
 
 @dataclass(frozen=True)
 class View:
-    """The affine map from the slide (um) to pixels: ``(column, row) = matrix @ (x, y) + offset``."""
+    """The affine map from the slide (um) to pixels: ``(column, row) = matrix @ (x, y) +
+    offset``.
+    """
 
     matrix: NDArray[np.float64]
     offset: NDArray[np.float64]
@@ -103,7 +110,9 @@ class View:
     def to_px(self, x_um: NDArray[np.float64], y_um: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return columns and rows (N, 2) float64 of N points of the slide."""
         m, o = self.matrix, self.offset
-        return np.column_stack([m[0, 0] * x_um + m[0, 1] * y_um + o[0], m[1, 0] * x_um + m[1, 1] * y_um + o[1]])
+        return np.column_stack(
+            [m[0, 0] * x_um + m[0, 1] * y_um + o[0], m[1, 0] * x_um + m[1, 1] * y_um + o[1]]
+        )
 
     def reduced(self, factor: int) -> "View":
         """Return the view onto a grid whose pixels are ``factor`` by ``factor`` of this one's."""
@@ -121,9 +130,15 @@ class View:
 
 
 def sensor_view(
-    state: OpticalState, seed: int, placement: SlideTransform, sensor_px: tuple[int, int], pixel_um: float
+    state: OpticalState,
+    seed: int,
+    placement: SlideTransform,
+    sensor_px: tuple[int, int],
+    pixel_um: float,
 ) -> View:
-    """Return the map from the slide to unbinned pixels of the full sensor; ``sensor_px`` is (rows, columns)."""
+    """Return the map from the slide to unbinned pixels of the full sensor; ``sensor_px`` is (rows,
+    columns).
+    """
     light = LIGHTS.get(state.light, LIGHTS["color1"])
     jitter = np.zeros(2)  # the field's own shift (column, row)
     if state.light == "fluorescence":

@@ -1,7 +1,9 @@
-"""All figures of the five white-cell classes: how they differ, how they vary, how hard they are to distinguish.
+"""All figures of the five white-cell classes.
 
-Tune difficulty here and nowhere else. Orders are always those of the package: bands are color1 (415 nm),
-color2 (550 nm), color3 (635 nm); modalities are the three bands and then fluorescence.
+How they differ, how they vary, how hard they are to distinguish.
+
+Tune difficulty here and nowhere else. Orders are always those of the package: bands are color1 (415
+nm), color2 (550 nm), color3 (635 nm); modalities are the three bands and then fluorescence.
 """
 
 from collections.abc import Mapping
@@ -129,13 +131,14 @@ _LOOKALIKES: Final[Mapping[str, Mapping[str, float]]] = MappingProxyType(
 class Biology:
     """The classes, and the difficulty of distinguishing them.
 
-    Each nuisance is drawn per cell and, where it says so, per modality independently: no single modality can be
-    trusted everywhere, the four together nearly can.
+    Each nuisance is drawn per cell and, where it says so, per modality independently: no single
+    modality can be trusted everywhere, the four together nearly can.
     """
 
     classes: Mapping[str, Traits] = field(default_factory=lambda: _CLASSES)
-    #: Probability that a cell shows another class's signature in one modality (a merged or edge-on nucleus,
-    #: degranulated or toxic granules), drawn per modality independently. Raises the error of that modality alone.
+    #: Probability that a cell shows another class's signature in one modality (a merged or edge-on
+    #: nucleus, degranulated or toxic granules), drawn per modality independently. Raises the error
+    #: of that modality alone.
     atypical_rate: tuple[float, float, float, float] = (0.045, 0.055, 0.05, 0.045)
     #: Which class an atypical cell resembles.
     lookalikes: Mapping[str, Mapping[str, float]] = field(default_factory=lambda: _LOOKALIKES)
@@ -149,11 +152,14 @@ class Biology:
     #: How strongly granules and nuclei refract per band, relative to their path.
     granule_refraction: tuple[float, float, float] = (1.0, 0.8, 0.45)
     nucleus_refraction: tuple[float, float, float] = (0.40, 0.5, 1.0)
-    #: Scale of a half-normal blur per modality, um: the cell creeps in the wet film while a frame is exposed.
+    #: Scale of a half-normal blur per modality, um: the cell creeps in the wet film while a frame
+    #: is exposed.
     motion_um: float = 0.16
-    #: Standard deviation of the cells' heights above the focal surface, um, common to all modalities.
+    #: Standard deviation of the cells' heights above the focal surface, um, common to all
+    #: modalities.
     height_sd_um: float = 0.6
-    #: Probability of a red cell over part of a white cell (dark at color1, nearly absent elsewhere).
+    #: Probability of a red cell over part of a white cell (dark at color1, nearly absent
+    #: elsewhere).
     overlaid_rate: float = 0.07
     #: Fraction of white cells with a second one touching.
     doublet_rate: float = 0.04
@@ -161,7 +167,9 @@ class Biology:
     neutrophil_lobes: Mapping[int, float] = field(
         default_factory=lambda: MappingProxyType({2: 0.09, 3: 0.44, 4: 0.35, 5: 0.12})
     )
-    eosinophil_lobes: Mapping[int, float] = field(default_factory=lambda: MappingProxyType({2: 0.90, 3: 0.10}))
+    eosinophil_lobes: Mapping[int, float] = field(
+        default_factory=lambda: MappingProxyType({2: 0.90, 3: 0.10})
+    )
     band_rate: float = 0.07
     #: Fraction of lymphocytes with an indented nucleus.
     indented_rate: float = 0.25
@@ -171,10 +179,14 @@ BIOLOGY = Biology()
 
 
 def stained_classes(stain: Stain) -> Mapping[str, Traits]:
-    """Return the classes as a stain shows them: emission of nucleus, cytoplasm and granules, and absorbance."""
+    """Return the classes as a stain shows them: emission of nucleus, cytoplasm and granules, and
+    absorbance.
+    """
 
     def absorbance(bands: tuple[float, float, float]) -> tuple[float, float, float]:
-        first, second, third = (value * factor for value, factor in zip(bands, stain.absorbance, strict=True))
+        first, second, third = (
+            value * factor for value, factor in zip(bands, stain.absorbance, strict=True)
+        )
         return first, second, third
 
     return {

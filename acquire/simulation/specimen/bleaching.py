@@ -19,7 +19,9 @@ class DoseMap:
         self._width_um = width_um
         self._height_um = height_um
         #: Bucket of the size of a field -> rounded stage position (0.01 um) -> microseconds.
-        self._buckets: dict[tuple[int, int], dict[tuple[int, int], int]] = defaultdict(lambda: defaultdict(int))
+        self._buckets: dict[tuple[int, int], dict[tuple[int, int], int]] = defaultdict(
+            lambda: defaultdict(int)
+        )
 
     def _bucket(self, x_um: float, y_um: float) -> tuple[int, int]:
         return int(np.floor(x_um / self._width_um)), int(np.floor(y_um / self._height_um))
@@ -32,8 +34,8 @@ class DoseMap:
     def faded(self, x_um: float, y_um: float) -> list[tuple[float, float, float]]:
         """Return the earlier exposures that reach into the field at the stage position.
 
-        Each as the offset (um) of its field against this one, x and y, and the fraction of emission it leaves; in an
-        order that depends on the positions alone.
+        Each as the offset (um) of its field against this one, x and y, and the fraction of emission
+        it leaves; in an order that depends on the positions alone.
         """
         column, row = self._bucket(x_um, y_um)
         near = {

@@ -46,7 +46,9 @@ class Landscape:
         self._offset_um = rng.uniform(-3.0, 3.0)
 
     def crowding(self, x_um: NDArray[np.float64], y_um: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return the local density of cells over the slide's mean, 0 (bare) to 1.5, shaped as ``x_um``."""
+        """Return the local density of cells over the slide's mean, 0 (bare) to 1.5, shaped as
+        ``x_um``.
+        """
         patches = np.clip(1.0 + 0.24 * self._patchiness(x_um, y_um), 0.5, 1.5)
         # About 5 % of the area is bare, in islands of one to a few fields.
         cover = np.clip((1.7 - self._gaps(x_um, y_um)) / 0.1, 0.0, 1.0)
@@ -54,9 +56,13 @@ class Landscape:
         return density
 
     def focus_um(self, x_um: float, y_um: float) -> float:
-        """Return the Z at which the slide's cells are sharp: tilt, bow and a little roughness; within ±27 um."""
+        """Return the Z at which the slide's cells are sharp: tilt, bow and a little roughness.
+
+        Within ±27 um.
+        """
         along_um = x_um * np.cos(self._tilt_direction) + y_um * np.sin(self._tilt_direction)
-        # The tangent levels off: the plane stays inside any sensible Z limit however far one travels.
+        # The tangent levels off: the plane stays inside any sensible Z limit however far one
+        # travels.
         tilt_um = self._tilt_um * np.tanh(along_um / 30_000.0)
         radius_um = np.hypot(x_um - self._bow_centre_um[0], y_um - self._bow_centre_um[1])
         bow_um = self._bow_um * np.exp(-((radius_um / 9_000.0) ** 2))

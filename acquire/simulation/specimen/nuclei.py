@@ -20,7 +20,9 @@ def _pick(rng: np.random.Generator, weights: Mapping[int, float]) -> int:
     return int(rng.choice(list(weights), p=values / values.sum()))
 
 
-def _segmented(rng: np.random.Generator, lobes: int, cell_um: float, plumpness: float) -> list[_Tube]:
+def _segmented(
+    rng: np.random.Generator, lobes: int, cell_um: float, plumpness: float
+) -> list[_Tube]:
     """Lobes on an arc, joined by thin strands."""
     area = plumpness * cell_um**2
     arc_um = cell_um * (0.46 if lobes == 2 else rng.uniform(0.50, 0.58))
@@ -51,7 +53,12 @@ def _segmented(rng: np.random.Generator, lobes: int, cell_um: float, plumpness: 
 
 
 def _arc(
-    rng: np.random.Generator, arc_um: float, span: float, radius_um: float, swell: float, steps: int = 6
+    rng: np.random.Generator,
+    arc_um: float,
+    span: float,
+    radius_um: float,
+    swell: float,
+    steps: int = 6,
 ) -> list[_Tube]:
     """Return the tubes of a bent sausage: band, kidney or horseshoe."""
     turn = rng.uniform(0.0, 2.0 * np.pi)
@@ -62,7 +69,14 @@ def _arc(
     x = r * np.cos(angles) - 0.55 * arc_um * np.sinc(span / (2 * np.pi)) * np.cos(turn)
     y = r * np.sin(angles) - 0.55 * arc_um * np.sinc(span / (2 * np.pi)) * np.sin(turn)
     return [
-        (float(x[i]), float(y[i]), float(x[i + 1]), float(y[i + 1]), float(radii[i]), float(radii[i + 1]))
+        (
+            float(x[i]),
+            float(y[i]),
+            float(x[i + 1]),
+            float(y[i + 1]),
+            float(radii[i]),
+            float(radii[i + 1]),
+        )
         for i in range(steps - 1)
     ]
 
@@ -72,14 +86,20 @@ def _tubes(label: str, rng: np.random.Generator, cell_um: float) -> tuple[list[_
     if label == "NEU" and rng.random() < BIOLOGY.band_rate:
         return _arc(rng, 0.5 * cell_um, rng.uniform(3.0, 4.6), 0.23 * cell_um, 0.08), 0.3
     if label == "NEU":
-        return _segmented(rng, _pick(rng, BIOLOGY.neutrophil_lobes), cell_um, rng.uniform(0.26, 0.35)), 0.17
+        return _segmented(
+            rng, _pick(rng, BIOLOGY.neutrophil_lobes), cell_um, rng.uniform(0.26, 0.35)
+        ), 0.17
     if label == "EOS":
-        return _segmented(rng, _pick(rng, BIOLOGY.eosinophil_lobes), cell_um, rng.uniform(0.33, 0.43)), 0.22
+        return _segmented(
+            rng, _pick(rng, BIOLOGY.eosinophil_lobes), cell_um, rng.uniform(0.33, 0.43)
+        ), 0.22
     if label == "MO":
         span = rng.uniform(1.2, 4.4)
         return _arc(rng, 0.42 * cell_um, span, rng.uniform(0.32, 0.40) * cell_um, 0.09), 0.5
     if label == "BAS":
-        return _segmented(rng, int(rng.integers(2, 4)), 0.82 * cell_um, rng.uniform(0.50, 0.68)), 0.7
+        return _segmented(
+            rng, int(rng.integers(2, 4)), 0.82 * cell_um, rng.uniform(0.50, 0.68)
+        ), 0.7
     share = rng.uniform(0.74, 0.88) if cell_um < 5.2 else rng.uniform(0.62, 0.8)
     off = rng.normal(0.0, 0.05 * cell_um, 4)
     radius = share * cell_um * 0.96
@@ -87,7 +107,9 @@ def _tubes(label: str, rng: np.random.Generator, cell_um: float) -> tuple[list[_
 
 
 def _centred(tubes: list[_Tube]) -> list[_Tube]:
-    """Move the nucleus most of the way to the middle of its cell: a lobed nucleus keeps a slight eccentricity."""
+    """Move the nucleus most of the way to the middle of its cell: a lobed nucleus keeps a slight
+    eccentricity.
+    """
     shape = np.array(tubes)
     length = np.hypot(shape[:, 2] - shape[:, 0], shape[:, 3] - shape[:, 1])
     radius = (shape[:, 4] + shape[:, 5]) / 2.0
@@ -115,7 +137,9 @@ def _union_um(
     return union
 
 
-def nucleus_depth_um(label: str, rng: np.random.Generator, cell_um: float, side: int) -> NDArray[np.float32]:
+def nucleus_depth_um(
+    label: str, rng: np.random.Generator, cell_um: float, side: int
+) -> NDArray[np.float32]:
     """Return the depth of each grid point inside the nucleus.
 
     Args:
@@ -139,7 +163,10 @@ def nucleus_depth_um(label: str, rng: np.random.Generator, cell_um: float, side:
         angle = rng.uniform(0.0, 2.0 * np.pi)
         reach = cell_um * rng.uniform(0.85, 1.1)
         notch = _union_um(
-            [(reach * np.cos(angle), reach * np.sin(angle)) * 2 + (0.45 * cell_um, 0.45 * cell_um)], 0.3, x, y
+            [(reach * np.cos(angle), reach * np.sin(angle)) * 2 + (0.45 * cell_um, 0.45 * cell_um)],
+            0.3,
+            x,
+            y,
         )
         depth = np.minimum(depth, -notch)
     if label == "MO":

@@ -27,5 +27,9 @@ class Purpose:
 
 
 def stream(*keys: int) -> np.random.Generator:
-    """Return the generator that belongs to these keys: the same keys give the same numbers in any order of calls."""
-    return np.random.Generator(np.random.SFC64(np.random.SeedSequence([key & _MASK for key in keys])))
+    """Return the generator that belongs to these keys: the same keys give the same numbers in any
+    order of calls.
+    """
+    return np.random.Generator(
+        np.random.SFC64(np.random.SeedSequence([key & _MASK for key in keys]))
+    )

@@ -1,4 +1,6 @@
-"""Red cells: biconcave discs after Evans and Fung, drawn from a one-dimensional table of their blurred profile."""
+"""Red cells: biconcave discs after Evans and Fung, drawn from a one-dimensional table of their
+blurred profile.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -20,9 +22,15 @@ _DENSEST: Final = 1.5
 _FIELD_UM2: Final = 204.8**2
 _CHUNK: Final = 16
 
-# Evans & Fung, Microvasc. Res. 4 (1972) 335, doi:10.1016/0026-2862(72)90069-6, eq. 4 and table 3 (300 mosmol),
-# c0 + c1 r^2 + c2 r^4 in um with r the radius over its greatest; then swollen, flat and stomatocyte-like variants.
-_THICKNESS: Final = ((0.81, 7.83, -4.39), (1.15, 6.40, -3.60), (0.55, 8.40, -4.75), (1.80, 3.60, -2.10))
+# Evans & Fung, Microvasc. Res. 4 (1972) 335, doi:10.1016/0026-2862(72)90069-6, eq. 4 and table 3
+# (300 mosmol), c0 + c1 r^2 + c2 r^4 in um with r the radius over its greatest; then swollen, flat
+# and stomatocyte-like variants.
+_THICKNESS: Final = (
+    (0.81, 7.83, -4.39),
+    (1.15, 6.40, -3.60),
+    (0.55, 8.40, -4.75),
+    (1.80, 3.60, -2.10),
+)
 
 # A cell tilted or floating a little: each variant lies at its own height.
 _HEIGHT_UM: Final = (0.0, 0.35, -0.35, 0.15)
@@ -53,7 +61,12 @@ class RedCells:
     @classmethod
     def joined(cls, tiles: Sequence["RedCells"]) -> "RedCells":
         """Return all cells of the tiles, in order."""
-        return cls(**{c.name: np.concatenate([getattr(tile, c.name) for tile in tiles]) for c in fields(cls)})
+        return cls(
+            **{
+                c.name: np.concatenate([getattr(tile, c.name) for tile in tiles])
+                for c in fields(cls)
+            }
+        )
 
     def chosen(self, which: NDArray[np.bool_]) -> "RedCells":
         """Return the cells where ``which`` (N,) bool is true, in order."""
@@ -72,21 +85,29 @@ def _scattered(
     """Draw centres (N, 2) um that mostly keep a distance, with some short rouleaux."""
     x0_um, y0_um, side_um = tile
     count = int(rng.poisson(1.9 * per_field * _DENSEST * side_um**2 / _FIELD_UM2))
-    points = np.column_stack([x0_um + side_um * rng.random(count), y0_um + side_um * rng.random(count)])
+    points = np.column_stack(
+        [x0_um + side_um * rng.random(count), y0_um + side_um * rng.random(count)]
+    )
     points = points[rng.random(count) * _DENSEST < crowding(points[:, 0], points[:, 1])]
     distance_um = np.where(rng.random(len(points)) < 0.9, 7.3, 4.0)
-    gaps = np.hypot(points[:, None, 0] - points[None, :, 0], points[:, None, 1] - points[None, :, 1])
+    gaps = np.hypot(
+        points[:, None, 0] - points[None, :, 0], points[:, None, 1] - points[None, :, 1]
+    )
     kept: list[int] = []
+    nearest_um = np.full(len(points), np.inf)  # of those kept so far
     for i in range(len(points)):
-        if not kept or gaps[i, kept].min() >= distance_um[i]:
+        if nearest_um[i] >= distance_um[i]:
             kept.append(i)
+            np.minimum(nearest_um, gaps[i], out=nearest_um)
     points = points[kept]
     chains = [points]
     for start in points[rng.random(len(points)) < 0.05]:
         length = int(rng.integers(1, 5))
         heading = rng.uniform(0.0, 2.0 * np.pi) + np.cumsum(rng.normal(0.0, 0.25, length))
         pace = rng.uniform(2.6, 5.5) * np.ones(length)
-        chain = np.column_stack([np.cumsum(pace * np.cos(heading)), np.cumsum(pace * np.sin(heading))])
+        chain = np.column_stack(
+            [np.cumsum(pace * np.cos(heading)), np.cumsum(pace * np.sin(heading))]
+        )
         chains.append(start + chain)
     return np.concatenate(chains)
 
@@ -106,17 +127,22 @@ def red_cell_tile(
         rng: the tile's stream.
         tile: x0, y0 and side of the tile, um.
         crowding: local density relative to the mean at x, y (um).
-        occupied: (M, 3) float64: x, y and radius (um) of white cells, which red cells keep clear of.
+        occupied: (M, 3) float64: x, y and radius (um) of white cells, which red cells keep clear
+            of.
         overlaid: (K, 3) float64: white cells over which one red cell lies.
         sparse: a buffy coat, where red cells are a third as many.
     """
     x0_um, y0_um, side_um = tile
     points = _scattered(rng, tile, crowding, RED_CELLS_PER_FIELD / (3.0 if sparse else 1.0))
     if len(occupied):
-        away = np.hypot(points[:, None, 0] - occupied[:, 0], points[:, None, 1] - occupied[:, 1]) - occupied[:, 2]
+        away = (
+            np.hypot(points[:, None, 0] - occupied[:, 0], points[:, None, 1] - occupied[:, 1])
+            - occupied[:, 2]
+        )
         points = points[away.min(axis=1) > rng.uniform(2.6, 4.0, len(points))]
     for x, y, radius in overlaid:
-        # The offset depends on the position of the white cell alone, so that neighbouring tiles agree on it.
+        # The offset depends on the position of the white cell alone, so that neighbouring tiles
+        # agree on it.
         turn, reach = 7.0 * (x + y), radius * (0.45 + 0.4 * ((3.7 * x) % 1.0))
         ox, oy = x + reach * np.cos(turn), y + reach * np.sin(turn)
         if x0_um <= ox < x0_um + side_um and y0_um <= oy < y0_um + side_um:
@@ -141,10 +167,12 @@ def red_cell_tile(
 def red_cell_profiles(
     variant: int, sigma_um: float, defocus_um: float, rim: float, bend: float
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], float]:
-    """Return thickness and refraction of a red cell against r^2, both (steps,) float32, and the r^2 of the last step.
+    """Return thickness and refraction of a red cell against r^2, both (steps,) float32, and the r^2
+    of the last step.
 
-    r is relative to the cell's radius. ``sigma_um`` is the blur, ``defocus_um`` how far the cell is out of focus;
-    ``rim`` weighs the light lost at steep edges and ``bend`` the light redistributed by defocus.
+    r is relative to the cell's radius. ``sigma_um`` is the blur, ``defocus_um`` how far the cell is
+    out of focus; ``rim`` weighs the light lost at steep edges and ``bend`` the light redistributed
+    by defocus.
     """
     reach_um = _RADIUS_UM + 3.0 * sigma_um + 0.5
     half = int(np.ceil(reach_um / _PROFILE_UM))
@@ -161,7 +189,8 @@ def red_cell_profiles(
     steps = np.sqrt(np.linspace(0.0, r_max**2, _STEPS))
 
     def profile(image: NDArray[np.float64]) -> NDArray[np.float32]:
-        blurred = ndimage.gaussian_filter(image, grid_sigma, truncate=3.0)[half, half:]
+        middle = ndimage.gaussian_filter1d(image, grid_sigma, axis=0, truncate=3.0)[half]
+        blurred = ndimage.gaussian_filter1d(middle, grid_sigma, truncate=3.0)[half:]
         line = np.interp(steps, axis[half:], blurred).astype(np.float32)
         line[-1] = 0.0
         line.flags.writeable = False
@@ -186,7 +215,8 @@ def draw_red_cells(
         cells: the N cells.
         centres_px: (N, 2) float64, column and row of the cells on the sensor.
         view: the map from the slide to the sensor.
-        tables: per variant, the profile that scales with haemoglobin, the one that does not, and the r^2 they end at.
+        tables: per variant, the profile that scales with haemoglobin, the one that does not, and
+            the r^2 they end at.
     """
     um_per_px = view.um_per_px
     for variant, (scaled, fixed, r2_max) in enumerate(tables):
@@ -248,10 +278,17 @@ def _patches(
     return indices
 
 
-def add_clipped(plane: NDArray[np.float32], patch: NDArray[np.float32], row: int, column: int) -> None:
-    """Add ``patch`` to ``plane`` with its first pixel at (row, column), which may lie outside; both float32."""
+def add_clipped(
+    plane: NDArray[np.float32], patch: NDArray[np.float32], row: int, column: int
+) -> None:
+    """Add ``patch`` to ``plane`` with its first pixel at (row, column), which may lie outside.
+
+    Both float32.
+    """
     top, left = max(row, 0), max(column, 0)
     bottom = min(row + patch.shape[0], plane.shape[0])
     right = min(column + patch.shape[1], plane.shape[1])
     if top < bottom and left < right:
-        plane[top:bottom, left:right] += patch[top - row : bottom - row, left - column : right - column]
+        plane[top:bottom, left:right] += patch[
+            top - row : bottom - row, left - column : right - column
+        ]

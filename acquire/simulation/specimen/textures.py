@@ -19,7 +19,9 @@ _BANK: Final = 512
 
 @lru_cache(maxsize=16)
 def _bank(grain_um: float) -> NDArray[np.float32]:
-    noise = stream(Purpose.TEXTURE, round(grain_um * 1000)).standard_normal((_BANK, _BANK), dtype=np.float32)
+    noise = stream(Purpose.TEXTURE, round(grain_um * 1000)).standard_normal(
+        (_BANK, _BANK), dtype=np.float32
+    )
     smooth = ndimage.gaussian_filter(noise, grain_um / GRID_UM, mode="wrap")
     unit: NDArray[np.float32] = smooth / smooth.std()
     unit.flags.writeable = False
@@ -40,22 +42,33 @@ def texture(rng: np.random.Generator, grain_um: float, side: int) -> NDArray[np.
     return np.ascontiguousarray(cut.T if flip & 4 else cut)
 
 
-def coordinates(side: int, spacing_um: float = GRID_UM) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def coordinates(
+    side: int, spacing_um: float = GRID_UM
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return x (1, side) and y (side, 1) in um of a square grid about its centre, float32."""
     axis = ((np.arange(side) - (side - 1) / 2.0) * spacing_um).astype(np.float32)
     return axis[None, :], axis[:, None]
 
 
 def smoothstep(depth_um: NDArray[np.float32], width_um: float) -> NDArray[np.float32]:
-    """Return 0 outside, 1 inside, rising over ``width_um`` where the depth (um) passes 0; float32, same shape."""
+    """Return 0 outside, 1 inside, rising over ``width_um`` where the depth (um) passes 0.
+
+    Float32, same shape.
+    """
     step: NDArray[np.float32] = 0.5 + 0.5 * np.tanh(depth_um * np.float32(1.0 / width_um))
     return step
 
 
 def spots(
-    x_um: NDArray[np.float64], y_um: NDArray[np.float64], weight: NDArray[np.float64], radius_um: float, side: int
+    x_um: NDArray[np.float64],
+    y_um: NDArray[np.float64],
+    weight: NDArray[np.float64],
+    radius_um: float,
+    side: int,
 ) -> NDArray[np.float32]:
-    """Return a (side, side) float32 image of soft discs of height ``weight`` at the points (um from the centre)."""
+    """Return a (side, side) float32 image of soft discs of height ``weight`` at the points (um from
+    the centre).
+    """
     image = np.zeros((side, side), np.float32)
     column = np.rint(x_um / GRID_UM + (side - 1) / 2.0).astype(np.intp)
     row = np.rint(y_um / GRID_UM + (side - 1) / 2.0).astype(np.intp)

@@ -17,7 +17,13 @@ from scipy import ndimage
 from wbcpipe.acquire.calibration.cli import calibrate
 from wbcpipe.acquire.calibration.compare import check_calibration
 from wbcpipe.acquire.calibration.dark import dark_figures, measure_dark
-from wbcpipe.acquire.calibration.flat import advise_exposure, estimate_shading, lamp_figures, measure_flat, tile_levels
+from wbcpipe.acquire.calibration.flat import (
+    advise_exposure,
+    estimate_shading,
+    lamp_figures,
+    measure_flat,
+    tile_levels,
+)
 from wbcpipe.acquire.calibration.geometry import Move, camera_affine, fit_moves, prepare, register
 from wbcpipe.acquire.calibration.microscope_probe import MicroscopeProbe, spread_places
 from wbcpipe.acquire.calibration.offsets import measure_offsets
@@ -38,7 +44,13 @@ from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
-from wbcpipe.errors import ConfigError, DeviceCrashError, HardwareError, InterruptedRunError, SampleStateError
+from wbcpipe.errors import (
+    ConfigError,
+    DeviceCrashError,
+    HardwareError,
+    InterruptedRunError,
+    SampleStateError,
+)
 from wbcpipe.system.files import write_json
 
 if TYPE_CHECKING:
@@ -53,8 +65,8 @@ if TYPE_CHECKING:
 class PlantedScope(VirtualScope):
     """A virtual scope whose stage and colours are not what they say.
 
-    Its stage really goes ``transform`` times as far as it says, stops ``backlash_um`` (x, y) short of where it comes
-    from the far side, and its colours focus ``focus_um`` higher.
+    Its stage really goes ``transform`` times as far as it says, stops ``backlash_um`` (x, y) short
+    of where it comes from the far side, and its colours focus ``focus_um`` higher.
     """
 
     transform: NDArray[np.float64] = np.eye(2)
@@ -69,7 +81,9 @@ class PlantedScope(VirtualScope):
 
     def observe(self, frame: int | None = None) -> OpticalState:
         seen = super().observe(frame)
-        x_um, y_um = self.transform @ (seen.x_um, seen.y_um) + np.where(self._side < 0, self.backlash_um, 0.0)
+        x_um, y_um = self.transform @ (seen.x_um, seen.y_um) + np.where(
+            self._side < 0, self.backlash_um, 0.0
+        )
         away_um = getattr(self, "focus_um", {}).get(seen.light, 0.0)
         return replace(seen, x_um=float(x_um), y_um=float(y_um), z_um=seen.z_um - away_um)
 
@@ -98,31 +112,45 @@ def test_shading_is_separated_from_cells_and_from_a_fading_lamp() -> None:
     rng = np.random.default_rng(4)
     y, x = np.mgrid[-1:1:24j, -1:1:32j]
     planted = 1 - 0.12 * (x**2 + y**2) + 0.03 * x
-    levels = planted * 30_000 * np.linspace(1.0, 0.8, 20)[:, None, None] * (1 + rng.normal(0, 0.005, (20, 24, 32)))
+    levels = (
+        planted
+        * 30_000
+        * np.linspace(1.0, 0.8, 20)[:, None, None]
+        * (1 + rng.normal(0, 0.005, (20, 24, 32)))
+    )
     levels[rng.random(levels.shape) < 0.1] *= 0.6  # tiles full of cells
     shading = estimate_shading(levels)
     assert np.abs(shading.grid / (planted / planted[12, 16]) - 1).max() < 0.01
-    assert shading.falloff == pytest.approx(1 - np.mean(planted[[0, 0, -1, -1], [0, -1, 0, -1]]), abs=0.01)
+    assert shading.falloff == pytest.approx(
+        1 - np.mean(planted[[0, 0, -1, -1], [0, -1, 0, -1]]), abs=0.01
+    )
     assert 0.0005 < shading.error < 0.005
 
 
 @pytest.mark.parametrize(
-    ("level", "advice", "better_ms"), [(0.66, "keep", 10.0), (0.1, "lengthen", 70.0), (1.0, "shorten", 7.0)]
+    ("level", "advice", "better_ms"),
+    [(0.66, "keep", 10.0), (0.1, "lengthen", 70.0), (1.0, "shorten", 7.0)],
 )
-def test_exposures_are_advised_by_what_they_use(level: float, advice: str, better_ms: float) -> None:
+def test_exposures_are_advised_by_what_they_use(
+    level: float, advice: str, better_ms: float
+) -> None:
     assert advise_exposure(10.0, level * 60_000, 60_000) == (advice, better_ms)
 
 
 def test_a_lamps_drift_is_told_from_its_flicker() -> None:
     times_s = np.arange(60.0)
-    levels = 1000 * (1 - 0.002 * times_s / 60) * (1 + np.random.default_rng(5).normal(0, 0.0004, 60))
+    levels = (
+        1000 * (1 - 0.002 * times_s / 60) * (1 + np.random.default_rng(5).normal(0, 0.0004, 60))
+    )
     figures = lamp_figures(times_s, levels)
     assert figures.drift_per_minute == pytest.approx(-0.002, abs=3 * figures.drift_se)
     assert figures.relative_sd == pytest.approx(0.0004, rel=0.25)
 
 
 @pytest.mark.parametrize("shift_px", [(0.0, 0.0), (7.31, -4.27), (-60.5, 33.9)])
-def test_registration_finds_a_planted_shift_under_uneven_light(shift_px: tuple[float, float]) -> None:
+def test_registration_finds_a_planted_shift_under_uneven_light(
+    shift_px: tuple[float, float],
+) -> None:
     rng = np.random.default_rng(6)
     wide = ndimage.gaussian_filter(rng.normal(size=(400, 400)), 3.0)
     wide = 20_000 * (1 + 0.3 * wide / wide.std())
@@ -131,7 +159,9 @@ def test_registration_finds_a_planted_shift_under_uneven_light(shift_px: tuple[f
     hot[rng.integers(0, 256, 40), rng.integers(0, 256, 40)] = 30_000
     right, down = shift_px
     frames = [
-        np.clip(cut[72:328, 72:328] * lamp + hot + rng.normal(0, 100, (256, 256)), 0, 65535).astype(np.uint16)
+        np.clip(cut[72:328, 72:328] * lamp + hot + rng.normal(0, 100, (256, 256)), 0, 65535).astype(
+            np.uint16
+        )
         for cut in (wide, ndimage.shift(wide, (down, right), order=3, mode="reflect"))
     ]
     found = register(prepare(frames[0]), prepare(frames[1]), (round(right) + 3, round(down) - 2))
@@ -142,7 +172,11 @@ def test_registration_finds_a_planted_shift_under_uneven_light(shift_px: tuple[f
 def test_other_places_are_not_taken_for_one() -> None:
     rng = np.random.default_rng(7)
     frames = [
-        prepare((20_000 + 5000 * ndimage.gaussian_filter(rng.normal(size=(128, 128)), 3)).astype(np.uint16))
+        prepare(
+            (20_000 + 5000 * ndimage.gaussian_filter(rng.normal(size=(128, 128)), 3)).astype(
+                np.uint16
+            )
+        )
         for _ in range(2)
     ]
     assert register(frames[0], frames[1]) is None
@@ -170,15 +204,21 @@ def test_the_affine_fit_withstands_outliers_and_its_errors_are_true() -> None:
     # In units of the standard error given: were it true, these would scatter by 1.
     assert 0.7 < np.std(away) < 1.4
     figures = camera_affine(fit, load_scope("demo").camera)
-    assert figures.pixel_um == pytest.approx(math.sqrt(np.linalg.det(matrix)), abs=4 * figures.pixel_um_se)
+    assert figures.pixel_um == pytest.approx(
+        math.sqrt(np.linalg.det(matrix)), abs=4 * figures.pixel_um_se
+    )
     assert figures.skew_deg == pytest.approx(0.5, abs=4 * figures.skew_deg_se)
     assert figures.turn_deg == pytest.approx(2.25, abs=4 * figures.turn_deg_se)
 
 
-@pytest.mark.parametrize("affine", [(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 1, 0), (0, -1, 1, 0), (0.02, -1, 1, 0.02)])
+@pytest.mark.parametrize(
+    "affine", [(1, 0, 0, 1), (-1, 0, 0, 1), (0, 1, 1, 0), (0, -1, 1, 0), (0.02, -1, 1, 0.02)]
+)
 def test_figures_are_of_the_cameras_own_pixels(affine: tuple[float, ...]) -> None:
     (a, b, c, d) = affine
-    camera = load_scope("demo").camera.model_copy(update={"stage_affine": ((a, b), (c, d)), "binning": 2})
+    camera = load_scope("demo").camera.model_copy(
+        update={"stage_affine": ((a, b), (c, d)), "binning": 2}
+    )
     right = np.array([[a, b], [c, d]])
     # Frames are laid as the stage lies, by the whole turns of the file; what is left shows in them.
     seen = 0.2 * right @ np.linalg.inv(np.round(right))
@@ -224,7 +264,8 @@ def test_geometry_recovers_the_planted_stage(
     transform: NDArray[np.float64],
 ) -> None:
     scope = make_scope()
-    # Where the stage says that it moved by s, it moved by T s: a pixel p is inverse(T) p of the stage's own lengths.
+    # Where the stage says that it moved by s, it moved by T s: a pixel p is inverse(T) p of the
+    # stage's own lengths.
     expected = 0.1 * np.linalg.inv(transform)
     with planted(scope, specimen, transform=transform, backlash_um=(0.7, -0.4)) as microscope:
         figures = measure_geometry(MicroscopeProbe(microscope, scope, "A"))
@@ -242,7 +283,9 @@ def test_geometry_recovers_the_planted_stage(
     assert figures.backlash.repeatability_um < 0.01
 
 
-def test_a_specimen_that_does_not_move_is_no_geometry(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_a_specimen_that_does_not_move_is_no_geometry(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope()
     with (
         planted(scope, specimen, transform=np.zeros((2, 2))) as microscope,
@@ -251,7 +294,9 @@ def test_a_specimen_that_does_not_move_is_no_geometry(make_scope: Callable[..., 
         measure_geometry(MicroscopeProbe(microscope, scope, "A"))
 
 
-def test_dark_of_the_virtual_camera(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_dark_of_the_virtual_camera(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope()
     with planted(scope, specimen) as microscope:
         entries = measure_dark(MicroscopeProbe(microscope, scope, "A")).exposures
@@ -263,12 +308,19 @@ def test_dark_of_the_virtual_camera(make_scope: Callable[..., Scope], specimen: 
         assert entry.hot_pixels == 1  # 12 a megapixel
 
 
-def test_flat_of_the_virtual_scope(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_flat_of_the_virtual_scope(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope(("[-60.0, 60.0]", "[-600.0, 600.0]"))
     with planted(scope, specimen) as microscope:
         probe = MicroscopeProbe(microscope, scope, "A")
         figures = measure_flat(probe, {5.0: 100.0, 20.0: 100.0}).modalities
-    for name, limit in (("color1", 0.01), ("color2", 0.006), ("color3", 0.006), ("fluorescence", 0.03)):
+    for name, limit in (
+        ("color1", 0.01),
+        ("color2", 0.006),
+        ("color3", 0.006),
+        ("fluorescence", 0.03),
+    ):
         truth = illumination_lattice(specimen.seed, name, (256, 256))
         grid = np.array(figures[name].shading)
         # Truth at the centre of each tile: the lattice has a point every 16 pixels from pixel 0 on.
@@ -276,7 +328,9 @@ def test_flat_of_the_virtual_scope(make_scope: Callable[..., Scope], specimen: S
         there = ndimage.map_coordinates(truth, np.meshgrid(at, at, indexing="ij"), order=1)
         away = grid / grid.mean() - there / there.mean()
         assert np.sqrt(np.mean(np.square(away))) < limit, name
-        assert figures[name].exposure_advice == ("keep" if name != "fluorescence" else figures[name].exposure_advice)
+        assert figures[name].exposure_advice == (
+            "keep" if name != "fluorescence" else figures[name].exposure_advice
+        )
     assert probe.dose()["fluorescence"] == LightDose(exposures=12, total_ms=240.0)
 
 
@@ -288,14 +342,17 @@ def test_offsets_recover_what_was_planted(make_scope: Callable[..., Scope]) -> N
         figures = measure_offsets(MicroscopeProbe(microscope, scope, "A"))
     offsets = figures.z_offset_um
     assert offsets["color1"] == 0.0
-    # Refraction makes the colours look sharpest at planes of their own, some tenths of a micrometre apart.
+    # Refraction makes the colours look sharpest at planes of their own, some tenths of a micrometre
+    # apart.
     assert offsets["color2"] == pytest.approx(1.5, abs=0.4)
     assert offsets["color3"] == pytest.approx(0.0, abs=0.4)
     assert figures.focus_offset_se_um is not None
     assert figures.focus_offset_um == pytest.approx(-1.2, abs=0.4 + 3 * figures.focus_offset_se_um)
 
 
-def test_stopping_leaves_the_shutter_closed(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_stopping_leaves_the_shutter_closed(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope()
     calls = 0
 
@@ -327,8 +384,13 @@ def test_a_scope_without_a_shutter_takes_its_dark_frames_in_the_dark(
 
 
 def test_an_empty_slot_is_told(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
-    scope = make_scope(("range_um = 30.0", "range_um = 6.0"), ("[-100.0, 100.0]", "[-100.0, -90.0]"))
-    with planted(scope, specimen) as microscope, pytest.raises(HardwareError, match="lay a stained slide there"):
+    scope = make_scope(
+        ("range_um = 30.0", "range_um = 6.0"), ("[-100.0, 100.0]", "[-100.0, -90.0]")
+    )
+    with (
+        planted(scope, specimen) as microscope,
+        pytest.raises(HardwareError, match="lay a stained slide there"),
+    ):
         MicroscopeProbe(microscope, scope, "A").find_focus()
 
 
@@ -409,9 +471,13 @@ def figures_of(scope: Scope) -> dict[str, Any]:
     }
 
 
-def written(scope: Scope, data: Path, change: Callable[[dict[str, Any]], None] = lambda _: None) -> Path:
+def written(
+    scope: Scope, data: Path, change: Callable[[dict[str, Any]], None] = lambda _: None
+) -> Path:
     path = calibration_path(scope, data)
-    record = new_record(scope, "A", CalibrationParts.model_validate(figures_of(scope)), {}, 1.0, None)
+    record = new_record(
+        scope, "A", CalibrationParts.model_validate(figures_of(scope)), {}, 1.0, None
+    )
     save_calibration(path, record)
     content = json.loads(path.read_text(encoding="utf-8"))
     del content["sha256"]  # as in a file that is written by hand
@@ -440,20 +506,34 @@ def test_a_calibration_that_agrees_is_no_warning(tmp_path: Path, small_scope: Sc
             [{**DARK, "level": 130.0}],
             r"130\.0 in the dark, the file says 100; write frame_checks\.camera_offset = 130\.0",
         ),
-        ("geometry.stage_affine", [[-1.0, 0.0], [0.0, 1.0]], r"flipped .* write camera\.stage_affine = \[\[-1\.0000"),
-        ("geometry.stage_affine", [[0.9994, -0.034], [0.034, 0.9994]], r"write camera\.stage_affine = \[\[0\.9994, -0"),
+        (
+            "geometry.stage_affine",
+            [[-1.0, 0.0], [0.0, 1.0]],
+            r"flipped .* write camera\.stage_affine = \[\[-1\.0000",
+        ),
+        (
+            "geometry.stage_affine",
+            [[0.9994, -0.034], [0.034, 0.9994]],
+            r"write camera\.stage_affine = \[\[0\.9994, -0",
+        ),
         ("geometry.stage_affine", [[0.98, -0.2], [0.2, 0.98]], "turn the camera by that angle"),
         ("geometry.backlash.y_um", -9.0, "backlash compensation"),
         ("offsets.z_offset_um.color2", 0.8, r"write modalities\.color2\.z_offset_um = 0\.80"),
         ("offsets.focus_offset_um", -0.9, r"write focus\.offset_um = -0\.90"),
         ("offsets.from_reference_um.fluorescence.reliable", False, "places disagree"),
-        ("flat.modalities.color1.exposure_advice", "shorten", r"write modalities\.color1\.exposure_ms = 5"),
+        (
+            "flat.modalities.color1.exposure_advice",
+            "shorten",
+            r"write modalities\.color1\.exposure_ms = 5",
+        ),
         ("flat.modalities.color1.lamp.relative_sd", 0.03, "flickers"),
         ("geometry.pixel_um", None, r"'parts\.geometry\.pixel_um'.*calibrate again"),
     ],
     ids=lambda part: part if isinstance(part, str) and "." in part and " " not in part else "",
 )
-def test_doctor_says_what_to_write(tmp_path: Path, small_scope: Scope, place: str, value: Any, words: str) -> None:
+def test_doctor_says_what_to_write(
+    tmp_path: Path, small_scope: Scope, place: str, value: Any, words: str
+) -> None:
     def change(parts: dict[str, Any]) -> None:
         *way, last = place.split(".")
         for key in way:
@@ -461,7 +541,9 @@ def test_doctor_says_what_to_write(tmp_path: Path, small_scope: Scope, place: st
         parts[last] = value
 
     written(small_scope, tmp_path, change)
-    warnings = [finding for finding in check_calibration(small_scope, tmp_path) if finding.status == "warn"]
+    warnings = [
+        finding for finding in check_calibration(small_scope, tmp_path) if finding.status == "warn"
+    ]
     assert len(warnings) == 1
     assert re.search(words, warnings[0].detail), warnings[0].detail
 
@@ -472,12 +554,18 @@ def test_age_setup_and_damage_are_told(tmp_path: Path, make_scope: Callable[...,
     later = datetime.now(UTC) + timedelta(days=91)
     assert "91 days old" in next(iter(check_calibration(scope, tmp_path, later))).detail
     assert "allows 90" in next(iter(check_calibration(scope, tmp_path, later))).detail
-    other = scope.model_copy(update={"calibration": scope.calibration.model_copy(update={"objective": "20x"})})
-    assert any("objective 'virtual 65x'" in found.detail for found in check_calibration(other, tmp_path))
+    other = scope.model_copy(
+        update={"calibration": scope.calibration.model_copy(update={"objective": "20x"})}
+    )
+    assert any(
+        "objective 'virtual 65x'" in found.detail for found in check_calibration(other, tmp_path)
+    )
     dimmer = make_scope(("color2,LED,Label,550nm", "color2,LED,Label,Closed"))
     assert any("have changed" in found.detail for found in check_calibration(dimmer, tmp_path))
     # What a calibration corrects does not make it out of date.
-    corrected = make_scope(("pixel_um = 0.1 ", "pixel_um = 0.1001 "), ("exposure_ms = 20.0", "exposure_ms = 30.0"))
+    corrected = make_scope(
+        ("pixel_um = 0.1 ", "pixel_um = 0.1001 "), ("exposure_ms = 20.0", "exposure_ms = 30.0")
+    )
     assert setup_sha256(corrected) == setup_sha256(make_scope())
     path.write_text("{", encoding="utf-8")
     found = list(check_calibration(scope, tmp_path))
@@ -495,7 +583,9 @@ def test_without_a_calibration_only_a_real_scope_is_warned_of(tmp_path: Path) ->
     assert calibration_reference(load_scope("demo"), tmp_path) is None
 
 
-def test_the_command_writes_keeps_and_takes_over(tmp_path: Path, make_scope: Callable[..., Scope]) -> None:
+def test_the_command_writes_keeps_and_takes_over(
+    tmp_path: Path, make_scope: Callable[..., Scope]
+) -> None:
     scope = make_scope()
     path = written(scope, tmp_path)
     before = path.read_bytes()
@@ -520,11 +610,15 @@ def test_the_command_writes_keeps_and_takes_over(tmp_path: Path, make_scope: Cal
 )
 def test_what_is_refused_moves_nothing(tmp_path: Path, arguments: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        CliRunner().invoke(calibrate, [*arguments, "--data", str(tmp_path / "d")], catch_exceptions=False)
+        CliRunner().invoke(
+            calibrate, [*arguments, "--data", str(tmp_path / "d")], catch_exceptions=False
+        )
     assert not (tmp_path / "d").exists()
 
 
-def test_a_crashing_driver_is_reported(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_a_crashing_driver_is_reported(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     line = "ConfigGroup,Illumination,color1,LED,Label,385nm\n"
     crash = "ConfigGroup,Illumination,color1,Camera,SimulateCrash,Dereference Null Pointer\n"
     request = CalibrationRequest(make_scope((line, line + crash)), "A", ("geometry",), specimen)

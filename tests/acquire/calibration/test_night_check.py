@@ -28,16 +28,24 @@ def scope(tmp_path_factory: pytest.TempPathFactory) -> Scope:
     folder = tmp_path_factory.mktemp("scope")
     toml, cfg = demo.path.read_text(encoding="utf-8"), demo.config_path.read_text(encoding="utf-8")
     (folder / "demo.cfg").write_text(cfg.replace("Size,2048", "Size,384"), encoding="utf-8")
-    toml = toml.replace("[2048, 2048]", "[384, 384]").replace("[-2500.0, 2500.0]", "[-300.0, 300.0]")
+    toml = toml.replace("[2048, 2048]", "[384, 384]").replace(
+        "[-2500.0, 2500.0]", "[-300.0, 300.0]"
+    )
     (folder / "small.toml").write_text(toml, encoding="utf-8")
     return load_scope(folder / "small.toml")
 
 
-def measured(scope: Scope, *, opened: type[VirtualScope] = VirtualScope, **condition: object) -> NightFigures:
-    planted = scope.model_copy(update={"virtual_condition": VirtualCondition.model_validate(condition)})
+def measured(
+    scope: Scope, *, opened: type[VirtualScope] = VirtualScope, **condition: object
+) -> NightFigures:
+    planted = scope.model_copy(
+        update={"virtual_condition": VirtualCondition.model_validate(condition)}
+    )
     microscope = opened(planted, PLAN)
     try:
-        return measure_night(MicroscopeProbe(microscope, planted, "A"), NightMeasurement(planted, "A"))
+        return measure_night(
+            MicroscopeProbe(microscope, planted, "A"), NightMeasurement(planted, "A")
+        )
     finally:
         microscope.close()
 
@@ -65,8 +73,14 @@ def drifted(scope: Scope) -> NightFigures:
     return measured(scope, lamp_power=lamps, dirt=0.1, dark_electrons=20.0, focus_shift_um=4.0)
 
 
-def test_a_weak_lamp_is_seen_in_its_own_light_alone(healthy: NightFigures, drifted: NightFigures) -> None:
-    ratio = {name: drifted.figures[name] / healthy.figures[name] for name in healthy.figures if "light." in name}
+def test_a_weak_lamp_is_seen_in_its_own_light_alone(
+    healthy: NightFigures, drifted: NightFigures
+) -> None:
+    ratio = {
+        name: drifted.figures[name] / healthy.figures[name]
+        for name in healthy.figures
+        if "light." in name
+    }
     # The dirt takes a little of the light in the middle too.
     assert ratio["light.color2"] / ratio["light.color1"] == pytest.approx(0.8, abs=0.005)
     assert ratio["light.fluorescence"] / ratio["light.color1"] == pytest.approx(0.5, abs=0.02)
@@ -83,9 +97,13 @@ def test_dirt_changes_the_shape_where_it_lies(healthy: NightFigures, drifted: Ni
         assert (row, column) == (pytest.approx(5.5, abs=1), pytest.approx(5.5, abs=1))
 
 
-def test_a_warm_camera_and_a_higher_slide_are_measured(healthy: NightFigures, drifted: NightFigures) -> None:
+def test_a_warm_camera_and_a_higher_slide_are_measured(
+    healthy: NightFigures, drifted: NightFigures
+) -> None:
     # A full well of 30,000 electrons fills 16 bits.
-    assert drifted.figures["dark_level.5ms"] - healthy.figures["dark_level.5ms"] == pytest.approx(43.6, abs=0.5)
+    assert drifted.figures["dark_level.5ms"] - healthy.figures["dark_level.5ms"] == pytest.approx(
+        43.6, abs=0.5
+    )
     assert drifted.figures["focus_um"] - healthy.figures["focus_um"] == pytest.approx(4.0, abs=0.5)
 
 
@@ -101,7 +119,9 @@ class LooseStage(VirtualScope):
         return x_um, y_um
 
 
-def test_flicker_haze_and_a_loose_stage_show_in_their_figures(scope: Scope, healthy: NightFigures) -> None:
+def test_flicker_haze_and_a_loose_stage_show_in_their_figures(
+    scope: Scope, healthy: NightFigures
+) -> None:
     worn = measured(scope, opened=LooseStage, flicker=0.03, haze_um=0.6)
     assert 1.0 < worn.figures["lamp_sd.color1"] < 6.0
     assert worn.figures["sharpness"] < 0.5 * healthy.figures["sharpness"]
@@ -121,7 +141,9 @@ def test_fluorescence_is_taken_beside_every_scan_area(
     scope: Scope, slots: dict[str, tuple[float, float]], side: str
 ) -> None:
     areas = {
-        name: scope.slots["A"].model_copy(update={"x_um": (x_um - 300, x_um + 300), "y_um": (y_um - 300, y_um + 300)})
+        name: scope.slots["A"].model_copy(
+            update={"x_um": (x_um - 300, x_um + 300), "y_um": (y_um - 300, y_um + 300)}
+        )
         for name, (x_um, y_um) in slots.items()
     }
     probe = MicroscopeProbe(None, scope.model_copy(update={"slots": areas}), "A")  # type: ignore[arg-type]

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 
 @pytest.mark.parametrize("sequencing", ["on", "off"])
-def test_light_and_camera_are_set_while_the_stage_moves(make_scope: Callable[..., Scope], sequencing: str) -> None:
+def test_light_and_camera_are_set_while_the_stage_moves(
+    make_scope: Callable[..., Scope], sequencing: str
+) -> None:
     scope = make_scope(("virtual = true", "virtual = false"), sequencing=sequencing)
     field = AcquisitionPlan.from_scope(scope, "A").fields()[0]
     events = field_events(scope, field, scope.focus.fixed_um)
@@ -36,7 +38,9 @@ def test_light_and_camera_are_set_while_the_stage_moves(make_scope: Callable[...
         microscope.link.call = noted  # type: ignore[method-assign]
         FieldCapture(microscope, scope).take(events, out)
     names = [name for name, _ in calls]
-    setting, arrival, opening = (names.index(name) for name in ("set_exposure", "get_x_position", "set_shutter_open"))
+    setting, arrival, opening = (
+        names.index(name) for name in ("set_exposure", "get_x_position", "set_shutter_open")
+    )
     switching = calls.index(("set_property", ("LED", "Label", "385nm")))
     assert names.index("set_xy_position") < setting < arrival < opening
     assert switching < arrival, "the first light is there before the stage is"

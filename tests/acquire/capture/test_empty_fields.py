@@ -1,4 +1,6 @@
-"""The quick look: bare glass is told from a single cell, whatever the lamp, the focus and the dirt."""
+"""The quick look: bare glass is told from a single cell, whatever the lamp, the focus and the
+dirt.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.red_cells import RedCells
     from wbcpipe.acquire.simulation.specimen.slide import SpecimenObject
 
-#: Frames are taken at this binning: as many samples as the look takes of a whole frame, at a sixtieth of its cost.
+#: Frames are taken at this binning: as many samples as the look takes of a whole frame, at a
+#: sixtieth of its cost.
 BINNING: Final = 8
 PIXEL_UM: Final = 0.1 * BINNING
 
@@ -34,16 +37,18 @@ class BareGlass(Specimen):
 
     thing: SpecimenObject | None = None
 
-    def objects_in(self, x0_um: float, y0_um: float, x1_um: float, y1_um: float) -> list[SpecimenObject]:
+    def objects_in(
+        self, x0_um: float, y0_um: float, x1_um: float, y1_um: float
+    ) -> list[SpecimenObject]:
         item = self.thing
         inside = item is not None and x0_um <= item.x_um < x1_um and y0_um <= item.y_um < y1_um
         return [item] if item is not None and inside else []
 
-    def red_cells_in(self, x0_um: float, y0_um: float, x1_um: float, y1_um: float) -> RedCells:
+    def red_cells_in(self, *_box_um: float) -> RedCells:
         some = super().red_cells_in(0.0, 0.0, 1.0, 1.0)
         return some.chosen(np.zeros(len(some), bool))
 
-    def focus_um(self, x_um: float, y_um: float) -> float:
+    def focus_um(self, *_at_um: float) -> float:
         return 0.0
 
 
@@ -54,7 +59,12 @@ def things(kind: str, number: int) -> list[SpecimenObject]:
 
 
 def frame_of(
-    thing: SpecimenObject | None, *, seed: int = 61, z_um: float = 0.0, exposure_ms: float = 5.0, bits: int = 16
+    thing: SpecimenObject | None,
+    *,
+    seed: int = 61,
+    z_um: float = 0.0,
+    exposure_ms: float = 5.0,
+    bits: int = 16,
 ) -> NDArray[np.uint16]:
     slide = BareGlass(SpecimenPlan(seed, "buffy-coat"))
     slide.thing = thing
@@ -64,14 +74,19 @@ def frame_of(
 
 @pytest.mark.parametrize("seed", [61, 62, 63])
 @pytest.mark.parametrize(("exposure_ms", "bits"), [(5.0, 16), (0.5, 16), (5.0, 12)])
-def test_bare_glass_is_empty_under_vignetting_dust_and_any_lamp(seed: int, exposure_ms: float, bits: int) -> None:
+def test_bare_glass_is_empty_under_vignetting_dust_and_any_lamp(
+    seed: int, exposure_ms: float, bits: int
+) -> None:
     frame = frame_of(None, seed=seed, exposure_ms=exposure_ms, bits=bits)
     assert foreground_area_um2(frame, PIXEL_UM, 2**bits - 1) < EMPTY_BELOW_UM2 / 4
 
 
 def test_a_speck_and_platelets_do_not_fill_a_field() -> None:
     for platelet in things("platelet", 4):
-        assert foreground_area_um2(frame_of(replace(platelet, x_um=20.0, y_um=-35.0)), PIXEL_UM) < EMPTY_BELOW_UM2
+        assert (
+            foreground_area_um2(frame_of(replace(platelet, x_um=20.0, y_um=-35.0)), PIXEL_UM)
+            < EMPTY_BELOW_UM2
+        )
     frame = frame_of(None)
     frame[40:42, 60:62] //= 10  # a black grain of 1.6 um
     assert 0 < foreground_area_um2(frame, PIXEL_UM) < EMPTY_BELOW_UM2
@@ -88,13 +103,17 @@ def test_one_white_cell_is_enough(label: str, z_um: float, x_um: float) -> None:
 
 def test_a_usual_field_and_the_whole_frame_agree() -> None:
     crowded = VirtualMicroscope(Specimen(SpecimenPlan(61)))
-    frame = crowded.expose(OpticalState(0.0, 0.0, crowded.specimen.focus_um(0.0, 0.0), "color1", 5.0, binning=BINNING))
+    frame = crowded.expose(
+        OpticalState(0.0, 0.0, crowded.specimen.focus_um(0.0, 0.0), "color1", 5.0, binning=BINNING)
+    )
     assert foreground_area_um2(frame, PIXEL_UM) > 3 * EMPTY_BELOW_UM2
     cell = replace(things("LYM", 1)[0], x_um=-31.0, y_um=47.0)
     slide = BareGlass(SpecimenPlan(61, "buffy-coat"))
     slide.thing = cell
     whole = VirtualMicroscope(slide).expose(OpticalState(0.0, 0.0, 0.0, "color1", 5.0))
-    assert foreground_area_um2(whole, 0.1) == pytest.approx(foreground_area_um2(frame_of(cell), PIXEL_UM), rel=0.15)
+    assert foreground_area_um2(whole, 0.1) == pytest.approx(
+        foreground_area_um2(frame_of(cell), PIXEL_UM), rel=0.15
+    )
 
 
 @pytest.mark.parametrize(
@@ -116,5 +135,7 @@ def test_a_damaged_note_is_named(tmp_path: Path) -> None:
     write_skipped(tmp_path, {3: 1.5})
     assert read_skipped(tmp_path) == {3: 1.5}
     (tmp_path / "skipped_fields.json").write_text('["3"]', encoding="utf-8")
-    with pytest.raises(SampleStateError, match=r"skipped_fields\.json: key 'format_version' is missing"):
+    with pytest.raises(
+        SampleStateError, match=r"skipped_fields\.json: key 'format_version' is missing"
+    ):
         read_skipped(tmp_path)

@@ -1,4 +1,7 @@
-"""Fields of bare glass on the real core: skipped without fluorescence or file, remembered, and counted as missed."""
+"""Fields of bare glass on the real core.
+
+Skipped without fluorescence or file, remembered, and counted as missed.
+"""
 
 from __future__ import annotations
 
@@ -56,15 +59,22 @@ def island_scope(make_scope: Callable[..., Scope]) -> Scope:
     return make_scope(
         ("[-60.0, 60.0]", "[250.0, 370.0]"),
         ("skip_empty = false", "skip_empty = true"),
-        (f"fixed_um = {Specimen(SpecimenPlan(7)).focus_um(0.0, 0.0):.2f}", f"fixed_um = {z_um:.2f}"),
+        (
+            f"fixed_um = {Specimen(SpecimenPlan(7)).focus_um(0.0, 0.0):.2f}",
+            f"fixed_um = {z_um:.2f}",
+        ),
     )
 
 
-def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sample: Sample, recorder: Any) -> None:
+def test_empty_fields_are_skipped_remembered_and_add_up(
+    island_scope: Scope, sample: Sample, recorder: Any
+) -> None:
     plan = AcquisitionPlan.from_scope(island_scope, "A")
     opened: list[Watched] = []
 
-    def watched(scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /) -> Watched:
+    def watched(
+        scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+    ) -> Watched:
         assert specimen is not None
         opened.append(Watched(scope, specimen, planned))
         return opened[-1]
@@ -89,13 +99,20 @@ def test_empty_fields_are_skipped_remembered_and_add_up(island_scope: Scope, sam
         assert not [item for item in there if item.label]
     # Another run opens the microscope, and looks at nothing again.
     before = (raw / "skipped_fields.json").stat().st_mtime_ns
-    with AcquisitionSession(AcquisitionRequest(sample, island_scope, plan, ISLAND, microscope=watched)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, island_scope, plan, ISLAND, microscope=watched)
+    ) as session:
         assert session.inventory.empty == empty
         session.take(range(FIELDS))
     assert opened[1].lights == []
     assert (raw / "skipped_fields.json").stat().st_mtime_ns == before
     fields = count_fields(sample, sample.record())
-    assert (fields.wanted, fields.taken, fields.empty, fields.missing) == (FIELDS, len(taken), tuple(sorted(empty)), ())
+    assert (fields.wanted, fields.taken, fields.empty, fields.missing) == (
+        FIELDS,
+        len(taken),
+        tuple(sorted(empty)),
+        (),
+    )
 
 
 @pytest.mark.parametrize("sequencing", ["off", "on"])
@@ -146,7 +163,11 @@ def test_a_broken_run_skips_the_same_fields(island_scope: Scope, tmp_path: Path)
     for wanted in (7, FIELDS):
         with AcquisitionWorker(AcquisitionRequest(broken, island_scope, plan, ISLAND)) as worker:
             worker.request_fields(wanted)
-            told = {event.index: event for event in worker.events() if isinstance(event, FieldTaken | FieldEmpty)}
+            told = {
+                event.index: event
+                for event in worker.events()
+                if isinstance(event, FieldTaken | FieldEmpty)
+            }
         assert list(told) == list(range(wanted))
     assert [index for index, event in told.items() if isinstance(event, FieldEmpty)] == sorted(
         read_skipped(broken.raw_path())
@@ -172,7 +193,11 @@ def test_a_white_cell_in_a_skipped_field_counts_as_missed(
         return sum(bool(item.label) for item in Specimen(specimen).objects_in(*box))
 
     with_cell = next(index for index in range(len(plan.fields())) if white_in(index))
-    other = next(index for index in range(len(plan.fields())) if abs(index - with_cell) > 1 and not white_in(index))
+    other = next(
+        index
+        for index in range(len(plan.fields()))
+        if abs(index - with_cell) > 1 and not white_in(index)
+    )
     create_sample_record(AcquisitionRequest(sample, scope, plan, specimen))
     sample.raw_path().mkdir(parents=True)
     write_skipped(sample.raw_path(), {with_cell: 3.0})  # as if the look had been wrong
@@ -193,17 +218,30 @@ def test_no_field_is_begun_after_the_deadline(
     specimen: SpecimenPlan,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, small_scope, small_plan, specimen)
+    ) as session:
         with monkeypatch.context() as patch:
-            answers = iter([True, True, True, False])  # before the run, and before each of three fields
+            answers = iter(
+                [True, True, True, False]
+            )  # before the run, and before each of three fields
             patch.setattr(AcquisitionRequest, "in_time", lambda _: next(answers))
             assert not session.take(range(5))
         assert list(fields_on_disk(sample.raw_path())) == [0, 1]
         assert session.take(range(3))
-    with AcquisitionWorker(AcquisitionRequest(sample, small_scope, small_plan, specimen, deadline_s=1.0)) as worker:
+    with AcquisitionWorker(
+        AcquisitionRequest(sample, small_scope, small_plan, specimen, deadline_s=1.0)
+    ) as worker:
         worker.request_fields(4)
-        events = [event for event in worker.events() if isinstance(event, FieldTaken | DeadlinePassed | RequestDone)]
-        assert events == [*(FieldTaken(index, resumed=True) for index in range(3)), DeadlinePassed(4)]
+        events = [
+            event
+            for event in worker.events()
+            if isinstance(event, FieldTaken | DeadlinePassed | RequestDone)
+        ]
+        assert events == [
+            *(FieldTaken(index, resumed=True) for index in range(3)),
+            DeadlinePassed(4),
+        ]
         worker.request_fields(6)
         assert list(worker.events()) == [DeadlinePassed(6)]
     assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2]

@@ -1,4 +1,6 @@
-"""Fields are written frame by frame while the next frames are exposed, and named only when whole."""
+"""Fields are written frame by frame while the next frames are exposed, and named only when
+whole.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +71,10 @@ def aside_of(raw: Path) -> Path:
 
 
 def take_whole(raw: Path) -> NDArray[np.uint16]:
-    """Have a field written of which three frames are on the disk before the last comes; gives its pixels."""
+    """Have a field written of which three frames are on the disk before the last comes.
+
+    Gives its pixels.
+    """
     (buffer, *_) = field_buffers(4, (SIDE_PX, SIDE_PX))
     buffer[:] = np.random.default_rng(1).integers(0, 65536, buffer.shape, np.uint16)
     inventory = FieldInventory()
@@ -95,7 +100,9 @@ def test_frames_reach_the_file_before_the_last_is_taken(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["field_00000.ome.tif"]
 
 
-def test_each_frame_is_sent_to_the_disk_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_frame_is_sent_to_the_disk_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sent: list[tuple[int, int]] = []
 
     def noted(handle: IO[bytes], start: int) -> int:
@@ -198,7 +205,9 @@ def test_a_take_does_not_lay_the_plan_out_anew_for_each_field(
         laid_out[0] += 1
         return fields(self)
 
-    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, small_scope, small_plan, specimen)
+    ) as session:
         monkeypatch.setattr(AcquisitionPlan, "fields", counted)
         session.take(range(3))
         with pytest.raises(ValueError, match="not in the plan, which has 0 to 24"):

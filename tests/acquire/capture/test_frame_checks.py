@@ -1,8 +1,10 @@
-"""Frames that are believed and frames that are not: no false alarm on the virtual slide, every planted fault seen."""
+"""Frames that are believed and frames that are not.
+
+No false alarm on the virtual slide, every planted fault seen.
+"""
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,7 +33,9 @@ def rendered(seed: int, side_px: int, places_um: NDArray[np.float64]) -> list[ND
     return [
         np.stack(
             [
-                microscope.expose(OpticalState(x_um, y_um, specimen.focus_um(x_um, y_um), name, exposure_ms))
+                microscope.expose(
+                    OpticalState(x_um, y_um, specimen.focus_um(x_um, y_um), name, exposure_ms)
+                )
                 for name, exposure_ms in zip(MODALITIES, EXPOSURES_MS, strict=True)
             ]
         )
@@ -66,24 +70,37 @@ def test_cells_on_a_black_ground_are_believed_however_many_there_are(camera_offs
 
 @pytest.mark.parametrize("camera_offset", [0.0, 100.0])
 @pytest.mark.parametrize("before", [0, 4])
-def test_a_fluorescence_lamp_that_is_dark_is_seen_from_the_first_field_on(camera_offset: float, before: int) -> None:
+def test_a_fluorescence_lamp_that_is_dark_is_seen_from_the_first_field_on(
+    camera_offset: float, before: int
+) -> None:
     validator = FrameValidator(FrameChecks(camera_offset=camera_offset), 65535, "LED Shutter")
     for number in range(before):
         validator.validate(("fluorescence",), on_black(number)[None], bright_field)
     for number in range(4, 6):
-        with pytest.raises(HardwareError, match=r"nothing but the camera's noise where .* shows cells.*'LED Shutter'"):
+        with pytest.raises(
+            HardwareError,
+            match=r"nothing but the camera's noise where .* shows cells.*'LED Shutter'",
+        ):
             validator.validate(("fluorescence",), on_black(number, cells=False)[None], bright_field)
         both = np.stack([bright_field(), on_black(number, cells=False)])
         with pytest.raises(HardwareError, match="nothing but the camera's noise"):
-            FrameValidator(FrameChecks(camera_offset=camera_offset), 65535).validate(("color1", "fluorescence"), both)
-    validator.validate(("fluorescence",), on_black(6, cells=False)[None], lambda: bright_field(cells=False))
+            FrameValidator(FrameChecks(camera_offset=camera_offset), 65535).validate(
+                ("color1", "fluorescence"), both
+            )
+    validator.validate(
+        ("fluorescence",), on_black(6, cells=False)[None], lambda: bright_field(cells=False)
+    )
     validator.validate(("fluorescence",), on_black(7, cells=False)[None])
 
 
 @pytest.mark.parametrize("shows", ["a faint glow", "one small nucleus"])
 def test_little_light_is_light(shows: str) -> None:
     y, x = np.mgrid[:512, :512]
-    faint = 4.0 * np.cos(x / 60.0) if shows == "a faint glow" else 60.0 * (np.hypot(y - 200, x - 250) < 9)
+    faint = (
+        4.0 * np.cos(x / 60.0)
+        if shows == "a faint glow"
+        else 60.0 * (np.hypot(y - 200, x - 250) < 9)
+    )
     frame = np.clip(on_black(1, cells=False) + faint, 0, 65535).astype(np.uint16)
     assert not is_noise(subsample(frame))
     assert is_noise(subsample(on_black(1, cells=False)))
@@ -95,7 +112,9 @@ def test_no_field_of_the_virtual_slide_is_turned_away(seed: int, side_px: int) -
     places_um = np.random.default_rng(seed).uniform(-4000.0, 4000.0, (60, 2))
     fields = rendered(seed, side_px, places_um)
     glow = np.array([np.percentile(field[3], 99.0) for field in fields])
-    assert glow.min() < 1500 < 10_000 < glow.max(), "the places shall hold empty fields and fields full of cells"
+    assert glow.min() < 1500 < 10_000 < glow.max(), (
+        "the places shall hold empty fields and fields full of cells"
+    )
     validator = FrameValidator(LIMITS, 65535)
     for field in fields:
         validator.validate(MODALITIES, field)
@@ -118,17 +137,29 @@ def dark(field: NDArray[np.uint16], channel: int) -> None:
         (
             0,
             "dark",
-            r"color1: the frame is dark: its level is \d+ above .* at least 1311 is expected\. .*'LED Shutter'",
+            r"color1: the frame is dark: its level is \d+ above .* at least 1311 is expected\. "
+            r".*'LED Shutter'",
         ),
         (3, "dark", r"fluorescence: the level fell to -?\d+ above .* it was \d+: the light fails"),
-        (1, 0.3, r"color2: the level fell to 1\d{4} above the camera's offset; in the fields before it was 39\d{3}"),
+        (
+            1,
+            0.3,
+            r"color2: the level fell to 1\d{4} above the camera's offset; in the fields before it "
+            r"was 39\d{3}",
+        ),
         (3, 30.0, r"fluorescence: the level rose to \d+ .* another lamp that stayed on"),
-        (2, 2.0, r"color3: 100% of the pixels are saturated, at most 10% are allowed: too much light"),
+        (
+            2,
+            2.0,
+            r"color3: 100% of the pixels are saturated, at most 10% are allowed: too much light",
+        ),
         (2, "constant", r"color3: every pixel is 30000, which a working camera never gives"),
         (2, "frozen", r"color3: the frame is identical to that of the field before"),
     ],
 )
-def test_what_cannot_be_is_named_with_its_figures(channel: int, value: float | str, words: str) -> None:
+def test_what_cannot_be_is_named_with_its_figures(
+    channel: int, value: float | str, words: str
+) -> None:
     validator = FrameValidator(LIMITS, 65535, "LED Shutter")
     for number in range(4):
         validator.validate(MODALITIES, sound(number))
@@ -172,14 +203,7 @@ def test_the_check_can_be_switched_off() -> None:
         validator.validate(MODALITIES, np.zeros((4, 64, 64), np.uint16))
 
 
-def test_a_frame_of_full_size_costs_less_than_a_millisecond() -> None:
-    field = np.random.default_rng(0).integers(20_000, 40_000, (4, 2048, 2048), dtype=np.uint16)
-    field[3] //= 40
-    field[3, 100:300, 100:300] = 40_000  # a nucleus, so that the frame is not noise alone
-    times_s = []
-    for _ in range(9):
-        validator = FrameValidator(LIMITS, 65535)
-        began_s = time.perf_counter()
-        validator.validate(MODALITIES, field)
-        times_s.append(time.perf_counter() - began_s)
-    assert min(times_s) / 4 < 1e-3
+@pytest.mark.parametrize("side_px", [96, 2048, 4096])
+def test_a_frame_of_any_size_is_checked_on_as_many_pixels(side_px: int) -> None:
+    frame = np.zeros((side_px, side_px), np.uint16)
+    assert 96**2 <= subsample(frame).size <= 2 * 96**2

@@ -1,4 +1,6 @@
-"""Fluorescence light is counted before it falls, by the place on the slide, whatever becomes of its frame."""
+"""Fluorescence light is counted before it falls, by the place on the slide, whatever becomes of its
+frame.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,14 @@ from wbcpipe.acquire.simulation.virtual_scope import VirtualScope
 from wbcpipe.acquire.slide_relocation.alignment import add_slide_transform
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
 from wbcpipe.errors import DiskFullError
-from wbcpipe.samples.fields import FieldInfo, FieldTransform, FrameInfo, field_path, fields_on_disk, read_info
+from wbcpipe.samples.fields import (
+    FieldInfo,
+    FieldTransform,
+    FrameInfo,
+    field_path,
+    fields_on_disk,
+    read_info,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,8 +73,7 @@ class Dying(VirtualScope):
 
 
 def dying(at: int) -> Callable[..., VirtualScope]:
-    one = type("One", (Dying,), {"dies_at": at, "lit": 0})
-    return one
+    return type("One", (Dying,), {"dies_at": at, "lit": 0})
 
 
 @pytest.mark.parametrize("sequencing", ["off", "on"])
@@ -76,7 +84,9 @@ def test_light_before_a_death_is_in_the_next_runs_fields(
     plan = AcquisitionPlan.from_scope(scope, "A")
     with (
         pytest.raises(_Killed),
-        AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, microscope=dying(2))) as session,
+        AcquisitionSession(
+            AcquisitionRequest(sample, scope, plan, specimen, microscope=dying(2))
+        ) as session,
     ):
         session.take(range(4))
     assert list(fields_on_disk(sample.raw_path())) == [0, 1]
@@ -84,24 +94,35 @@ def test_light_before_a_death_is_in_the_next_runs_fields(
         session.take(range(4))
     infos = [read_info(path) for path in fields_on_disk(sample.raw_path()).values()]
     assert [info.dose_ms for info in infos] == [GLOW_MS, GLOW_MS, 2 * GLOW_MS, GLOW_MS]
-    assert [info.faded for info in infos] == [0.0, 0.0, round(1 - math.exp(-GLOW_MS / 650.0), 4), 0.0]
+    assert [info.faded for info in infos] == [
+        0.0,
+        0.0,
+        round(1 - math.exp(-GLOW_MS / 650.0), 4),
+        0.0,
+    ]
 
 
 def test_light_of_a_damaged_file_counts(
     sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
     for _ in range(2):
-        with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
+        with AcquisitionSession(
+            AcquisitionRequest(sample, small_scope, small_plan, specimen)
+        ) as session:
             session.take(range(2))
         path = field_path(sample.raw_path(), 1)
         path.write_bytes(path.read_bytes()[:9000])
-    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, small_scope, small_plan, specimen)
+    ) as session:
         session.take(range(2))
     assert read_info(path).dose_ms == 3 * GLOW_MS
 
 
 def info_at(index: int, x_um: float, y_um: float) -> FieldInfo:
-    return FieldInfo(index, x_um, y_um, 0.1, (FrameInfo("color1", 5.0), FrameInfo("fluorescence", GLOW_MS)))
+    return FieldInfo(
+        index, x_um, y_um, 0.1, (FrameInfo("color1", 5.0), FrameInfo("fluorescence", GLOW_MS))
+    )
 
 
 def test_a_slide_that_was_moved_is_counted_where_it_was_lit(tmp_path: Path) -> None:
@@ -137,7 +158,9 @@ def test_light_that_cannot_be_noted_does_not_fall(
     frame = np.empty((256, 256), np.uint16)
     with VirtualScope(small_scope, specimen) as microscope:
         microscope.on_fluorescence = full
-        monkeypatch.setattr(microscope.link.shutter, "set_open", lambda **_: pytest.fail("the slide was lit"))
+        monkeypatch.setattr(
+            microscope.link.shutter, "set_open", lambda **_: pytest.fail("the slide was lit")
+        )
         microscope.switch_light("fluorescence")
         with pytest.raises(DiskFullError):
             microscope.expose(GLOW_MS, frame)
@@ -148,19 +171,26 @@ def test_a_field_taken_again_after_the_slide_was_moved(
     sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
 ) -> None:
     wide = (("pixel_um = 0.1", "pixel_um = 0.8"), ("[-60.0, 60.0]", "[-500.0, 500.0]"))
-    bright = (("exposure_ms = 5.0", "exposure_ms = 0.08"), ("exposure_ms = 20.0", "exposure_ms = 0.31"))
+    bright = (
+        ("exposure_ms = 5.0", "exposure_ms = 0.08"),
+        ("exposure_ms = 20.0", "exposure_ms = 0.31"),
+    )
     scope = make_scope(*wide, *bright)
     plan = AcquisitionPlan.from_scope(scope, "A")
 
     def lying(placement: SlideTransform) -> Callable[..., VirtualScope]:
         return partial(VirtualScope, placement=placement)
 
-    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, pass_name="brightfield")) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, scope, plan, specimen, pass_name="brightfield")
+    ) as session:
         session.take(range(2))
     for placement in (SlideTransform(0.7, 20.0, -20.0), SlideTransform(-0.9, -110.0, 40.0)):
         field_path(sample.raw_path("fluorescence"), 1).unlink(missing_ok=True)
         with AcquisitionSession(
-            AcquisitionRequest(sample, scope, plan, specimen, pass_name="fluorescence", microscope=lying(placement))
+            AcquisitionRequest(
+                sample, scope, plan, specimen, pass_name="fluorescence", microscope=lying(placement)
+            )
         ) as session:
             session.take(range(2))
     infos = [read_info(field_path(sample.raw_path("fluorescence"), index)) for index in range(2)]

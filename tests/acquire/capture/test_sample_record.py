@@ -32,5 +32,7 @@ def test_what_is_no_folder_is_no_sample(
         request = AcquisitionRequest(
             Sample.open(tmp_path, name), scope, AcquisitionPlan.from_scope(scope, "A"), specimen
         )
-        with pytest.raises(SampleStateError, match=f"{name}: this is no folder.*choose another sample name"):
+        with pytest.raises(
+            SampleStateError, match=f"{name}: this is no folder.*choose another sample name"
+        ):
             check_sample(request)

@@ -1,4 +1,7 @@
-"""Bright field, stain, fluorescence: the same fields in both passes, whatever happened in between."""
+"""Bright field, stain, fluorescence.
+
+The same fields in both passes, whatever happened in between.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import pytest
 
 from wbcpipe.acquire.capture.session import AcquisitionSession
 from wbcpipe.acquire.capture.session_observer import SessionObserver
+from wbcpipe.acquire.config.slide_policies import SlideRelocation
 from wbcpipe.acquire.plan import AcquisitionPlan, PlannedPass
 from wbcpipe.acquire.request import AcquisitionRequest
 from wbcpipe.acquire.simulation.virtual_scope import VirtualScope, slide_placement
@@ -39,7 +43,8 @@ if TYPE_CHECKING:
     from wbcpipe.samples.fields import Pass
 
 BRIGHT_MS, GLOW_MS = 0.08, 0.31
-#: Fields of the usual size on few pixels, which catch 64 times the light, and room for a slide that was shifted.
+#: Fields of the usual size on few pixels, which catch 64 times the light, and room for a slide that
+#: was shifted.
 WIDE = (
     ("pixel_um = 0.1", "pixel_um = 0.8"),
     ("[-60.0, 60.0]", "[-500.0, 500.0]"),
@@ -64,7 +69,9 @@ def wide_plan(wide_scope: Scope) -> AcquisitionPlan:
 class Passes:
     """Takes passes over one sample."""
 
-    def __init__(self, sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan) -> None:
+    def __init__(
+        self, sample: Sample, scope: Scope, plan: AcquisitionPlan, specimen: SpecimenPlan
+    ) -> None:
         self.sample, self.scope, self.plan, self.specimen = sample, scope, plan, specimen
 
     def take(
@@ -75,7 +82,10 @@ class Passes:
         missing: dict[int, str] = {}
 
         def lying(
-            scope: Scope, specimen: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+            scope: Scope,
+            specimen: SpecimenPlan | None = None,
+            planned: PlannedPass | None = None,
+            /,
         ) -> VirtualScope:
             assert specimen is not None
             assert placement is not None
@@ -93,7 +103,9 @@ class Passes:
 
 
 @pytest.fixture
-def passes(sample: Sample, wide_scope: Scope, wide_plan: AcquisitionPlan, specimen: SpecimenPlan) -> Passes:
+def passes(
+    sample: Sample, wide_scope: Scope, wide_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> Passes:
     return Passes(sample, wide_scope, wide_plan, specimen)
 
 
@@ -112,9 +124,13 @@ def test_the_second_pass_takes_the_fields_of_the_first(
         assert info.modalities == MODALITIES
         stage = read_info(field_path(sample.raw_path("fluorescence"), index))
         # Where the middle of the fluorescence frame really lay in the first pass.
-        assert math.dist(placement.to_slide_um(stage.x_um, stage.y_um), (info.x_um, info.y_um)) <= 1.0
+        assert (
+            math.dist(placement.to_slide_um(stage.x_um, stage.y_um), (info.x_um, info.y_um)) <= 1.0
+        )
         assert info.slide_transform is not None
-        assert (info.slide_transform.x_um, info.slide_transform.y_um) == pytest.approx((info.x_um, info.y_um), abs=0.1)
+        assert (info.slide_transform.x_um, info.slide_transform.y_um) == pytest.approx(
+            (info.x_um, info.y_um), abs=0.1
+        )
         assert info.slide_transform.rotation_deg == pytest.approx(placement.rotation_deg, abs=0.05)
         assert info.dose_ms == GLOW_MS
     assert sample.record().protocol == "two-pass"
@@ -123,9 +139,13 @@ def test_the_second_pass_takes_the_fields_of_the_first(
 def test_finding_the_slide_reports_its_frames(
     passes: Passes, sample: Sample, recorder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wbcpipe.acquire.capture.second_pass.ThrottledProgress", lambda progress: progress)
+    monkeypatch.setattr(
+        "wbcpipe.acquire.capture.second_pass.ThrottledProgress", lambda progress: progress
+    )
     passes.take("brightfield", 1)
-    request = AcquisitionRequest(sample, passes.scope, passes.plan, passes.specimen, pass_name="fluorescence")
+    request = AcquisitionRequest(
+        sample, passes.scope, passes.plan, passes.specimen, pass_name="fluorescence"
+    )
     with AcquisitionSession(request, recorder) as session:
         session.take([0])
     (entry,) = stored_transforms(sample.raw_path("fluorescence"))
@@ -137,7 +157,8 @@ def test_a_second_pass_in_pieces_equals_one_at_a_stretch(
     tmp_path: Path, wide_scope: Scope, wide_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
     whole, broken = (
-        Passes(Sample.open(tmp_path, name), wide_scope, wide_plan, specimen) for name in ("whole", "broken")
+        Passes(Sample.open(tmp_path, name), wide_scope, wide_plan, specimen)
+        for name in ("whole", "broken")
     )
     for one in (whole, broken):
         one.take("brightfield", 3)
@@ -145,23 +166,33 @@ def test_a_second_pass_in_pieces_equals_one_at_a_stretch(
     for n_fields in (1, 3):
         broken.take("fluorescence", n_fields, NEAR)
     for index in range(3):
-        pictures = [read_field(field_path(one.sample.raw_path("fluorescence"), index)) for one in (whole, broken)]
+        pictures = [
+            read_field(field_path(one.sample.raw_path("fluorescence"), index))
+            for one in (whole, broken)
+        ]
         np.testing.assert_array_equal(pictures[0][0], pictures[1][0])
         assert pictures[0][1].slide_transform == pictures[1][1].slide_transform
     assert len(stored_transforms(broken.sample.raw_path("fluorescence"))) == 1
 
 
-def test_a_slide_moved_in_the_middle_of_the_second_pass_is_found_anew(passes: Passes, sample: Sample) -> None:
+def test_a_slide_moved_in_the_middle_of_the_second_pass_is_found_anew(
+    passes: Passes, sample: Sample
+) -> None:
     passes.take("brightfield", 4)
     before, after = SlideTransform(0.7, 20.0, -20.0), SlideTransform(-0.9, -110.0, 40.0)
     passes.take("fluorescence", 2, before)
     passes.take("fluorescence", 4, after)
     raw = sample.raw_path("fluorescence")
-    assert [entry.rotation_deg for entry in stored_transforms(raw)] == pytest.approx([0.7, -0.9], abs=0.05)
+    assert [entry.rotation_deg for entry in stored_transforms(raw)] == pytest.approx(
+        [0.7, -0.9], abs=0.05
+    )
     for index, placement in enumerate([before, before, after, after]):
         stage = read_info(field_path(raw, index))
         first = read_info(field_path(sample.raw_path("brightfield"), index))
-        assert math.dist(placement.to_slide_um(stage.x_um, stage.y_um), (first.x_um, first.y_um)) <= 1.0
+        assert (
+            math.dist(placement.to_slide_um(stage.x_um, stage.y_um), (first.x_um, first.y_um))
+            <= 1.0
+        )
         assert stage.slide_transform is not None
         assert stage.slide_transform.rotation_deg == pytest.approx(placement.rotation_deg, abs=0.05)
 
@@ -172,18 +203,21 @@ def test_another_slide_in_the_second_pass_is_refused_and_nothing_taken(
     wide_scope: Scope,
     wide_plan: AcquisitionPlan,
     specimen: SpecimenPlan,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("wbcpipe.acquire.slide_relocation.search._REACH_UM", 150.0)
     passes.take("brightfield", 1)
+    near = wide_scope.model_copy(update={"slide_relocation": SlideRelocation(reach_um=150.0)})
 
-    def wrong(scope: Scope, plan: SpecimenPlan | None = None, planned: PlannedPass | None = None, /) -> VirtualScope:
+    def wrong(
+        scope: Scope, plan: SpecimenPlan | None = None, planned: PlannedPass | None = None, /
+    ) -> VirtualScope:
         assert plan is not None
         return VirtualScope(scope, type(plan)(plan.seed + 1), planned)
 
     with (
         AcquisitionSession(
-            AcquisitionRequest(sample, wide_scope, wide_plan, specimen, pass_name="fluorescence", microscope=wrong)
+            AcquisitionRequest(
+                sample, near, wide_plan, specimen, pass_name="fluorescence", microscope=wrong
+            )
         ) as session,
         pytest.raises(AcquisitionError, match="is it the same slide"),
     ):
@@ -191,7 +225,9 @@ def test_another_slide_in_the_second_pass_is_refused_and_nothing_taken(
     assert fields_on_disk(sample.raw_path("fluorescence")) == {}
 
 
-def test_a_field_without_bright_field_is_missing_in_the_second_pass(passes: Passes, sample: Sample) -> None:
+def test_a_field_without_bright_field_is_missing_in_the_second_pass(
+    passes: Passes, sample: Sample
+) -> None:
     passes.take("brightfield", 4)
     field_path(sample.raw_path("brightfield"), 1).unlink()
     taken, missing = passes.take("fluorescence", 4, NEAR)
@@ -203,7 +239,9 @@ def test_passes_are_not_mixed(passes: Passes, sample: Sample) -> None:
     with pytest.raises(SampleStateError, match=r"has no bright-field pass; take it first"):
         passes.take("fluorescence", 1)
     passes.take("brightfield", 1)
-    with pytest.raises(SampleStateError, match=r"created with protocol = 'two-pass', this call says 'one-pass'"):
+    with pytest.raises(
+        SampleStateError, match=r"created with protocol = 'two-pass', this call says 'one-pass'"
+    ):
         passes.take("single", 1)
     path = field_path(sample.raw_path("brightfield"), 0)
     path.write_bytes(path.read_bytes()[:5000])
@@ -211,7 +249,9 @@ def test_passes_are_not_mixed(passes: Passes, sample: Sample) -> None:
         passes.take("fluorescence", 1)
 
 
-def test_a_failed_attempt_counts_as_light(passes: Passes, sample: Sample, wide_scope: Scope) -> None:
+def test_a_failed_attempt_counts_as_light(
+    passes: Passes, sample: Sample, wide_scope: Scope
+) -> None:
     class Failing(VirtualScope):
         left = 2
 
@@ -259,7 +299,10 @@ def test_staining_by_a_program(sample: Sample, wide_scope: Scope, tmp_path: Path
     for _ in range(2):
         stain(sample, scope, ask=refuse)
     assert mark.read_text(encoding="utf-8") == "x"
-    events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    events = [
+        json.loads(line)
+        for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [event["event"] for event in events] == ["staining_program", "stained"]
 
 
@@ -273,10 +316,14 @@ def test_staining_by_a_program(sample: Sample, wide_scope: Scope, tmp_path: Path
 def test_a_staining_that_failed_is_not_repeated_unasked(
     sample: Sample, wide_scope: Scope, program: str, words: str
 ) -> None:
-    scope = staining(wide_scope, method="command", command=(sys.executable, "-c", program), timeout_s=1.0)
+    scope = staining(
+        wide_scope, method="command", command=(sys.executable, "-c", program), timeout_s=1.0
+    )
     with pytest.raises(HardwareError, match=words):
         stain(sample, scope, ask=refuse)
-    with pytest.raises(SampleStateError, match="Check the slide: if it is stained, go on with --already-stained"):
+    with pytest.raises(
+        SampleStateError, match="Check the slide: if it is stained, go on with --already-stained"
+    ):
         stain(sample, scope, ask=refuse)
     mark_stained(sample)
     stain(sample, scope, ask=refuse)
@@ -290,5 +337,7 @@ def test_the_operator_is_asked_once(sample: Sample, wide_scope: Scope) -> None:
 
 
 def test_a_method_without_what_it_needs_is_refused(make_scope: Callable[..., Scope]) -> None:
-    with pytest.raises(ConfigError, match="'steps' belongs to method 'devices', and that method needs it"):
+    with pytest.raises(
+        ConfigError, match="'steps' belongs to method 'devices', and that method needs it"
+    ):
         make_scope(('method = "devices"', 'method = "command"'))

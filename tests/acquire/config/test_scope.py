@@ -33,7 +33,9 @@ DEMO = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
 TABLES = {
     name: field.annotation
     for name, field in Scope.model_fields.items()
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Part) and name != "modalities"
+    if isinstance(field.annotation, type)
+    and issubclass(field.annotation, Part)
+    and name != "modalities"
 }
 
 
@@ -52,7 +54,8 @@ def test_every_shipped_scope_loads_and_agrees_with_its_cfg(name: str) -> None:
     assert configuration_problems(scope, read_config(scope.config_path)) == []
 
 
-#: What the source of Micro-Manager's adapters creates: (library, device) to its properties that the examples set.
+#: What the source of Micro-Manager's adapters creates: (library, device) to its properties that the
+#: examples set.
 ADAPTERS = {
     ("pE300", "pE300"): {"Port", "SelectionA", "SelectionB", "SelectionC", "IntensityB"},
     ("Arduino", "Arduino-Hub"): {"Port", "Logic"},
@@ -66,10 +69,24 @@ ADAPTERS = {
     ("EvidentIX85", "IX85-EPIShutter1"): {"State"},
     ("EvidentIX85", "IX85-MirrorUnit1"): {"Label"},
     ("EvidentIX85XYStage", "IX85_XYStage"): {"Port"},
-    ("SpinnakerCamera", "Blackfly S BFS-U3-51S5M"): {"Pixel Format", "Exposure Auto", "Gain Auto", "Gamma Enabled"},
+    ("SpinnakerCamera", "Blackfly S BFS-U3-51S5M"): {
+        "Pixel Format",
+        "Exposure Auto",
+        "Gain Auto",
+        "Gamma Enabled",
+    },
     ("Utilities", "Multi Shutter"): {"Physical Shutter 1", "Physical Shutter 2"},
     ("Cephla", "SquidHub"): {"Port", "Home on startup"},
-    ("Cephla", "CephlaShutter"): {"Has Lasers", "OnOff", "Pattern", "Intensity", "Red", "Green", "Blue", "488nm"},
+    ("Cephla", "CephlaShutter"): {
+        "Has Lasers",
+        "OnOff",
+        "Pattern",
+        "Intensity",
+        "Red",
+        "Green",
+        "Blue",
+        "488nm",
+    },
     ("Cephla", "XYStage"): set(),
     ("Cephla", "ZStage"): set(),
     ("DahengGalaxy", "DahengCamera"): {"TriggerMode"},
@@ -100,7 +117,10 @@ def test_an_examples_dark_lights_are_dark_in_every_preset() -> None:
     presets = read_config(scope.config_path).presets["Illumination"]
     for name, settings in presets.items():
         values = {(device, key): value for device, key, value in settings}
-        transmitted, epi = int(values["Arduino-Switch", "State"]), int(values["pE300", "SelectionB"])
+        transmitted, epi = (
+            int(values["Arduino-Switch", "State"]),
+            int(values["pE300", "SelectionB"]),
+        )
         assert (transmitted > 0) != (epi > 0), name
         assert epi == (name == "fluorescence")
 
@@ -115,11 +135,16 @@ def test_every_misspelt_key_is_named(tmp_path: Path, place: str, key: str) -> No
     if f"[{place}.{key}]".replace("[.", "[") in DEMO:
         table = re.escape(f"{place}.{key}" if place else key)
         text = re.sub(rf"\[{table}(?=[\].])", f"[{place}.{wrong}" if place else f"[{wrong}", DEMO)
-    elif any(isinstance(value, dict) for name, value in tomllib.loads(DEMO).items() if name == key) and not place:
+    elif (
+        any(isinstance(value, dict) for name, value in tomllib.loads(DEMO).items() if name == key)
+        and not place
+    ):
         text = re.sub(rf"^\[{key}(?=[\].])", f"[{wrong}", DEMO, flags=re.MULTILINE)
     else:
         begin = DEMO.index(f"[{place}]") if place else 0
-        text = DEMO[:begin] + re.sub(rf"^{key} = ", f"{wrong} = ", DEMO[begin:], count=1, flags=re.MULTILINE)
+        text = DEMO[:begin] + re.sub(
+            rf"^{key} = ", f"{wrong} = ", DEMO[begin:], count=1, flags=re.MULTILINE
+        )
     path = tmp_path / "wrong.toml"
     path.write_text(text, encoding="utf-8")
     full = f"{place}.{wrong}" if place else wrong
@@ -143,8 +168,35 @@ def test_every_misspelt_key_of_a_table_is_named_whether_the_demo_sets_it_or_not(
 ) -> None:
     path = tmp_path / "wrong.toml"
     path.write_text(DEMO.replace(f"[{table}]", f"[{table}]\n{key}x = 0\n#", 1), encoding="utf-8")
-    with pytest.raises(ConfigError, match=re.escape(f"key '{table}.{key}x' is not known, did you mean {key!r}?")):
+    with pytest.raises(
+        ConfigError, match=re.escape(f"key '{table}.{key}x' is not known, did you mean {key!r}?")
+    ):
         load_scope(path)
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ("[segment.masks]\ncore_mu = 1", "key 'segment.masks.core_mu' is not known, did you mean"),
+        ("[segment.mask]\n", "key 'segment.mask' is not known, did you mean 'masks'"),
+        ("[segment.quality]\nblurred_um = inf", "'segment.quality.blurred_um': .*finite"),
+    ],
+)
+def test_a_wrong_setting_of_the_segmentation_is_named(
+    tmp_path: Path, tables: str, words: str
+) -> None:
+    path = tmp_path / "wrong.toml"
+    path.write_text(f"{DEMO}\n{tables}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=words):
+        load_scope(path)
+
+
+def test_settings_of_the_segmentation_are_read_over_the_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(f"{DEMO}\n[segment.masks]\ncore_um = 1\n", encoding="utf-8")
+    settings = load_scope(path).segment
+    assert settings.overrides() == {"masks": {"core_um": 1.0}}
+    assert settings.masks.min_lobe_um2 == 1.5
 
 
 def test_every_model_key_is_in_the_demo_or_has_a_default() -> None:
@@ -154,7 +206,11 @@ def test_every_model_key_is_in_the_demo_or_has_a_default() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
-        ('backend = "headless"', 'backend = "java"', "'micromanager.backend'.*'headless' or 'bridge'"),
+        (
+            'backend = "headless"',
+            'backend = "java"',
+            "'micromanager.backend'.*'headless' or 'bridge'",
+        ),
         ("binning = 1", "binning = 3", "'camera.binning'.*1, 2, 4 or 8"),
         (
             "exposure_ms = 20.0",
@@ -163,10 +219,18 @@ def test_every_model_key_is_in_the_demo_or_has_a_default() -> None:
         ),
         ('device = "Camera"\n', "", "'camera.device' is missing"),
         ("z_um = [-100.0, 100.0]", "z_um = [100.0, -100.0]", "'stage.z_um'.*is empty"),
-        ("[[1.0, 0.0], [0.0, 1.0]]", "[[0.7, 0.7], [-0.7, 0.7]]", "'camera.stage_affine'.*turn the camera"),
+        (
+            "[[1.0, 0.0], [0.0, 1.0]]",
+            "[[0.7, 0.7], [-0.7, 0.7]]",
+            "'camera.stage_affine'.*turn the camera",
+        ),
         ("[[1.0, 0.0], [0.0, 1.0]]", "[[-1.0, 0.0], [0.0, 1.0]]", "virtual scope must be"),
         ('preset = "color1"\n', "", "'modalities.color1'.*'group' and 'preset', or 'settings'"),
-        ('modality = "color1"', 'modality = "fluorescence"', "'focus.modality'.*'color1', 'color2' or 'color3'"),
+        (
+            'modality = "color1"',
+            'modality = "fluorescence"',
+            "'focus.modality'.*'color1', 'color2' or 'color3'",
+        ),
         ("bits = 16", "bits = 16\nroi_px = [0, 0, 4096, 100]", "not within the sensor"),
         ("title =", "name = 'x'\ntitle =", "'name' is not allowed"),
         ("binning = 1", "binning =", "not TOML"),
@@ -211,16 +275,30 @@ def test_unknown_slot_lists_the_known() -> None:
             "ConfigGroup,Illumination,red,",
             "modalities.color3.preset 'color3' is not",
         ),
-        ("ConfigGroup,Illumination", "ConfigGroup,Light", "modalities.color1.group 'Illumination' is not in the .cfg"),
+        (
+            "ConfigGroup,Illumination",
+            "ConfigGroup,Light",
+            "modalities.color1.group 'Illumination' is not in the .cfg",
+        ),
         ("color2,LED,Label,550nm", "color2,LED,Label,555nm", "label '555nm'; it has Closed, 385nm"),
-        ("color2,LED,Label,550nm", "color2,LED,Label,385nm", "modalities.color2 is lit exactly as modalities.color1"),
-        ("Device,LED Shutter", "Device,LED,DemoCamera,DStateDevice\nDevice,LED Shutter", "'LED' is declared twice"),
+        (
+            "color2,LED,Label,550nm",
+            "color2,LED,Label,385nm",
+            "modalities.color2 is lit exactly as modalities.color1",
+        ),
+        (
+            "Device,LED Shutter",
+            "Device,LED,DemoCamera,DStateDevice\nDevice,LED Shutter",
+            "'LED' is declared twice",
+        ),
         ("Parent,XY,DHub", "Parent,XYZ,DHub", "'XYZ' is not declared before it is used"),
         ("Label,LED,1,385nm", "Label,LED,1", "too short for a Label line"),
     ],
     ids=lambda text: text.split("\n")[0][:24],
 )
-def test_lint_finds_what_micro_manager_passes_over(tmp_path: Path, old: str, new: str, words: str) -> None:
+def test_lint_finds_what_micro_manager_passes_over(
+    tmp_path: Path, old: str, new: str, words: str
+) -> None:
     cfg = (SHIPPED / "demo.cfg").read_text(encoding="utf-8")
     assert old in cfg
     (tmp_path / "demo.cfg").write_text(cfg.replace(old, new), encoding="utf-8")
@@ -236,9 +314,13 @@ def test_lint_finds_what_micro_manager_passes_over(tmp_path: Path, old: str, new
 def test_modalities_whose_presets_do_the_same_are_named(tmp_path: Path) -> None:
     cfg = (SHIPPED / "demo.cfg").read_text(encoding="utf-8")
     green = "ConfigGroup,Illumination,color2,LED,Label,550nm\n"
-    (tmp_path / "demo.cfg").write_text(cfg.replace(green, "ConfigGroup,Green,on,LED,Label,385nm\n"), encoding="utf-8")
+    (tmp_path / "demo.cfg").write_text(
+        cfg.replace(green, "ConfigGroup,Green,on,LED,Label,385nm\n"), encoding="utf-8"
+    )
     preset = 'group = "Illumination"\npreset = "color2"'
-    (tmp_path / "demo.toml").write_text(DEMO.replace(preset, 'group = "Green"\npreset = "on"'), encoding="utf-8")
+    (tmp_path / "demo.toml").write_text(
+        DEMO.replace(preset, 'group = "Green"\npreset = "on"'), encoding="utf-8"
+    )
     scope = load_scope(tmp_path / "demo.toml")
     assert configuration_problems(scope, read_config(scope.config_path)) == [
         "modalities.color2 is lit exactly as modalities.color1"
@@ -257,8 +339,12 @@ def test_presets_alike_in_a_group_that_is_not_used_are_a_warning(tmp_path: Path)
 def test_a_focusing_device_must_be_in_the_cfg(tmp_path: Path) -> None:
     shutil.copy(SHIPPED / "demo.cfg", tmp_path)
     hardware = 'method = "hardware"\nhardware_device = "Autofocuss"'
-    (tmp_path / "demo.toml").write_text(DEMO.replace('method = "surface"', hardware), encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"focus\.hardware_device 'Autofocuss' is not in the \.cfg"):
+    (tmp_path / "demo.toml").write_text(
+        DEMO.replace('method = "surface"', hardware), encoding="utf-8"
+    )
+    with pytest.raises(
+        ConfigError, match=r"focus\.hardware_device 'Autofocuss' is not in the \.cfg"
+    ):
         check_configuration(load_scope(tmp_path / "demo.toml"))
 
 
@@ -270,7 +356,8 @@ def test_missing_cfg_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "affine", [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0)]
+    "affine",
+    [(1, 0, 0, 1), (-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, 1, 0), (0, 1, -1, 0)],
 )
 def test_frames_are_turned_to_lie_as_the_stage_does(affine: tuple[int, int, int, int]) -> None:
     a, b, c, d = affine

@@ -59,7 +59,9 @@ def planted(
         if dirt_um is not None:
             particle = np.zeros((128, 128))
             particle[60:68, 60:68] = 3.5
-            blurred *= np.exp(-ndimage.gaussian_filter(particle, np.hypot(1.0, 1.2 * (z_um - dirt_um))))
+            blurred *= np.exp(
+                -ndimage.gaussian_filter(particle, np.hypot(1.0, 1.2 * (z_um - dirt_um)))
+            )
         return np.asarray(rng.poisson(blurred * (1 + lamp) ** next(frames)), np.uint16)
 
     return take
@@ -122,10 +124,14 @@ def test_a_search_through_the_scopes_whole_range_is_economical(off_um: float) ->
     truth_um = specimen.focus_um(0.0, 0.0)
 
     def take(z_um: float) -> NDArray[np.uint16]:
-        return renderer.expose(OpticalState(0.0, 0.0, z_um, POLICY.modality, 5.0, 1, (832, 832, 384, 384)))
+        return renderer.expose(
+            OpticalState(0.0, 0.0, z_um, POLICY.modality, 5.0, 1, (832, 832, 384, 384))
+        )
 
     start_um = truth_um + off_um
-    found = search_focus(take, start_um, POLICY.range_um, POLICY.coarse_step_um, POLICY.fine_step_um, LIMITS_UM)
+    found = search_focus(
+        take, start_um, POLICY.range_um, POLICY.coarse_step_um, POLICY.fine_step_um, LIMITS_UM
+    )
     assert found is not None
     assert found.z_um + POLICY.offset_um == pytest.approx(truth_um, abs=0.15)
     assert found.frames <= MAX_FOCUS_FRAMES
@@ -137,25 +143,43 @@ def test_no_search_of_a_shipped_scope_takes_more_than_12_frames(name: str) -> No
     focus = scope.focus
     assert focus.max_frames <= MAX_FOCUS_FRAMES
     assert not configuration_warnings(scope, read_config(scope.config_path))
-    # Counted too, over a specimen whose peak lies wherever the climb has to go farthest, or nowhere.
+    # Counted too, over a specimen whose peak lies wherever the climb has to go farthest, or
+    # nowhere.
     for peak_um in (*np.linspace(-1.2 * focus.range_um, 1.2 * focus.range_um, 25), math.inf):
         seen: list[float] = []
 
-        def take(z_um: float, peak_um: float = peak_um, seen: list[float] = seen) -> NDArray[np.uint16]:
+        def take(
+            z_um: float, peak_um: float = peak_um, seen: list[float] = seen
+        ) -> NDArray[np.uint16]:
             seen.append(z_um)
-            contrast = math.exp(-(((z_um - focus.fixed_um - peak_um) / 8.0) ** 2)) if math.isfinite(peak_um) else 0.0
+            contrast = (
+                math.exp(-(((z_um - focus.fixed_um - peak_um) / 8.0) ** 2))
+                if math.isfinite(peak_um)
+                else 0.0
+            )
             board = np.kron(np.indices((16, 16)).sum(axis=0) % 2, np.ones((12, 12)))
             return np.asarray(20_000 * (1 + 0.5 * contrast * board), np.uint16)
 
-        search_focus(take, focus.fixed_um, focus.range_um, focus.coarse_step_um, focus.fine_step_um, (-1e5, 1e5))
+        search_focus(
+            take,
+            focus.fixed_um,
+            focus.range_um,
+            focus.coarse_step_um,
+            focus.fine_step_um,
+            (-1e5, 1e5),
+        )
         assert 0 < len(seen) <= MAX_FOCUS_FRAMES
 
 
 def test_a_scope_file_with_a_long_search_is_told() -> None:
     scope = load_scope("demo")
     focus = scope.focus.model_copy(update={"coarse_step_um": 4.0})
-    told = configuration_warnings(scope.model_copy(update={"focus": focus}), read_config(scope.config_path))
-    assert any("may take 22 frames; 12 do with 'coarse_step_um' of 10 or more" in text for text in told)
+    told = configuration_warnings(
+        scope.model_copy(update={"focus": focus}), read_config(scope.config_path)
+    )
+    assert any(
+        "may take 22 frames; 12 do with 'coarse_step_um' of 10 or more" in text for text in told
+    )
     fixed = scope.model_copy(update={"focus": focus.model_copy(update={"method": "fixed"})})
     assert not configuration_warnings(fixed, read_config(scope.config_path))
 
@@ -197,7 +221,8 @@ def test_a_slot_of_many_points_outvotes_a_third_that_is_wrong() -> None:
     rng = np.random.default_rng(3)
     wrong = set(rng.choice(len(places), 27, replace=False).tolist())
     points = [
-        FocusPoint(x, y, 1e-3 * x + (rng.uniform(8, 30) if at in wrong else 0.0)) for at, (x, y) in enumerate(places)
+        FocusPoint(x, y, 1e-3 * x + (rng.uniform(8, 30) if at in wrong else 0.0))
+        for at, (x, y) in enumerate(places)
     ]
     assert fit_surface(points)(700, 300) == pytest.approx(0.7, abs=0.05)
 
@@ -206,7 +231,11 @@ def test_a_local_surface_follows_its_points_and_not_the_odd_one() -> None:
     def truth(x: float, y: float) -> float:
         return 5.0 + 2e-3 * x + 0.3 * math.sin(x / 270) * math.cos(y / 300)
 
-    points = [FocusPoint(x, y, truth(x, y)) for x in (-750, -250, 250, 750) for y in (-750, -250, 250, 750)]
+    points = [
+        FocusPoint(x, y, truth(x, y))
+        for x in (-750, -250, 250, 750)
+        for y in (-750, -250, 250, 750)
+    ]
     places = [(x, y) for x in (-200, 0, 200) for y in (-200, 0, 200)]
 
     def worst_um(points: list[FocusPoint]) -> float:
@@ -221,7 +250,12 @@ def test_a_local_surface_follows_its_points_and_not_the_odd_one() -> None:
 
 
 def test_few_points_make_a_plane_or_a_level() -> None:
-    corners = [FocusPoint(0, 0, 1.0), FocusPoint(1000, 0, 2.0), FocusPoint(0, 1000, 3.0), FocusPoint(1000, 1000, None)]
+    corners = [
+        FocusPoint(0, 0, 1.0),
+        FocusPoint(1000, 0, 2.0),
+        FocusPoint(0, 1000, 3.0),
+        FocusPoint(1000, 1000, None),
+    ]
     assert fit_surface(corners)(1000, 1000) == pytest.approx(4.0)
     assert fit_surface(corners[:1])(500, 500) == 1.0
     assert fit_surface([FocusPoint(x, 0.0, 1.0 + x) for x in (0.0, 1.0, 2.0)])(9.0, 9.0) == 2.0
@@ -240,7 +274,9 @@ def _finder(scope_specimen: Specimen) -> Callable[..., float | None]:
         near_um -= POLICY.offset_um
         step_um = POLICY.fine_step_um
         if wide:
-            found = search_focus(take, near_um, POLICY.range_um, POLICY.coarse_step_um, step_um, LIMITS_UM)
+            found = search_focus(
+                take, near_um, POLICY.range_um, POLICY.coarse_step_um, step_um, LIMITS_UM
+            )
         else:
             found = hill_climb(take, near_um, step_um, LIMITS_UM)
         return None if found is None else round(found.z_um + POLICY.offset_um, 3)
@@ -267,7 +303,11 @@ def test_the_surface_lies_within_the_depth_of_the_specimens_focus(tmp_path: Path
 
 def test_what_was_wanted_first_does_not_matter() -> None:
     plan = AcquisitionPlan(
-        slot="A", field_width_um=200, field_height_um=200, x_um=(-1000.0, 1000.0), y_um=(-1000.0, 1000.0)
+        slot="A",
+        field_width_um=200,
+        field_height_um=200,
+        x_um=(-1000.0, 1000.0),
+        y_um=(-1000.0, 1000.0),
     )
 
     def find(x_um: float, y_um: float, near_um: float, *, wide: bool) -> float | None:
@@ -295,7 +335,8 @@ def test_a_damaged_surface_is_named(tmp_path: Path) -> None:
 class Drifting:
     """A finder over a plane that rises and leans with time.
 
-    At ``blind`` it sees nothing, at ``dirty`` a particle 6 um up; ``bent_um`` is what no plane describes.
+    At ``blind`` it sees nothing, at ``dirty`` a particle 6 um up; ``bent_um`` is what no plane
+    describes.
     """
 
     def __init__(self) -> None:
@@ -323,7 +364,9 @@ class Drifting:
 @pytest.fixture
 def mapped() -> tuple[FocusSurface, Drifting, list[tuple[float, float]]]:
     area_um = (-1000.0, 1000.0)
-    plan = AcquisitionPlan(slot="A", field_width_um=200, field_height_um=200, x_um=area_um, y_um=area_um)
+    plan = AcquisitionPlan(
+        slot="A", field_width_um=200, field_height_um=200, x_um=area_um, y_um=area_um
+    )
     policy = POLICY.model_copy(update={"drift_check_fields": 5, "drift_limit_um": 1.0})
     surface, find = FocusSurface(plan, policy), Drifting()
     places = [(field.x_um, field.y_um) for field in plan.fields()]
@@ -348,7 +391,9 @@ def test_a_drift_shifts_the_surface_from_its_field_on(
     assert [check.shift_um for check in surface.checks] == pytest.approx([0, 3, 15], abs=0.02)
     # What is measured from now on joins the surface as it would have been before the drift.
     surface.measure(places, find)
-    assert [surface.z_um(x, y) for x, y in places] == pytest.approx([1e-3 * x + 15 for x, _ in places], abs=0.05)
+    assert [surface.z_um(x, y) for x, y in places] == pytest.approx(
+        [1e-3 * x + 15 for x, _ in places], abs=0.05
+    )
     # A field that was missing before the drift is taken where the focus is now.
     assert surface.z_um(*places[2]) == pytest.approx(1e-3 * places[2][0] + 15, abs=0.05)
     surface.save(tmp_path / "focus.json")
@@ -366,9 +411,13 @@ def test_a_slide_that_leans_is_followed_all_over(
     check = surface.check_drift(5, *places[5], find)
     assert not surface.outdated
     assert find.calls - calls <= 12, "it takes some places, not all of them"
-    assert (check.shift_um, check.tilt_x_um_mm, check.tilt_y_um_mm) == pytest.approx((1.5, 3.0, -2.0), abs=0.01)
+    assert (check.shift_um, check.tilt_x_um_mm, check.tilt_y_um_mm) == pytest.approx(
+        (1.5, 3.0, -2.0), abs=0.01
+    )
     surface.measure(places, find)
-    assert [surface.z_um(*place) for place in places] == pytest.approx([find.true_um(*at) for at in places], abs=0.05)
+    assert [surface.z_um(*place) for place in places] == pytest.approx(
+        [find.true_um(*at) for at in places], abs=0.05
+    )
 
 
 def test_a_reference_point_that_stands_out_has_no_say_in_a_drift(
@@ -393,7 +442,9 @@ def test_a_drift_that_no_plane_describes_outdates_the_surface(
     assert check.shift_um == pytest.approx(check.measured_um, abs=0.01)
 
 
-def test_dirt_and_bare_places_shift_nothing(mapped: tuple[FocusSurface, Drifting, list[tuple[float, float]]]) -> None:
+def test_dirt_and_bare_places_shift_nothing(
+    mapped: tuple[FocusSurface, Drifting, list[tuple[float, float]]],
+) -> None:
     surface, find, places = mapped
     find.dirty.add(places[5])
     assert surface.check_drift(5, *places[5], find).shift_um == 0.0

@@ -1,4 +1,7 @@
-"""A surface of focus whose measurement fails: point by point it is tried again, passed over, made do without."""
+"""A surface of focus whose measurement fails.
+
+Point by point it is tried again, passed over, made do without.
+"""
 
 from __future__ import annotations
 
@@ -27,13 +30,17 @@ COARSE = 9
 
 
 class Tilted:
-    """Stands in for the search by images: a tilted plane, and failures at the calls that are told."""
+    """Stands in for the search by images: a tilted plane, and failures at the calls that are
+    told.
+    """
 
     def __init__(self, fails: Callable[[int, tuple[float, float]], bool]) -> None:
         self.fails = fails
         self.calls: Counter[tuple[float, float]] = Counter()
 
-    def __call__(self, focuser: FieldFocuser, x_um: float, y_um: float, near_um: float, *, wide: bool) -> float:
+    def __call__(
+        self, focuser: FieldFocuser, x_um: float, y_um: float, near_um: float, *, wide: bool
+    ) -> float:
         del focuser, near_um, wide
         self.calls[x_um, y_um] += 1
         if self.fails(len(self.calls), (x_um, y_um)):
@@ -47,13 +54,20 @@ class Tilted:
 
 @pytest.fixture
 def session_with(
-    sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch
+    sample: Sample,
+    make_scope: Callable[..., Scope],
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[[Tilted], AcquisitionSession]:
     scope = make_scope(("spacing_um = 500.0", "spacing_um = 40.0"), focus="surface")
 
     def make(finder: Tilted) -> AcquisitionSession:
-        monkeypatch.setattr(FieldFocuser, "__call__", lambda self, *at, wide: finder(self, *at, wide=wide))
-        return AcquisitionSession(AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen))
+        monkeypatch.setattr(
+            FieldFocuser, "__call__", lambda self, *at, wide: finder(self, *at, wide=wide)
+        )
+        return AcquisitionSession(
+            AcquisitionRequest(sample, scope, AcquisitionPlan.from_scope(scope, "A"), specimen)
+        )
 
     return make
 
@@ -111,7 +125,9 @@ def test_a_point_that_always_fails_is_passed_over_and_tried_again_by_a_later_run
     assert sound.calls[bad[0]] == 1
 
 
-@pytest.mark.parametrize("measured", [1, 4, COARSE], ids=["one point", "part of the coarse", "the coarse"])
+@pytest.mark.parametrize(
+    "measured", [1, 4, COARSE], ids=["one point", "part of the coarse", "the coarse"]
+)
 def test_a_measurement_that_fails_for_good_falls_back_to_what_is_known_and_is_made_up_for(
     sample: Sample, session_with: Callable[[Tilted], AcquisitionSession], measured: int
 ) -> None:
@@ -130,7 +146,10 @@ def test_a_measurement_that_fails_for_good_falls_back_to_what_is_known_and_is_ma
 def test_without_any_focus_yet_the_run_ends_and_says_so(
     sample: Sample, session_with: Callable[[Tilted], AcquisitionSession]
 ) -> None:
-    with session_with(Tilted(lambda *_: True)) as session, pytest.raises(HardwareError, match="still busy"):
+    with (
+        session_with(Tilted(lambda *_: True)) as session,
+        pytest.raises(HardwareError, match="still busy"),
+    ):
         session.take(range(2))
     assert not fields_on_disk(sample.raw_path())
     assert not events(sample, "focus_fallback")

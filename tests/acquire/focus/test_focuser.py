@@ -1,4 +1,7 @@
-"""Focusing on the real core: by images, by the demo's focusing device, and when that device fails or hangs."""
+"""Focusing on the real core.
+
+By images, by the demo's focusing device, and when that device fails or hangs.
+"""
 
 from __future__ import annotations
 
@@ -25,9 +28,12 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.hardware.microscope import CoreMicroscope
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.sample import Sample
+    from wbcpipe.tests.acquire.conftest import Intercept
 
 #: DemoCamera's `DAutoFocus`: every call succeeds at once and leaves Z where it is.
-BY_DEVICE = 'hardware"\nhardware_device = "Autofocus"\nhardware_timeout_s = 0.3\nhardware_settle_s = 0.0#'
+BY_DEVICE = (
+    'hardware"\nhardware_device = "Autofocus"\nhardware_timeout_s = 0.3\nhardware_settle_s = 0.0#'
+)
 DEVICE = (
     "Device,LED,DemoCamera,DStateDevice",
     "Device,Autofocus,DemoCamera,DAutoFocus\nDevice,LED,DemoCamera,DStateDevice",
@@ -49,16 +55,6 @@ class Journal:
         return [event for event, _ in self.events]
 
 
-class FaultyCore:
-    """The core, with some of its calls replaced."""
-
-    def __init__(self, core: Any, **calls: Callable[..., Any]) -> None:
-        self._core, self._calls = core, calls
-
-    def __getattr__(self, name: str) -> Any:
-        return self._calls.get(name) or getattr(self._core, name)
-
-
 @pytest.fixture
 def scope(make_scope: Callable[..., Scope]) -> Scope:
     return make_scope(DEVICE, ROI, focus=BY_DEVICE)
@@ -71,7 +67,9 @@ def microscope(scope: Scope, specimen: SpecimenPlan) -> Iterator[CoreMicroscope]
         yield microscope
 
 
-def focusers(microscope: CoreMicroscope, scope: Scope) -> tuple[DeviceFocuser, FieldFocuser, Journal]:
+def focusers(
+    microscope: CoreMicroscope, scope: Scope
+) -> tuple[DeviceFocuser, FieldFocuser, Journal]:
     journal = Journal()
     by_image = FieldFocuser(microscope, scope, (256, 256), lambda: None, journal, lambda _: None)
     return DeviceFocuser(microscope, scope, by_image, journal), by_image, journal
@@ -95,21 +93,25 @@ def test_the_demo_device_answers_in_each_mode(
     with VirtualScope(scope, specimen) as microscope:
         microscope.move_z(4.0)
         assert microscope.focus_by_device() == 4.0
-        core = microscope.link._core
-        assert core.get_auto_focus_device() == "Autofocus"
-        assert core.get_auto_focus_offset() == 1.5
-        assert not core.is_continuous_focus_enabled(), "held on, it would fight the offsets of the modalities"
+        call = microscope.link.call
+        assert call("get_auto_focus_device") == "Autofocus"
+        assert call("get_auto_focus_offset") == 1.5
+        assert not call("is_continuous_focus_enabled"), (
+            "held on, it would fight the offsets of the modalities"
+        )
 
 
-def test_a_device_that_holds_no_lock_is_named(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_a_device_that_holds_no_lock_is_named(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan, intercept: Intercept
+) -> None:
     scope = make_scope(DEVICE, focus=BY_DEVICE.replace("#", '\nhardware_mode = "continuous"#'))
     with VirtualScope(scope, specimen) as microscope:
-        microscope.link._core = FaultyCore(microscope.link._core, is_continuous_focus_locked=lambda: False)
+        intercept(microscope.link, is_continuous_focus_locked=lambda _real: False)
         # Its own waiting or the deadline around it: whichever ends first.
         with pytest.raises(HardwareError, match=r"'Autofocus' did not (lock|end within 0\.3 s)"):
             microscope.focus_by_device()
         time.sleep(0.1)
-        assert not microscope.link._core.is_continuous_focus_enabled()
+        assert not microscope.link.call("is_continuous_focus_enabled")
 
 
 def test_a_device_that_agrees_with_the_images_is_believed(
@@ -122,7 +124,9 @@ def test_a_device_that_agrees_with_the_images_is_believed(
         frames = by_image.count.frames
         assert 0 < frames <= 12
         assert find(10.0, 0.0, near_um, wide=False) == pytest.approx(near_um, abs=0.02)
-    assert by_image.count.frames == frames, "images are looked at only until they have confirmed the device once"
+    assert by_image.count.frames == frames, (
+        "images are looked at only until they have confirmed the device once"
+    )
     assert by_image.count.by_device == 2
     assert journal.names == []
 
@@ -140,18 +144,21 @@ def test_a_device_that_the_images_contradict_is_left_alone(
 
 
 def test_a_device_that_hangs_is_left_behind_and_the_images_take_over(
-    microscope: CoreMicroscope, scope: Scope, specimen: SpecimenPlan
+    microscope: CoreMicroscope, scope: Scope, specimen: SpecimenPlan, intercept: Intercept
 ) -> None:
-    release = threading.Event()
-    core = microscope.link._core
-    microscope.link._core = FaultyCore(core, full_focus=lambda: release.wait(20))
+    release, answered = threading.Event(), threading.Event()
+
+    def hangs(_real: Callable[..., Any]) -> None:
+        release.wait(120)
+        answered.set()
+
+    intercept(microscope.link, full_focus=hangs)
     find, by_image, journal = focusers(microscope, scope)
-    started_s = time.monotonic()
     with microscope.focus_region(256):
         found_um = find(0.0, 0.0, true_um(specimen) + 1.0, wide=False)
-        assert not release.is_set(), "the camera answers while the device still hangs"
+        assert not answered.is_set(), "the camera answers while the device still hangs"
         assert find(0.0, 0.0, true_um(specimen) + 1.0, wide=False) == found_um
-    assert time.monotonic() - started_s < 15
+    assert not answered.is_set()
     assert found_um == pytest.approx(true_um(specimen), abs=0.3)
     assert journal.names == ["focus_device_failed", "focus_device_given_up"]
     assert "did not end within 0.3 s" in journal.events[0][1]["reason"]
@@ -162,16 +169,16 @@ def test_a_device_that_hangs_is_left_behind_and_the_images_take_over(
 
 
 def test_a_device_that_fails_once_is_asked_again(
-    microscope: CoreMicroscope, scope: Scope, specimen: SpecimenPlan
+    microscope: CoreMicroscope, scope: Scope, specimen: SpecimenPlan, intercept: Intercept
 ) -> None:
-    answers = iter([RuntimeError("no film of oil"), None])
+    answers = iter([HardwareError("no film of oil"), None])
 
-    def sometimes() -> None:
+    def sometimes(_real: Callable[..., Any]) -> None:
         answer = next(answers)
         if answer is not None:
             raise answer
 
-    microscope.link._core = FaultyCore(microscope.link._core, full_focus=sometimes)
+    intercept(microscope.link, full_focus=sometimes)
     find, by_image, journal = focusers(microscope, scope)
     with microscope.focus_region(256):
         assert find(0.0, 0.0, true_um(specimen), wide=False) is not None
@@ -180,11 +187,15 @@ def test_a_device_that_fails_once_is_asked_again(
     assert by_image.count.by_device == 1
 
 
-def test_a_device_that_leaves_the_soft_limits_is_driven_back(microscope: CoreMicroscope) -> None:
-    core = microscope.link._core
+def test_a_device_that_leaves_the_soft_limits_is_driven_back(
+    microscope: CoreMicroscope, intercept: Intercept
+) -> None:
     microscope.move_z(3.0)
-    microscope.link._core = FaultyCore(core, full_focus=lambda: core.set_position(140.0))
-    with pytest.raises(HardwareError, match=r"went to Z = 140 um, beyond the soft limits -100 to 100 um; driven back"):
+    intercept(microscope.link, full_focus=lambda real: real("set_position", 140.0))
+    with pytest.raises(
+        HardwareError,
+        match=r"went to Z = 140 um, beyond the soft limits -100 to 100 um; driven back",
+    ):
         microscope.focus_by_device()
     assert microscope.focus.z_um() == 3.0
 
@@ -192,7 +203,11 @@ def test_a_device_that_leaves_the_soft_limits_is_driven_back(microscope: CoreMic
 def test_a_place_that_takes_too_long_is_given_up(
     make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scope = make_scope(ROI, ("\ndeadline_s = 30.0", "\ndeadline_s = 0.05\nmapping_deadline_s = 0.5"), focus="surface")
+    scope = make_scope(
+        ROI,
+        ("\ndeadline_s = 30.0", "\ndeadline_s = 0.05\nmapping_deadline_s = 0.5"),
+        focus="surface",
+    )
     journal, heard = Journal(), list[str]()
     with VirtualScope(scope, specimen) as microscope, microscope.focus_region(256) as frame_px:
         expose = microscope.expose
@@ -202,7 +217,7 @@ def test_a_place_that_takes_too_long_is_given_up(
             return expose(exposure_ms, out, next_position_um)
 
         monkeypatch.setattr(microscope, "expose", slow)
-        monkeypatch.setattr("wbcpipe.acquire.focus.focuser._HEARTBEAT_S", 0.01)
+        monkeypatch.setattr("wbcpipe.acquire.focus.focuser.HEARTBEAT_S", 0.01)
         find = FieldFocuser(microscope, scope, frame_px, lambda: None, journal, heard.append)
         assert find(0.0, 0.0, 2.0, wide=False) is None
         assert microscope.focus.z_um() == pytest.approx(2.0 - scope.focus.offset_um, abs=1e-3)
@@ -227,7 +242,9 @@ def test_a_run_follows_a_drift_and_a_resumed_one_too(
     plan = AcquisitionPlan.from_scope(scope, "A")
     raised_um = {"by": 0.0}
     still = Specimen.focus_um
-    monkeypatch.setattr(Specimen, "focus_um", lambda self, x_um, y_um: still(self, x_um, y_um) + raised_um["by"])
+    monkeypatch.setattr(
+        Specimen, "focus_um", lambda self, x_um, y_um: still(self, x_um, y_um) + raised_um["by"]
+    )
 
     def drift_from_field_4_on(index: int) -> None:
         # The checks before fields 3 and 6 lie on both sides of it.
@@ -247,7 +264,9 @@ def test_a_run_follows_a_drift_and_a_resumed_one_too(
     specimen_there = Specimen(specimen)
     for index, path in fields_on_disk(sample.raw_path()).items():
         info = read_info(path)
-        truth_um = still(specimen_there, info.x_um, info.y_um) + (0.0 if index < 6 else 3.0 if index < 8 else 6.0)
+        truth_um = still(specimen_there, info.x_um, info.y_um) + (
+            0.0 if index < 6 else 3.0 if index < 8 else 6.0
+        )
         assert info.frames[0].z_um == pytest.approx(truth_um, abs=0.3)
 
 
@@ -255,14 +274,21 @@ def test_a_run_with_a_device_that_does_nothing_is_in_focus(
     sample: Sample, make_scope: Callable[..., Scope], specimen: SpecimenPlan
 ) -> None:
     scope = make_scope(DEVICE, ROI, ("range_um = 30.0", "range_um = 12.0"), focus=BY_DEVICE)
-    scope = scope.model_copy(update={"focus": scope.focus.model_copy(update={"fixed_um": scope.focus.fixed_um + 6.0})})
+    scope = scope.model_copy(
+        update={"focus": scope.focus.model_copy(update={"fixed_um": scope.focus.fixed_um + 6.0})}
+    )
     plan = AcquisitionPlan.from_scope(scope, "A")
     with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen)) as session:
         session.take([0])
     (path,) = fields_on_disk(sample.raw_path()).values()
     info = read_info(path)
-    assert info.frames[0].z_um == pytest.approx(Specimen(specimen).focus_um(info.x_um, info.y_um), abs=0.3)
-    log = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert info.frames[0].z_um == pytest.approx(
+        Specimen(specimen).focus_um(info.x_um, info.y_um), abs=0.3
+    )
+    log = [
+        json.loads(line)
+        for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert "focus_device_disagrees" in {event["event"] for event in log}
     (focused,) = [event for event in log if event["event"] == "focused"]
     assert focused["by_device"] == 1

@@ -1,7 +1,9 @@
-"""Java's view of the core that `bridge_server` serves: what MMCoreJ's classes look like and what they give back.
+"""Java's view of the core that `bridge_server` serves.
 
-Classes and methods are told from the declarations that SWIG leaves in pymmcore's docstrings, with MMCoreJ's mapping of
-types; what MMCoreJ adds in Java is listed here.
+What MMCoreJ's classes look like and what they give back.
+
+Classes and methods are told from the declarations that SWIG leaves in pymmcore's docstrings, with
+MMCoreJ's mapping of types; what MMCoreJ adds in Java is listed here.
 """
 
 from __future__ import annotations
@@ -48,9 +50,21 @@ OBJECT_METHODS = [
     ("notify", "void", []),
     ("notifyAll", "void", []),
 ]
-PIXELS = {"getImage", "getLastImage", "getLastImageMD", "getNBeforeLastImageMD", "popNextImage", "popNextImageMD"}
-TAGGED = {"getTaggedImage": "getImage", "getLastTaggedImage": "getLastImage", "popNextTaggedImage": "popNextImage"}
-#: What MMCoreJ adds in Java or declares otherwise than the Python wrapper: output arguments are arrays in Java.
+PIXELS = {
+    "getImage",
+    "getLastImage",
+    "getLastImageMD",
+    "getNBeforeLastImageMD",
+    "popNextImage",
+    "popNextImageMD",
+}
+TAGGED = {
+    "getTaggedImage": "getImage",
+    "getLastTaggedImage": "getLastImage",
+    "popNextTaggedImage": "popNextImage",
+}
+#: What MMCoreJ adds in Java or declares otherwise than the Python wrapper: output arguments are
+#: arrays in Java.
 JAVA_ONLY = [
     *((name, "mmcorej.TaggedImage", arguments) for name in TAGGED for arguments in ([], ["int"])),
     ("getROI", "java.awt.Rectangle", []),
@@ -109,7 +123,9 @@ def java_type(text: str) -> str:
 
 
 def swig_methods(wrapped: type) -> list[tuple[str, str, list[str]]]:
-    """The methods of a SWIG class from its docstrings: lines like ``name(Class self, type name, ...) -> type``."""
+    """The methods of a SWIG class from its docstrings: lines like ``name(Class self, type name,
+    ...) -> type``.
+    """
     found = []
     for name, member in vars(wrapped).items():
         if name.startswith("_") or not callable(member):
@@ -126,13 +142,17 @@ def swig_signatures(name: str, text: str) -> list[tuple[str, list[str]]]:
         if match is None:
             continue
         texts = [part.rpartition(" ")[0] for part in match[1].split(", ")[1:]]
-        signatures.append((java_type(match[2]) if match[2] else "void", [java_type(part) for part in texts]))
+        signatures.append(
+            (java_type(match[2]) if match[2] else "void", [java_type(part) for part in texts])
+        )
     return signatures
 
 
 def vector_class(name: str, element: str) -> JavaClass:
     """A std::vector as SWIG 3 wraps it, with the iterator that MMCoreJ adds."""
-    boxed = {"java.lang.String": "java.lang.String", "double": "java.lang.Double"}.get(element, "java.lang.Integer")
+    boxed = {"java.lang.String": "java.lang.String", "double": "java.lang.Double"}.get(
+        element, "java.lang.Integer"
+    )
     methods = [
         ("size", "long", []),
         ("capacity", "long", []),
@@ -152,7 +172,10 @@ def vector_class(name: str, element: str) -> JavaClass:
 SHADOWED = {name for name, _, _ in JAVA_ONLY}
 CORE = JavaClass(
     "mmcorej.CMMCore",
-    [*(method for method in swig_methods(pymmcore.CMMCore) if method[0] not in SHADOWED), *JAVA_ONLY],
+    [
+        *(method for method in swig_methods(pymmcore.CMMCore) if method[0] not in SHADOWED),
+        *JAVA_ONLY,
+    ],
     [[]],
 )
 VECTORS = {
@@ -192,7 +215,12 @@ class TagsJson(dict[str, Any]):
 def pixels_of(core: Any, image: np.ndarray[Any, Any]) -> Pixels:
     """A camera's image as MMCoreJ copies it into an array of Java: signed, and flat."""
     width = core.getBytesPerPixel()
-    kinds = {1: "byte", 2: "short", 4: "float" if core.getNumberOfComponents() == 1 else "byte", 8: "short"}
+    kinds = {
+        1: "byte",
+        2: "short",
+        4: "float" if core.getNumberOfComponents() == 1 else "byte",
+        8: "short",
+    }
     return Pixels(f"{kinds[width]}-array", np.ascontiguousarray(image).tobytes())
 
 
@@ -224,9 +252,13 @@ def call_core(core: Any, name: str, arguments: list[Any]) -> Any:
     if name in TAGGED:
         return tagged_image(core, TAGGED[name])
     if name == "getROI":
-        return JavaObject(RECTANGLE, dict(zip(RECTANGLE.fields, core.getROI(*arguments), strict=True)))
+        return JavaObject(
+            RECTANGLE, dict(zip(RECTANGLE.fields, core.getROI(*arguments), strict=True))
+        )
     if name == "getXYStagePosition":
-        return JavaObject(POINT, dict(zip(POINT.fields, core.getXYPosition(*arguments), strict=True)))
+        return JavaObject(
+            POINT, dict(zip(POINT.fields, core.getXYPosition(*arguments), strict=True))
+        )
     if name == "getPixelSizeAffineAsString":
         return ";".join(str(value) for value in core.getPixelSizeAffine(True))
     if name in ("getXYPosition", "getGalvoPosition"):
@@ -235,7 +267,9 @@ def call_core(core: Any, name: str, arguments: list[Any]) -> Any:
 
 
 def tagged_image(core: Any, getter: str) -> JavaObject:
-    """Pixels with the tags that MMCoreJ puts together: the frame's own, the cached state, then what the core says."""
+    """Pixels with the tags that MMCoreJ puts together: the frame's own, the cached state, then what
+    the core says.
+    """
     tags = TagsJson()
     if getter == "getImage":
         image = core.getImage()
@@ -246,7 +280,12 @@ def tagged_image(core: Any, getter: str) -> JavaObject:
     state = core.getSystemStateCache()
     for setting in (state.getSetting(index) for index in range(state.size())):
         tags[f"{setting.getDeviceLabel()}-{setting.getPropertyName()}"] = setting.getPropertyValue()
-    pixel_type = {1: "GRAY8", 2: "GRAY16", 4: "GRAY32" if core.getNumberOfComponents() == 1 else "RGB32", 8: "RGB64"}
+    pixel_type = {
+        1: "GRAY8",
+        2: "GRAY16",
+        4: "GRAY32" if core.getNumberOfComponents() == 1 else "RGB32",
+        8: "RGB64",
+    }
     tags |= {
         "BitDepth": core.getImageBitDepth(),
         "PixelSizeUm": plain_number(core.getPixelSizeUm(True)),

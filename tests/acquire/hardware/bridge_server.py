@@ -1,13 +1,17 @@
-"""The Java side of pycromanager's bridge, on the real compiled core: stands for a running Micro-Manager.
+"""The Java side of pycromanager's bridge, on the real compiled core.
 
-Run as ``python bridge_server.py CFG [--port P]``; the port is printed when the devices are loaded, and the process ends
-when its standard input is closed, so with its parent. Lines on it order faults: see `bridge_faults`. Micro-Manager
-itself is a Java program with a window; here the same MMCore is loaded through pymmcore. No client code is imported:
-what a client sees is only what comes over the socket.
+Stands for a running Micro-Manager.
 
-The protocol is that of Micro-Manager's ZMQ server 5.1.0: a request and its reply are one JSON text each, followed by
-pairs of (4-byte id, bytes) for the arrays in it. A server answers one request at a time; an object asked for with
-``new-port`` gets a server and a thread of its own, which ends with its last object.
+Run as ``python bridge_server.py CFG [--port P]``; the port is printed when the devices are loaded,
+and the process ends when its standard input is closed, so with its parent. Lines on it order
+faults: see `bridge_faults`. Micro-Manager itself is a Java program with a window; here the same
+MMCore is loaded through pymmcore. No client code is imported: what a client sees is only what comes
+over the socket.
+
+The protocol is that of Micro-Manager's ZMQ server 5.1.0: a request and its reply are one JSON text
+each, followed by pairs of (4-byte id, bytes) for the arrays in it. A server answers one request at
+a time; an object asked for with ``new-port`` gets a server and a thread of its own, which ends with
+its last object.
 """
 
 from __future__ import annotations
@@ -61,7 +65,9 @@ class Server:
         self.objects: dict[str, JavaObject] = {}
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
         self.port = self._bind()
-        self.thread = threading.Thread(target=self._serve, name=f"ZMQ Server {self.port}", daemon=True)
+        self.thread = threading.Thread(
+            target=self._serve, name=f"ZMQ Server {self.port}", daemon=True
+        )
 
     def _bind(self) -> int:
         """The next free port from the main server's on; Java too counts upwards from there."""
@@ -88,9 +94,15 @@ class Server:
             try:
                 reply = self._execute(request)
             except JavaError as error:
-                reply = {"type": "exception", "value": f"{error}\n\tat java.lang.Thread.run(Thread.java:748)\n"}
+                reply = {
+                    "type": "exception",
+                    "value": f"{error}\n\tat java.lang.Thread.run(Thread.java:748)\n",
+                }
             except Exception as error:  # noqa: BLE001 - Java's loop answers every exception and goes on
-                text = f"java.lang.RuntimeException: {error!r}\n\tat java.lang.Thread.run(Thread.java:748)\n"
+                text = (
+                    f"java.lang.RuntimeException: {error!r}\n\tat "
+                    f"java.lang.Thread.run(Thread.java:748)\n"
+                )
                 reply = {"type": "exception", "value": text}
             self._send(reply)
             if not self.main and not self.objects:
@@ -101,7 +113,9 @@ class Server:
 
     def _receive(self) -> dict[str, Any]:
         parts = self._socket.recv_multipart()
-        arrays = {struct.unpack("=i", parts[at])[0]: parts[at + 1] for at in range(1, len(parts), 2)}
+        arrays = {
+            struct.unpack("=i", parts[at])[0]: parts[at + 1] for at in range(1, len(parts), 2)
+        }
 
         def restored(node: Any) -> Any:
             if isinstance(node, dict):
@@ -121,7 +135,8 @@ class Server:
         value = reply.get("value")
         if isinstance(value, Pixels):
             identity = next(Server.ids) & 0x7FFFFFFF
-            # In the text stands what Java's toString makes of a byte[]; the client looks the bytes up by its number.
+            # In the text stands what Java's toString makes of a byte[]; the client looks the bytes
+            # up by its number.
             reply = {**reply, "value": f"[B@{identity:x}"}
             parts = [struct.pack("=i", identity), value.content]
         text = json.dumps(reply, ensure_ascii=False).encode("iso-8859-1", "replace")
@@ -136,7 +151,10 @@ class Server:
             wanted = self._class(request["classpath"])
             return {
                 "type": "none",
-                "api": [{"name": wanted.name, "arguments": arguments} for arguments in wanted.constructors],
+                "api": [
+                    {"name": wanted.name, "arguments": arguments}
+                    for arguments in wanted.constructors
+                ],
             }
         if command == "constructor":
             return self._construct(request)
@@ -161,7 +179,9 @@ class Server:
     def _construct(self, request: dict[str, Any]) -> dict[str, Any]:
         wanted = self._class(request["classpath"])
         if request["argument-types"] not in wanted.constructors:
-            raise JavaError("java.lang.RuntimeException: No Matching method found with argumetn types")
+            raise JavaError(
+                "java.lang.RuntimeException: No Matching method found with argumetn types"
+            )
         if wanted is CORE:
             value = self.core  # Micro-Manager hands out the core it has
         elif wanted.name in SWIG_CLASSES:
@@ -177,20 +197,35 @@ class Server:
         return reply
 
     def _registered(self, item: JavaObject) -> dict[str, Any]:
-        """Keep an object for its client under a name of its own; one object may be held more than once."""
+        """Keep an object for its client under a name of its own.
+
+        One object may be held more than once.
+        """
         code = f"{id(item.value) & 0x7FFFFFFF:x}{uuid.uuid4()}"
         self.objects[code] = item
-        return {"type": "unserialized-object", "hash-code": code, "port": self.port, **item.java_class.described()}
+        return {
+            "type": "unserialized-object",
+            "hash-code": code,
+            "port": self.port,
+            **item.java_class.described(),
+        }
 
     def _arguments(self, request: dict[str, Any]) -> list[Any]:
         values = []
-        for value, java in zip(request["arguments"], request["argument-deserialization-types"], strict=True):
+        for value, java in zip(
+            request["arguments"], request["argument-deserialization-types"], strict=True
+        ):
             if isinstance(value, dict) and "hash-code" in value:
-                holders = [server for server in Server.ports.values() if value["hash-code"] in server.objects]
+                holders = [
+                    server
+                    for server in Server.ports.values()
+                    if value["hash-code"] in server.objects
+                ]
                 if not holders:
                     code = value["hash-code"]
                     raise JavaError(
-                        f"java.lang.RuntimeException: Object with Hash code {code} unknown to all ZMQ servers"
+                        f"java.lang.RuntimeException: Object with Hash code {code} unknown to all "
+                        f"ZMQ servers"
                     )
                 values.append(holders[0].objects[value["hash-code"]].value)
             else:
@@ -199,9 +234,14 @@ class Server:
 
     def _run(self, target: JavaObject, request: dict[str, Any]) -> dict[str, Any]:
         name, types = request["name"], request["argument-types"]
-        spec = next((item for item in target.java_class.methods if item[0] == name and item[2] == types), None)
+        spec = next(
+            (item for item in target.java_class.methods if item[0] == name and item[2] == types),
+            None,
+        )
         if spec is None:
-            raise JavaError("java.lang.RuntimeException: No Matching method found with argument types")
+            raise JavaError(
+                "java.lang.RuntimeException: No Matching method found with argument types"
+            )
         arguments = self._arguments(request)
         try:
             if target.java_class is CORE:
@@ -212,7 +252,10 @@ class Server:
             else:
                 result = getattr(target.value, name)(*arguments)
         except JavaError as error:
-            return {"type": "exception", "value": f"{error}\n{stack_of(target.java_class.name, name)}"}
+            return {
+                "type": "exception",
+                "value": f"{error}\n{stack_of(target.java_class.name, name)}",
+            }
         except Exception as error:  # noqa: BLE001 - the driver's error goes to the client
             text = f"java.lang.Exception: {error}\n{stack_of(target.java_class.name, name)}"
             return {"type": "exception", "value": text}
@@ -234,7 +277,9 @@ class Server:
         if declared in SWIG_CLASSES:
             return self._registered(JavaObject(SWIG_CLASSES[declared], value))
         if declared.removeprefix("mmcorej.") in VECTORS:
-            return self._registered(JavaObject(VECTORS[declared.removeprefix("mmcorej.")], list(value)))
+            return self._registered(
+                JavaObject(VECTORS[declared.removeprefix("mmcorej.")], list(value))
+            )
         if declared.startswith("mmcorej."):  # an enumeration is an object in Java
             enumeration = JavaClass(declared, [("swigValue", "int", [])])
             return self._registered(JavaObject(enumeration, _Enumerated(int(value))))
@@ -250,7 +295,9 @@ class _Enumerated:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Serve a Micro-Manager core over the bridge's wire protocol.")
+    parser = argparse.ArgumentParser(
+        description="Serve a Micro-Manager core over the bridge's wire protocol."
+    )
     parser.add_argument("config", help="the .cfg file to load")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="0 takes a free one")
     options = parser.parse_args()
@@ -262,7 +309,8 @@ def main() -> None:
     server = Server(core, faults, main=True)
     server.thread.start()
     print(server.port, flush=True)
-    # Whoever started this holds the other end: it is closed when that process ends, however it does.
+    # Whoever started this holds the other end: it is closed when that process ends, however it
+    # does.
     for line in sys.stdin:
         print(faults.order(line.strip()), flush=True)
     os._exit(0)  # threads wait for ever in a socket or a driver

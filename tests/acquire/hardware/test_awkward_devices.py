@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from wbcpipe.acquire.config.scope import Scope
+    from wbcpipe.tests.acquire.conftest import Intercept
 
 NO_TYPE = ('"16bit"', '""')
 REAL = ("virtual = true", "virtual = false")
@@ -36,20 +38,6 @@ def _closed() -> Iterator[None]:
     yield
     for link in list(_open):
         link.close()
-
-
-class Calls:
-    """Answers some calls of a link in place of its core; the others go on."""
-
-    def __init__(self, link: CoreLink, monkeypatch: pytest.MonkeyPatch, **answers: Callable[..., Any]) -> None:
-        self.made: list[tuple[Any, ...]] = []
-        real = link.call
-
-        def call(name: str, *arguments: Any) -> Any:
-            self.made.append((name, *arguments))
-            return answers[name](real, *arguments) if name in answers else real(name, *arguments)
-
-        monkeypatch.setattr(link, "call", call)
 
 
 # ---- camera
@@ -75,7 +63,7 @@ def test_binning_is_read_as_cameras_write_it(value: str, binning: int | None) ->
 @pytest.mark.parametrize("form", ["{0}x{0}", "{0} x {0}", "{0}X{0} binned"[:7]])
 @pytest.mark.parametrize("binning", [1, 2])
 def test_a_binning_in_other_words_is_set_by_its_meaning(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch, form: str, binning: int
+    make_scope: Callable[..., Scope], intercept: Intercept, form: str, binning: int
 ) -> None:
     scope = make_scope(REAL, ("binning = 1", f"binning = {binning}"))
     link = CoreLink(scope)
@@ -89,14 +77,18 @@ def test_a_binning_in_other_words_is_set_by_its_meaning(
         return form.format(value) if name == "Binning" else value
 
     def allowed(real: Callable[..., Any], device: str, name: str) -> list[str]:
-        return list(words) if name == "Binning" else list(real("get_allowed_property_values", device, name))
+        return (
+            list(words)
+            if name == "Binning"
+            else list(real("get_allowed_property_values", device, name))
+        )
 
     answers: dict[str, Callable[..., Any]] = {
         "get_allowed_property_values": allowed,
         "set_property": set_property,
         "get_property": get_property,
     }
-    calls = Calls(link, monkeypatch, **answers)
+    calls = intercept(link, **answers)
     with CoreMicroscope(scope, link) as microscope:
         assert microscope.camera.frame_px == (256 // binning, 256 // binning)
     sets = [made[3] for made in calls.made if made[0] == "set_property" and made[2] == "Binning"]
@@ -106,7 +98,10 @@ def test_a_binning_in_other_words_is_set_by_its_meaning(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ([("binning = 1", "binning = 8")], r"has no binning of 8; it has 1x1, 2x2: correct 'camera\.binning'"),
+        (
+            [("binning = 1", "binning = 8")],
+            r"has no binning of 8; it has 1x1, 2x2: correct 'camera\.binning'",
+        ),
         (
             [("BitDepth,16", "BitDepth,12"), NO_TYPE],
             r"gives 12 bits, 'camera\.bits' says 16; .*bits = 12",
@@ -138,19 +133,26 @@ def test_a_binning_in_other_words_is_set_by_its_meaning(
 )
 def test_a_camera_that_is_another_is_refused_when_it_opens(
     make_scope: Callable[..., Scope],
-    monkeypatch: pytest.MonkeyPatch,
+    intercept: Intercept,
     changes: list[tuple[str, str]],
     words: str,
 ) -> None:
-    link = CoreLink(make_scope(REAL, *changes))
+    scope = make_scope(REAL, *changes)
+    link = CoreLink(scope)
     if "binning" in words:
-        Calls(link, monkeypatch, get_allowed_property_values=lambda *_: ["1x1", "2x2"])
+        intercept(link, get_allowed_property_values=lambda *_: ["1x1", "2x2"])
     with pytest.raises(HardwareError, match=words):
-        CoreMicroscope(link._scope, link)
+        CoreMicroscope(scope, link)
 
 
 def _rounds(real: Callable[..., Any], x: int, y: int, width: int, height: int) -> None:
-    real("set_roi", x // 100 * 100, y // 100 * 100, max(width // 100, 1) * 100, max(height // 100, 1) * 100)
+    real(
+        "set_roi",
+        x // 100 * 100,
+        y // 100 * 100,
+        max(width // 100, 1) * 100,
+        max(height // 100, 1) * 100,
+    )
 
 
 def _refuses(_real: Callable[..., Any], *_: int) -> None:
@@ -163,41 +165,53 @@ def _shifts(real: Callable[..., Any], x: int, y: int, width: int, height: int) -
 
 @pytest.mark.parametrize("set_roi", [_rounds, _refuses, _shifts])
 def test_a_camera_without_the_focus_window_focuses_on_the_whole_field(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch, set_roi: Callable[..., None]
+    make_scope: Callable[..., Scope],
+    intercept: Intercept,
+    set_roi: Callable[..., None],
 ) -> None:
     scope = make_scope(REAL)
     with CoreMicroscope(scope) as microscope:
-        calls = Calls(microscope.link, monkeypatch, set_roi=set_roi)
+        calls = intercept(microscope.link, set_roi=set_roi)
         for _ in range(2):
             with microscope.focus_region(128) as shape:
                 assert shape == (256, 256)
                 assert microscope.camera.region_px == (0, 0, 256, 256)
-        assert len([made for made in calls.made if made[0] == "set_roi"]) == 1  # it is not asked again
-        monkeypatch.undo()
-        microscope.camera._refused_px.clear()
-        with microscope.focus_region(128) as shape:
-            assert shape == (128, 128)
+        assert (
+            len([made for made in calls.made if made[0] == "set_roi"]) == 1
+        )  # it is not asked again
+    with CoreMicroscope(scope) as sound, sound.focus_region(128) as shape:
+        assert shape == (128, 128)
 
 
 def test_a_region_that_the_camera_shifts_is_named(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch
+    make_scope: Callable[..., Scope], intercept: Intercept
 ) -> None:
-    link = CoreLink(make_scope(REAL, ("binning = 1", "binning = 1\nroi_px = [64, 64, 128, 128]")))
-    Calls(link, monkeypatch, set_roi=_shifts)
-    with pytest.raises(HardwareError, match=r"from \(56, 64\), 'camera\.roi_px' asks for 128 x 128 from \(64, 64\)"):
-        CoreMicroscope(link._scope, link)
+    scope = make_scope(REAL, ("binning = 1", "binning = 1\nroi_px = [64, 64, 128, 128]"))
+    link = CoreLink(scope)
+    intercept(link, set_roi=_shifts)
+    with pytest.raises(
+        HardwareError, match=r"from \(56, 64\), 'camera\.roi_px' asks for 128 x 128 from \(64, 64\)"
+    ):
+        CoreMicroscope(scope, link)
 
 
 @pytest.mark.parametrize(("actual_ms", "is_told"), [(1.0, True), (24.0, True), (20.4, False)])
 def test_doctor_tells_an_exposure_that_the_camera_changes(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch, actual_ms: float, is_told: bool
+    make_scope: Callable[..., Scope],
+    intercept: Intercept,
+    actual_ms: float,
+    is_told: bool,
 ) -> None:
     from wbcpipe.acquire.doctor import _check_exposures
 
-    link = CoreLink(make_scope(REAL))
+    scope = make_scope(REAL)
+    link = CoreLink(scope)
     try:
-        Calls(link, monkeypatch, get_exposure=lambda real: actual_ms if real("get_exposure") == 20.0 else 5.0)
-        check = _check_exposures(link._scope, link)
+        intercept(
+            link,
+            get_exposure=lambda real: actual_ms if real("get_exposure") == 20.0 else 5.0,
+        )
+        check = _check_exposures(scope, link)
     finally:
         link.close()
     assert (check.status == "fail") == is_told
@@ -205,10 +219,11 @@ def test_doctor_tells_an_exposure_that_the_camera_changes(
 
 
 def test_doctor_compares_the_live_pixel_size(make_scope: Callable[..., Scope]) -> None:
-    resolution = (
-        "ConfigPixelSize,Res,Camera,Binning,1\nPixelSize_um,Res,0.325\nPixelSizeAffine,Res,0.325,0,0,0,-0.325,0\n"
-    )
-    checks = {check.name: check for check in check_live(make_scope(REAL, ("# Group: System", resolution)))}
+    resolution = "ConfigPixelSize,Res,Camera,Binning,1\nPixelSize_um,Res,0.325\n"
+    resolution += "PixelSizeAffine,Res,0.325,0,0,0,-0.325,0\n"
+    checks = {
+        check.name: check for check in check_live(make_scope(REAL, ("# Group: System", resolution)))
+    }
     assert checks["pixel size"].status == "warn"
     assert "a pixel of 0.325 um, 'camera.pixel_um' is 0.1" in checks["pixel size"].detail
     assert "flipped" in checks["pixel size"].detail
@@ -219,60 +234,66 @@ def test_doctor_compares_the_live_pixel_size(make_scope: Callable[..., Scope]) -
 
 
 class _LateStage:
-    """Gives its old position for a while after a move, and is never busy."""
+    """Gives its old position for some reads after a move, and is never busy."""
 
-    def __init__(self, late_s: float) -> None:
-        self.late_s, self.moved_s = late_s, 0.0
+    def __init__(self, late_reads: float) -> None:
+        self.late_reads, self.left = late_reads, 0.0
 
     def moves(self, name: str) -> Callable[..., Any]:
         def move(real: Callable[..., Any], *target: float) -> None:
             real(name, *target)
-            self.moved_s = time.monotonic()
+            self.left = self.late_reads
 
         return move
 
     def reads(self, name: str) -> Callable[..., float]:
         def read(real: Callable[..., Any]) -> float:
-            return -50.0 if time.monotonic() < self.moved_s + self.late_s else float(real(name))
+            self.left -= 1
+            return -50.0 if self.left >= 0 else float(real(name))
 
         return read
 
     def answers(self) -> dict[str, Callable[..., Any]]:
         return {
-            **{name: self.reads(name) for name in ("get_position", "get_x_position", "get_y_position")},
+            **{
+                name: self.reads(name)
+                for name in ("get_position", "get_x_position", "get_y_position")
+            },
             **{name: self.moves(name) for name in ("set_position", "set_xy_position")},
             "device_busy": lambda *_: False,
         }
 
 
 def test_a_stage_that_is_never_busy_is_waited_for(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch
+    make_scope: Callable[..., Scope], intercept: Intercept
 ) -> None:
     with CoreMicroscope(make_scope(REAL)) as microscope:
-        Calls(microscope.link, monkeypatch, **_LateStage(0.2).answers())
-        started_s = time.monotonic()
+        intercept(microscope.link, **_LateStage(20).answers())
         assert microscope.move_xy(20.0, 30.0) == pytest.approx((20.0, 30.0), abs=0.1)
         assert microscope.move_z(7.0) == pytest.approx(7.0)
-        assert 0.4 <= time.monotonic() - started_s < 2.0
 
 
 def test_a_stage_that_never_arrives_ends_at_its_deadline(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch
+    make_scope: Callable[..., Scope], intercept: Intercept
 ) -> None:
-    with CoreMicroscope(make_scope(REAL, ("move_timeout_s = 30.0", "move_timeout_s = 0.2"))) as microscope:
-        Calls(microscope.link, monkeypatch, **_LateStage(60.0).answers())
+    with CoreMicroscope(
+        make_scope(REAL, ("move_timeout_s = 30.0", "move_timeout_s = 0.2"))
+    ) as microscope:
+        intercept(microscope.link, **_LateStage(math.inf).answers())
         with pytest.raises(HardwareError, match=r"the stage is at \(-50\.00, -50\.00\) um"):
             microscope.move_xy(20.0, 30.0)
-        with pytest.raises(HardwareError, match=r"the focus drive is at -50 um, its target was 7 um"):
+        with pytest.raises(
+            HardwareError, match=r"the focus drive is at -50 um, its target was 7 um"
+        ):
             microscope.move_z(7.0)
 
 
 def test_a_stage_that_has_arrived_is_asked_once(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch
+    make_scope: Callable[..., Scope], intercept: Intercept
 ) -> None:
     with CoreMicroscope(make_scope(REAL)) as microscope:
         microscope.move_z(5.0)
-        calls = Calls(microscope.link, monkeypatch)
+        calls = intercept(microscope.link)
         microscope.move_z(6.0)
         assert [made[0] for made in calls.made].count("get_position") == 1
 
@@ -280,15 +301,23 @@ def test_a_stage_that_has_arrived_is_asked_once(
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["get_position", "get_x_position", "get_y_position"])
 def test_a_position_that_is_no_number_is_refused_everywhere(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch, name: str, value: float
+    make_scope: Callable[..., Scope], intercept: Intercept, name: str, value: float
 ) -> None:
     from wbcpipe.acquire.doctor import _check_position
 
     device = "Z" if name == "get_position" else "XY"
-    with CoreMicroscope(make_scope(REAL, ("move_timeout_s = 30.0", "move_timeout_s = 0.2"))) as microscope:
-        Calls(microscope.link, monkeypatch, **{name: lambda _: value})
-        action = (lambda: microscope.move_z(1.0)) if device == "Z" else (lambda: microscope.move_xy(1.0, 1.0))
-        with pytest.raises(HardwareError, match=rf"'{device}' gives {value} as its . position: .* home or restart"):
+    with CoreMicroscope(
+        make_scope(REAL, ("move_timeout_s = 30.0", "move_timeout_s = 0.2"))
+    ) as microscope:
+        intercept(microscope.link, **{name: lambda _: value})
+        action = (
+            (lambda: microscope.move_z(1.0))
+            if device == "Z"
+            else (lambda: microscope.move_xy(1.0, 1.0))
+        )
+        with pytest.raises(
+            HardwareError, match=rf"'{device}' gives {value} as its . position: .* home or restart"
+        ):
             action()
         (check,) = _check_position(microscope.scope, microscope.link)
         assert check.status == "fail"
@@ -299,9 +328,15 @@ def test_a_position_that_is_no_number_is_refused_everywhere(
 
 @pytest.mark.parametrize(
     "line",
-    ["ConfigGroup,System,Startup,Z,Position,50", "Property,Z,Position,50", "ConfigGroup,System,Shutdown,Z,Position,50"],
+    [
+        "ConfigGroup,System,Startup,Z,Position,50",
+        "Property,Z,Position,50",
+        "ConfigGroup,System,Shutdown,Z,Position,50",
+    ],
 )
-def test_no_stage_moves_when_the_devices_are_loaded(make_scope: Callable[..., Scope], line: str) -> None:
+def test_no_stage_moves_when_the_devices_are_loaded(
+    make_scope: Callable[..., Scope], line: str
+) -> None:
     scope = make_scope(REAL, ("# Group: System\n", f"# Group: System\n{line}\n"))
     with CoreMicroscope(scope) as microscope:
         assert microscope.focus.z_um() == 0.0
@@ -315,12 +350,15 @@ def test_no_stage_moves_when_the_devices_are_loaded(make_scope: Callable[..., Sc
 
 def _shutters(*names: str) -> tuple[str, str]:
     lines = "".join(
-        f"ConfigGroup,Illumination,{preset},Core,Shutter,{name}\n" for preset, name in zip(PRESETS, names, strict=True)
+        f"ConfigGroup,Illumination,{preset},Core,Shutter,{name}\n"
+        for preset, name in zip(PRESETS, names, strict=True)
     )
     return ("# Group: System\n", f"{lines}# Group: System\n")
 
 
-def test_the_shutter_that_a_preset_names_is_opened_and_closed(make_scope: Callable[..., Scope]) -> None:
+def test_the_shutter_that_a_preset_names_is_opened_and_closed(
+    make_scope: Callable[..., Scope],
+) -> None:
     names = ("Lamp Shutter", "Lamp Shutter", "Lamp Shutter", "LED Shutter")
     scope = make_scope(REAL, DEVICES, _shutters(*names), sequencing="auto")
     with CoreMicroscope(scope) as microscope:
@@ -348,10 +386,10 @@ def test_the_shutter_that_a_preset_names_is_opened_and_closed(make_scope: Callab
 
 
 def test_the_delay_of_the_shutter_really_used_is_waited_for(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch
+    make_scope: Callable[..., Scope], intercept: Intercept
 ) -> None:
     with CoreMicroscope(make_scope(REAL, DEVICES, _shutters(*["Lamp Shutter"] * 4))) as microscope:
-        calls = Calls(microscope.link, monkeypatch)
+        calls = intercept(microscope.link)
         microscope.switch_light("color2")
         with microscope.illumination.lit():
             pass
@@ -368,7 +406,10 @@ NO_SHUTTER = (
 @pytest.mark.parametrize("light", [SETTLE, NO_SHUTTER], ids=["shutter", "no shutter"])
 @pytest.mark.parametrize("sequencing", ["off", "on"])
 def test_the_lamp_settles_after_the_shutter_opened(
-    make_scope: Callable[..., Scope], monkeypatch: pytest.MonkeyPatch, light: tuple[str, str], sequencing: str
+    make_scope: Callable[..., Scope],
+    intercept: Intercept,
+    light: tuple[str, str],
+    sequencing: str,
 ) -> None:
     with CoreMicroscope(make_scope(REAL, light, sequencing=sequencing)) as microscope:
         doses: list[float] = []
@@ -390,7 +431,10 @@ def test_the_lamp_settles_after_the_shutter_opened(
         microscope.switch_light("color2")
         opened = "set_shutter_open" if light is SETTLE else "set_property"
         exposed = "snap_image" if sequencing == "off" else "start_sequence_acquisition"
-        Calls(microscope.link, monkeypatch, **{opened: at(opened, "lit"), exposed: at(exposed, "exposed")})
+        intercept(
+            microscope.link,
+            **{opened: at(opened, "lit"), exposed: at(exposed, "exposed")},
+        )
         if sequencing == "off":
             microscope.switch_light("fluorescence")
             microscope.expose(5.0, out[0])
@@ -406,7 +450,12 @@ def test_the_lamp_settles_after_the_shutter_opened(
 
 @pytest.mark.parametrize(
     ("raw", "shown"),
-    [(b"385nm", "385nm"), ("Öl".encode(), "Öl"), ("40x Öl µm".encode("cp1252"), "40x Öl µm"), (b"a\x81b", "a\ufffdb")],
+    [
+        (b"385nm", "385nm"),
+        ("Öl".encode(), "Öl"),
+        ("40x Öl µm".encode("cp1252"), "40x Öl µm"),
+        (b"a\x81b", "a\ufffdb"),
+    ],
 )
 def test_texts_of_devices_can_be_printed_whatever_their_bytes(raw: bytes, shown: str) -> None:
     text = _readable(raw.decode("utf-8", "surrogateescape"))

@@ -32,7 +32,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unclosed socket:ResourceWarning"
 
 def test_doctor_looks_through_the_bridge(bridged: Bridged) -> None:
     checks = check_live(bridged.scope)
-    assert {check.name for check in checks} >= {"core", "light color1", "camera", "dark exposure", "stage"}
+    assert {check.name for check in checks} >= {
+        "core",
+        "light color1",
+        "camera",
+        "dark exposure",
+        "stage",
+    }
     assert [check.detail for check in checks if check.status == "fail"] == []
     bridged.kill()
     checks = check_live(bridged.scope)
@@ -41,7 +47,9 @@ def test_doctor_looks_through_the_bridge(bridged: Bridged) -> None:
 
 
 def content(sample: Sample) -> tuple[dict[int, NDArray[np.uint16]], list[Any]]:
-    """Pixels by index, and the descriptions save the times and the light, to which a broken attempt adds."""
+    """Pixels by index, and the descriptions save the times and the light, to which a broken attempt
+    adds.
+    """
     paths = fields_on_disk(sample.raw_path())
     infos = [read_info(path) for path in paths.values()]
     timeless = [
@@ -101,7 +109,9 @@ def take(sample: Sample, scope: Scope, n_fields: int, specimen: SpecimenPlan | N
         session.take(range(n_fields))
 
 
-def test_a_real_camera_writes_the_same_files_over_the_bridge(tmp_path: Path, make_bridge: BridgeMaker) -> None:
+def test_a_real_camera_writes_the_same_files_over_the_bridge(
+    tmp_path: Path, make_bridge: BridgeMaker
+) -> None:
     bridge = make_bridge(
         ("virtual = true", "virtual = false"),
         ("Camera,FastImage,1", "Camera,FastImage,0"),

@@ -1,4 +1,7 @@
-"""The bridge's server itself, spoken to without pycromanager: its messages are those of the Java side."""
+"""The bridge's server itself, spoken to without pycromanager.
+
+Its messages are those of the Java side.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ class Raw:
         text, *parts = self._socket.recv_multipart()
         return json.loads(text.decode("iso-8859-1")), parts
 
-    def run(self, target: str, name: str, types: list[str], values: list[Any]) -> tuple[dict[str, Any], list[bytes]]:
+    def run(
+        self, target: str, name: str, types: list[str], values: list[Any]
+    ) -> tuple[dict[str, Any], list[bytes]]:
         return self.ask(
             **{
                 "command": "run-method",
@@ -50,21 +55,30 @@ class Raw:
 
     def core(self, *, new_port: bool = False) -> dict[str, Any]:
         request = {"command": "constructor", "classpath": "mmcorej.CMMCore", "new-port": new_port}
-        empty: dict[str, Any] = {"argument-types": [], "argument-deserialization-types": [], "arguments": []}
+        empty: dict[str, Any] = {
+            "argument-types": [],
+            "argument-deserialization-types": [],
+            "arguments": [],
+        }
         return self.ask(**request, **empty)[0]
 
     def close(self) -> None:
         self._socket.close(linger=0)
 
 
-#: As a Micro-Manager described its core in the report of pycro-manager's issue 526: what the server must say as well.
+#: As a Micro-Manager described its core in the report of pycro-manager's issue 526: what the server
+#: must say as well.
 _DESCRIBED = [
     ("getLoadedPeripheralDevices", ["java.lang.String"], "mmcorej.StrVector"),
     ("getSerialPortAnswer", ["java.lang.String", "java.lang.String"], "java.lang.String"),
     ("getSLMBytesPerPixel", ["java.lang.String"], "long"),
     ("writeToSerialPort", ["java.lang.String", "mmcorej.CharVector"], "void"),
     ("stopXYStageSequence", ["java.lang.String"], "void"),
-    ("loadXYStageSequence", ["java.lang.String", "mmcorej.DoubleVector", "mmcorej.DoubleVector"], "void"),
+    (
+        "loadXYStageSequence",
+        ["java.lang.String", "mmcorej.DoubleVector", "mmcorej.DoubleVector"],
+        "void",
+    ),
     ("isStageSequenceable", ["java.lang.String"], "boolean"),
     ("setRelativePosition", ["double"], "void"),
     ("setRelativePosition", ["java.lang.String", "double"], "void"),
@@ -77,16 +91,26 @@ def test_the_server_speaks_as_java_does(bridged: Bridged) -> None:
     with zmq.Context() as context, contextlib.closing(Raw(context, bridged.port)) as raw:
         assert raw.ask(command="connect", debug=False) == ({"type": "none", "version": "5.1.0"}, [])
         core = raw.core()
-        assert (core["type"], core["class"], core["port"]) == ("unserialized-object", "mmcorej.CMMCore", bridged.port)
-        api = [(method["name"], method["arguments"], method["return-type"]) for method in core["api"]]
+        assert (core["type"], core["class"], core["port"]) == (
+            "unserialized-object",
+            "mmcorej.CMMCore",
+            bridged.port,
+        )
+        api = [
+            (method["name"], method["arguments"], method["return-type"]) for method in core["api"]
+        ]
         assert [described for described in _DESCRIBED if described not in api] == []
         code = core["hash-code"]
-        # A whole double is written without its point, nothing is "none", an array is its Java name and its bytes.
+        # A whole double is written without its point, nothing is "none", an array is its Java name
+        # and its bytes.
         raw.run(code, "setExposure", ["double"], [20])
         assert raw.run(code, "getExposure", [], [])[0] == {"type": "primitive", "value": 20}
         assert raw.run(code, "snapImage", [], []) == ({"type": "none"}, [])
         reply, (identity, pixels) = raw.run(code, "getImage", [], [])
-        assert reply == {"type": "short-array", "value": f"[B@{int.from_bytes(identity, sys.byteorder):x}"}
+        assert reply == {
+            "type": "short-array",
+            "value": f"[B@{int.from_bytes(identity, sys.byteorder):x}",
+        }
         assert len(pixels) == 2 * 256 * 256
         failed = raw.run(code, "setPosition", ["java.lang.String", "double"], ["Nobody", 1])[0]
         assert failed["type"] == "exception"
@@ -97,21 +121,25 @@ def test_the_server_speaks_as_java_does(bridged: Bridged) -> None:
         assert "NullPointerException" in raw.run(code, "getExposure", [], [])[0]["value"]
 
 
-def test_an_object_on_a_port_of_its_own_has_a_thread_of_its_own_until_it_is_let_go(bridged: Bridged) -> None:
+def test_an_object_on_a_port_of_its_own_has_a_thread_of_its_own_until_it_is_let_go(
+    bridged: Bridged,
+) -> None:
     with zmq.Context() as context, contextlib.closing(Raw(context, bridged.port)) as raw:
         first, second = raw.core(), raw.core(new_port=True)
         assert second["port"] != bridged.port
         with contextlib.closing(Raw(context, second["port"])) as other:
             raw.run(first["hash-code"], "setExposure", ["double"], [800])
-            thread = threading.Thread(target=other.run, args=(second["hash-code"], "snapImage", [], []))
+            thread = threading.Thread(
+                target=other.run, args=(second["hash-code"], "snapImage", [], [])
+            )
             thread.start()
             time.sleep(0.1)
             raw.run(first["hash-code"], "getVersionInfo", [], [])
             assert thread.is_alive()
             thread.join()
             other.ask(**{"command": "destructor", "hash-code": second["hash-code"]})
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while socket_is_open(second["port"]):
-            assert time.monotonic() < deadline
+            assert time.monotonic() < deadline, "the socket stays open"
             time.sleep(0.02)
         assert socket_is_open(bridged.port)

@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
 
-def test_a_wrong_sensor_size_is_named(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_a_wrong_sensor_size_is_named(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope(("sensor_px = [256, 256]", "sensor_px = [512, 256]"))
     with pytest.raises(HardwareError, match=r"has 256 x 256 pixels .* say 512 x 256"):
         VirtualScope(scope, specimen)
 
 
-def test_part_of_the_sensor_and_binning(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_part_of_the_sensor_and_binning(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     whole = np.empty((256, 256), np.uint16)
     with VirtualScope(make_scope(), specimen) as microscope:
         microscope.move_z(microscope.scope.focus.fixed_um)
@@ -53,7 +57,9 @@ def test_an_overflowing_buffer_is_an_error(make_scope: Callable[..., Scope]) -> 
     with CoreMicroscope(make_scope(("virtual = true", "virtual = false"))) as microscope:
         link, camera = microscope.link, microscope.camera
         link.call("set_circular_buffer_memory_footprint", 1)
-        with pytest.raises(HardwareError, match=r"buffer holds 8 frames, a sequence has 9; enlarge it"):
+        with pytest.raises(
+            HardwareError, match=r"buffer holds 8 frames, a sequence has 9; enlarge it"
+        ):
             camera.prepare_buffer(9)
         camera.send_exposure(1.0)
         camera.start_sequence(20, 5.0)

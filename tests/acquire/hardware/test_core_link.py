@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -18,17 +18,23 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 
 
-def test_a_device_that_is_not_there_is_named(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_a_device_that_is_not_there_is_named(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope(("Device,Z,DemoCamera,DStage", "Device,Z,DemoCamera,DNothing"))
-    with pytest.raises(HardwareError, match=r"small\.cfg: Micro-Manager could not load it .*DNothing"):
+    with pytest.raises(
+        HardwareError, match=r"small\.cfg: Micro-Manager could not load it .*DNothing"
+    ):
         VirtualScope(scope, specimen)
 
 
-def test_a_closed_microscope_leaves_no_frame_buffer_behind(small_scope: Scope) -> None:
+def test_a_closed_microscope_leaves_no_frame_buffer_behind(
+    small_scope: Scope, made_cores: list[Any]
+) -> None:
     for _ in range(2):
         link = CoreLink(small_scope)
         link.call("initialize_circular_buffer")
-        core = link._core
+        core = made_cores.pop()
         freed = weakref.ref(core)
         assert core.get_circular_buffer_memory_footprint() >= 64
         link.close()

@@ -1,4 +1,7 @@
-"""Where adapters and their libraries are looked for, and what is said when one is missing; the core's own log."""
+"""Where adapters and their libraries are looked for, and what is said when one is missing.
+
+The core's own log.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,9 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.config.scope import Scope
 
 
-def test_windows_looks_in_the_folder_of_micro_manager(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_windows_looks_in_the_folder_of_micro_manager(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     folder, added = tmp_path / "Micro-Manager 2.0 für alle", list[str]()
     monkeypatch.setenv("PATH", "before")
     find_libraries_in(folder)
@@ -39,9 +44,15 @@ def test_windows_looks_in_the_folder_of_micro_manager(monkeypatch: pytest.Monkey
             'Failed to load device adapter "Hamamatsu" from "mmgr_dal_Hamamatsu.dll"',
             "adapter library of 'Hamamatsu' is not",
         ),
-        ('Line 9: Failed to load module "mmgr_dal_PVCAM.dll" [ not found ]', "adapter library of 'PVCAM' is not in"),
+        (
+            'Line 9: Failed to load module "mmgr_dal_PVCAM.dll" [ not found ]',
+            "adapter library of 'PVCAM' is not in",
+        ),
         ('Failed to load module "libmmgr_dal_ASI.so.0"', "adapter library of 'ASI' is not in"),
-        ("Line 70: Wrong number of tokens for the current context", "Correct that line of the .cfg"),
+        (
+            "Line 70: Wrong number of tokens for the current context",
+            "Correct that line of the .cfg",
+        ),
         ('Error in device "COM3": timeout', "Check power and cables"),
     ],
     ids=range(5),
@@ -52,7 +63,10 @@ def test_what_failed_decides_the_advice(reason: str, words: str) -> None:
 
 def test_a_missing_library_is_named_when_it_is_loaded(make_scope: Callable[..., Scope]) -> None:
     scope = make_scope(("# Devices\n", "# Devices\nDevice,Orca,HamamatsuHam,HamamatsuHam_DCAM\n"))
-    with pytest.raises(HardwareError, match=r"The adapter library of 'HamamatsuHam' is not in .* install the vendor's"):
+    with pytest.raises(
+        HardwareError,
+        match=r"The adapter library of 'HamamatsuHam' is not in .* install the vendor's",
+    ):
         CoreLink(scope)
     CoreLink(make_scope()).close()  # the core that failed is gone
 
@@ -60,7 +74,7 @@ def test_a_missing_library_is_named_when_it_is_loaded(make_scope: Callable[..., 
 def test_the_cores_log_is_bounded_and_named_in_errors(
     make_scope: Callable[..., Scope], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_log, "_MAX_BYTES", 20_000)
+    monkeypatch.setattr(core_log, "MAX_LOG_BYTES", 20_000)
     path = tmp_path / "for the author" / "core.log"
     link = CoreLink(make_scope().with_core_log(path))
     try:
@@ -73,7 +87,10 @@ def test_the_cores_log_is_bounded_and_named_in_errors(
     parts = list(path.parent.iterdir())
     assert len(parts) > 1
     assert sum(part.stat().st_size for part in parts) < 5 * 20_000
-    assert any("DemoCamera" in part.read_text(errors="replace") or "LED" in part.read_text() for part in parts)
+    assert any(
+        "DemoCamera" in part.read_text(errors="replace") or "LED" in part.read_text()
+        for part in parts
+    )
 
 
 def test_no_log_is_written_unasked(make_scope: Callable[..., Scope], tmp_path: Path) -> None:
@@ -87,9 +104,13 @@ def test_no_log_is_written_unasked(make_scope: Callable[..., Scope], tmp_path: P
     assert not list(tmp_path.glob("*.log"))
 
 
-def test_a_log_that_cannot_be_written_is_refused(make_scope: Callable[..., Scope], tmp_path: Path) -> None:
+def test_a_log_that_cannot_be_written_is_refused(
+    make_scope: Callable[..., Scope], tmp_path: Path
+) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(ConfigError, match=r"the core's log cannot be written there .*; give another file"):
+    with pytest.raises(
+        ConfigError, match=r"the core's log cannot be written there .*; give another file"
+    ):
         CoreLink(make_scope().with_core_log(tmp_path / "file" / "core.log"))
     bridge = make_scope(('backend = "headless"', 'backend = "bridge"'))
     with pytest.raises(ConfigError, match="a running Micro-Manager, which keeps the log"):

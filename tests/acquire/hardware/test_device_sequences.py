@@ -1,4 +1,7 @@
-"""Sequences on SequenceTester: its camera's frames hold, as MessagePack, every setting its devices took and when."""
+"""Sequences on SequenceTester.
+
+Its camera's frames hold, as MessagePack, every setting its devices took and when.
+"""
 
 from __future__ import annotations
 
@@ -20,8 +23,8 @@ if TYPE_CHECKING:
 
     from wbcpipe.acquire.config.scope import Scope
 
-#: The frame is (1 + serial number, camera, first count, count, state before, state, history); see SettingLogger.cpp of
-#: Micro-Manager's SequenceTester.
+#: The frame is (1 + serial number, camera, first count, count, state before, state, history); see
+#: SettingLogger.cpp of Micro-Manager's SequenceTester.
 HISTORY, STATE, CAMERA = 6, 5, 1
 
 CFG = """
@@ -81,13 +84,17 @@ wavelength_nm = 500.0
 STATES = {"color1": 3, "color2": 9, "color3": 5, "fluorescence": 12}
 
 
-def scope_of(folder: Path, *, steps: int = 16, sequencing: str = "on", last_ms: float = 7.0) -> Scope:
+def scope_of(
+    folder: Path, *, steps: int = 16, sequencing: str = "on", last_ms: float = 7.0
+) -> Scope:
     lights = "".join(
         LIGHT.format(name=name, state=state, exposure_ms=last_ms if name == "fluorescence" else 7.0)
         for name, state in STATES.items()
     )
     (folder / "tester.cfg").write_text(CFG.format(steps=steps), encoding="utf-8")
-    (folder / "tester.toml").write_text(TOML.format(sequencing=sequencing) + lights, encoding="utf-8")
+    (folder / "tester.toml").write_text(
+        TOML.format(sequencing=sequencing) + lights, encoding="utf-8"
+    )
     return load_scope(folder / "tester.toml")
 
 
@@ -112,7 +119,11 @@ def unpacked(data: bytes, at: int = 0) -> tuple[Any, int]:
             length, start = int.from_bytes(data[at : at + 2], "big"), at + 2
         return data[start : start + length].decode(), start + length
     if 0x90 <= kind <= 0x9F or kind == 0xDC:
-        count, at = (kind - 0x90, at) if kind <= 0x9F else (int.from_bytes(data[at : at + 2], "big"), at + 2)
+        count, at = (
+            (kind - 0x90, at)
+            if kind <= 0x9F
+            else (int.from_bytes(data[at : at + 2], "big"), at + 2)
+        )
         items = []
         for _ in range(count):
             item, at = unpacked(data, at)
@@ -136,7 +147,9 @@ def lights_of(record: list[Any]) -> list[int]:
     return [value for key, (_, value), _ in record[HISTORY] if key == ["TSwitcher-0", "Position"]]
 
 
-def take(microscope: CoreMicroscope, scope: Scope, index: int, lights: tuple[str, ...]) -> list[list[Any]]:
+def take(
+    microscope: CoreMicroscope, scope: Scope, index: int, lights: tuple[str, ...]
+) -> list[list[Any]]:
     field = AcquisitionPlan.from_scope(scope, "A").fields()[index]
     events = tuple(event for event in field_events(scope, field, 7.0) if event.modality in lights)
     out = np.zeros((len(events), 128, 128), np.uint16)
@@ -152,7 +165,9 @@ def take(microscope: CoreMicroscope, scope: Scope, index: int, lights: tuple[str
     return [record_of(frame) for frame in out]
 
 
-@pytest.mark.parametrize("lights", [MODALITIES, MODALITIES[:3], ("color2", "fluorescence")], ids=len)
+@pytest.mark.parametrize(
+    "lights", [MODALITIES, MODALITIES[:3], ("color2", "fluorescence")], ids=len
+)
 def test_the_uploaded_lights_are_played_in_order(tmp_path: Path, lights: tuple[str, ...]) -> None:
     scope = scope_of(tmp_path)
     with CoreMicroscope(scope) as microscope:
@@ -166,7 +181,8 @@ def test_the_uploaded_lights_are_played_in_order(tmp_path: Path, lights: tuple[s
                 assert state["TCamera-0", "Exposure"] == 7.0
                 assert state["TShutter-0", "ShutterState"] is True
                 assert state["TZStage-0", "ZPositionUm"] == 7.0
-                # The first is set by command and again by the first exposure's edge; each further one by its edge.
+                # The first is set by command and again by the first exposure's edge; each further
+                # one by its edge.
                 assert lights_of(record) == [STATES[light]] * (2 if number == 0 else 1)
             assert not microscope.link.shutter.is_open()
 
@@ -183,7 +199,9 @@ def test_commands_are_obeyed_after_a_sequence(tmp_path: Path) -> None:
             record = record_of(frame)
             assert record[CAMERA][2] is False
             assert state_of(record)["TSwitcher-0", "Position"] == STATES[light]
-            assert lights_of(record) == [STATES[light]], "the exposure's edge moves nothing any more"
+            assert lights_of(record) == [STATES[light]], (
+                "the exposure's edge moves nothing any more"
+            )
             assert state_of(record)["TCamera-0", "Exposure"] == 2.5
         assert state_of(take(microscope, scope, 1, MODALITIES)[0])["TCamera-0", "Exposure"] == 7.0
 
@@ -197,7 +215,9 @@ def test_commands_are_obeyed_after_a_sequence(tmp_path: Path) -> None:
     ],
     ids=["none", "short", "exposures"],
 )
-def test_what_the_core_denies_is_done_by_command(tmp_path: Path, change: dict[str, Any], words: str) -> None:
+def test_what_the_core_denies_is_done_by_command(
+    tmp_path: Path, change: dict[str, Any], words: str
+) -> None:
     with pytest.raises(HardwareError, match=words):
         CoreMicroscope(scope_of(tmp_path, **change))
     scope = scope_of(tmp_path, sequencing="auto", **change)

@@ -1,10 +1,14 @@
-"""Light on the real core, also without a shutter: on only while the camera exposes, and dark on every way out."""
+"""Light on the real core, also without a shutter.
+
+On only while the camera exposes, and dark on every way out.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pycromanager
 import pytest
 
 from wbcpipe.acquire.capture.session import AcquisitionSession
@@ -35,7 +39,9 @@ PRESET = (
 )
 
 
-def test_the_specimen_sees_only_light_that_is_on(small_scope: Scope, specimen: SpecimenPlan) -> None:
+def test_the_specimen_sees_only_light_that_is_on(
+    small_scope: Scope, specimen: SpecimenPlan
+) -> None:
     frame = np.empty((256, 256), np.uint16)
     with VirtualScope(small_scope, specimen) as microscope:
         microscope.switch_light("color2")
@@ -66,7 +72,9 @@ def test_it_takes_the_same_pixels_and_is_lit_only_while_it_exposes(
             moved_in: list[str] = []
             call = link.call
 
-            def noted(name: str, *arguments: Any, call: Any = call, moved_in: list[str] = moved_in) -> Any:
+            def noted(
+                name: str, *arguments: Any, call: Any = call, moved_in: list[str] = moved_in
+            ) -> Any:
                 if name == "set_xy_position":
                     moved_in.append(str(call("get_property", "LED", "Label")))
                 return call(name, *arguments)
@@ -83,22 +91,21 @@ def test_it_takes_the_same_pixels_and_is_lit_only_while_it_exposes(
 
 @pytest.mark.parametrize("sequencing", ["off", "on"])
 def test_a_failing_exposure_and_every_exit_leave_it_dark(
-    make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch, sequencing: str
+    make_scope: Callable[..., Scope],
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
+    made_cores: list[Any],
+    sequencing: str,
 ) -> None:
     scope = make_scope(DARK, PRESET, sequencing=sequencing)
     left: list[str] = []
-    stop = CoreLink.close
+    unload = pycromanager.stop_headless
 
-    def closing(link: CoreLink) -> None:
-        core = link._core
-        link._headless, headless = False, link._headless  # the devices stay, to be looked at
-        monkeypatch.setattr(core, "close", lambda: None, raising=False)
-        stop(link)
-        left.append(str(core.get_property("LED", "Label")))
-        if headless:
-            import pycromanager
+    def unloading() -> None:
+        left.append(str(made_cores[0].get_property("LED", "Label")))
+        unload()
 
-            pycromanager.stop_headless()
+    monkeypatch.setattr(pycromanager, "stop_headless", unloading)
 
     with VirtualScope(scope, specimen) as microscope:
         microscope.switch_light("fluorescence")
@@ -110,7 +117,6 @@ def test_a_failing_exposure_and_every_exit_leave_it_dark(
         microscope.recover()
         assert microscope.link.get_property("LED", "Label") == "Closed"
         microscope.link.set_property("LED", "Label", "470nm")
-        monkeypatch.setattr(CoreLink, "close", closing)
     assert left == ["Closed"]
 
 
@@ -136,12 +142,20 @@ def test_a_process_of_its_own_makes_it_dark(make_scope: Callable[..., Scope]) ->
 @pytest.mark.parametrize(
     ("light", "words"),
     [
-        ('shutter_device = ""', r"key 'light': name the shutter in 'shutter_device', or without one give 'dark'"),
+        (
+            'shutter_device = ""',
+            r"key 'light': name the shutter in 'shutter_device', or without one give 'dark'",
+        ),
         (SHUTTER + "\n" + DARK[1], r"'dark' is for a microscope without a shutter"),
-        ('dark = { group = "Illumination" }', r"key 'light.dark': give either 'group' and 'preset', or 'settings'"),
+        (
+            'dark = { group = "Illumination" }',
+            r"key 'light.dark': give either 'group' and 'preset', or 'settings'",
+        ),
     ],
 )
-def test_darkness_is_described_once(make_scope: Callable[..., Scope], light: str, words: str) -> None:
+def test_darkness_is_described_once(
+    make_scope: Callable[..., Scope], light: str, words: str
+) -> None:
     with pytest.raises(ConfigError, match=words):
         make_scope((SHUTTER, light))
 
@@ -149,14 +163,20 @@ def test_darkness_is_described_once(make_scope: Callable[..., Scope], light: str
 @pytest.mark.parametrize(
     ("dark", "words"),
     [
-        ('{ group = "Illumination", preset = "drak" }', r"light\.dark\.preset 'drak' is not in the \.cfg; .* 'dark'"),
+        (
+            '{ group = "Illumination", preset = "drak" }',
+            r"light\.dark\.preset 'drak' is not in the \.cfg; .* 'dark'",
+        ),
         (
             '{ settings = [{ device = "LED", property = "Label", value = "470nm" }] }',
-            r"light\.dark sets nothing that modalities\.fluorescence does not also set, so that light would stay on",
+            r"light\.dark sets nothing that modalities\.fluorescence does not also set, so that "
+            r"light would stay on",
         ),
     ],
 )
-def test_darkness_that_is_none_is_found_offline(make_scope: Callable[..., Scope], dark: str, words: str) -> None:
+def test_darkness_that_is_none_is_found_offline(
+    make_scope: Callable[..., Scope], dark: str, words: str
+) -> None:
     scope = make_scope((SHUTTER, f"dark = {dark}"), PRESET)
     (problem,) = configuration_problems(scope, read_config(scope.config_path))
     import re
@@ -166,7 +186,9 @@ def test_darkness_that_is_none_is_found_offline(make_scope: Callable[..., Scope]
 
 def test_doctor_warns_and_leaves_it_dark(make_scope: Callable[..., Scope], tmp_path: Path) -> None:
     scope = make_scope(DARK, PRESET)
-    (check,) = [check for check in check_offline(scope, "A", 4, tmp_path) if check.name == "shutter"]
+    (check,) = [
+        check for check in check_offline(scope, "A", 4, tmp_path) if check.name == "shutter"
+    ]
     assert (check.status, check.detail[:5]) == ("warn", "none:")
     (light,) = [check for check in check_live(scope) if check.name == "light fluorescence"]
     assert light.detail == "switched, then set dark again"

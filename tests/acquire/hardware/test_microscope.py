@@ -21,9 +21,13 @@ def test_moves_are_checked_before_they_are_made(small_scope: Scope, specimen: Sp
     assert isinstance(microscope, VirtualScope)
     try:
         microscope.move_xy(10.0, 20.0)
-        with pytest.raises(StageLimitError, match="x = 70000 um is beyond the stage's limits, -60000 to 60000"):
+        with pytest.raises(
+            StageLimitError, match="x = 70000 um is beyond the stage's limits, -60000 to 60000"
+        ):
             microscope.move_xy(70_000.0, 0.0)
-        with pytest.raises(StageLimitError, match="Z = -101 um is outside the soft limits -100 to 100 um"):
+        with pytest.raises(
+            StageLimitError, match="Z = -101 um is outside the soft limits -100 to 100 um"
+        ):
             microscope.move_z(-101.0)
         assert microscope.stage.xy_um() == pytest.approx((10.0, 20.0), abs=0.02)
         with pytest.raises(HardwareError, match="this process drives a microscope already"):

@@ -31,9 +31,11 @@ with microscope_lock(load_scope(sys.argv[1])):
 
 
 @pytest.fixture
-def real_scope(make_scope: Callable[..., Scope], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scope:
+def real_scope(
+    make_scope: Callable[..., Scope], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Scope:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("wbcpipe.acquire.hardware.microscope_lock._WAIT_S", 0.0)
+    monkeypatch.setattr("wbcpipe.acquire.hardware.microscope_lock.WAIT_S", 0.0)
     return make_scope(("virtual = true", "virtual = false"))
 
 
@@ -42,10 +44,14 @@ def over_bridge(scope: Scope, port: int) -> Scope:
     return scope.model_copy(update={"micromanager": changed})
 
 
-def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(real_scope: Scope, tmp_path: Path) -> None:
+def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(
+    real_scope: Scope, tmp_path: Path
+) -> None:
     words = [sys.executable, "-c", HOLDER, str(real_scope.path)]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         told = rf"small\.cfg is driven by another process \(process {process.pid}, -c\)"
@@ -58,9 +64,9 @@ def test_a_second_process_is_refused_and_a_dead_one_holds_nothing(real_scope: Sc
 
 
 def test_whatever_loads_the_core_is_refused_beside_a_run(real_scope: Scope) -> None:
-    with microscope_lock(real_scope):
-        with pytest.raises(HardwareBusyError, match="is driven by another process"):
-            CoreLink(real_scope)
+    busy = pytest.raises(HardwareBusyError, match="is driven by another process")
+    with microscope_lock(real_scope), busy:
+        CoreLink(real_scope)
     link = CoreLink(real_scope)
     with pytest.raises(HardwareBusyError), microscope_lock(real_scope):
         pass
@@ -79,9 +85,7 @@ def test_a_micro_manager_is_known_by_its_port_and_a_virtual_scope_is_nobodys(
         microscope_lock(second),
         microscope_lock(virtual),
         microscope_lock(virtual),
+        pytest.raises(HardwareBusyError, match="Micro-Manager on port 5001 is driven by another"),
+        microscope_lock(over_bridge(virtual, 5001)),
     ):
-        with (
-            pytest.raises(HardwareBusyError, match="Micro-Manager on port 5001 is driven by another"),
-            microscope_lock(over_bridge(virtual, 5001)),
-        ):
-            pass
+        pass

@@ -38,7 +38,13 @@ def make_retries(small_scope: Scope, sample: Sample) -> Callable[..., Retries]:
     sample.path.mkdir(parents=True)
 
     def make(microscope: FailingMicroscope, stop: threading.Event | None = None) -> Retries:
-        return Retries(small_scope, sample, cast("Microscope", microscope), stop or threading.Event(), lambda _: None)
+        return Retries(
+            small_scope,
+            sample,
+            cast("Microscope", microscope),
+            stop or threading.Event(),
+            lambda _: None,
+        )
 
     return make
 
@@ -62,7 +68,10 @@ def test_the_second_failure_reloads_the_devices(make_retries: Callable[..., Retr
     assert retries.retry(failing(1), doing="testing") == "done"
     assert (microscope.calls, retries.reload_count) == (["recover"], 0)
     assert retries.retry(failing(2), doing="testing") == "done"
-    assert (microscope.calls[1:], retries.reload_count) == (["recover", "recover", "reinitialise"], 1)
+    assert (microscope.calls[1:], retries.reload_count) == (
+        ["recover", "recover", "reinitialise"],
+        1,
+    )
 
 
 def test_the_last_failure_is_raised_after_recovery(make_retries: Callable[..., Retries]) -> None:
@@ -72,8 +81,12 @@ def test_the_last_failure_is_raised_after_recovery(make_retries: Callable[..., R
     assert microscope.calls == ["recover", "recover", "reinitialise", "recover"]
 
 
-@pytest.mark.parametrize("fault", [HardwareError("another camera."), CoreLostError("gone.")], ids=["changed", "lost"])
-def test_devices_that_do_not_come_back_end_the_process(make_retries: Callable[..., Retries], fault: Any) -> None:
+@pytest.mark.parametrize(
+    "fault", [HardwareError("another camera."), CoreLostError("gone.")], ids=["changed", "lost"]
+)
+def test_devices_that_do_not_come_back_end_the_process(
+    make_retries: Callable[..., Retries], fault: Any
+) -> None:
     with pytest.raises(CoreLostError):
         make_retries(FailingMicroscope(fault)).retry(failing(2), doing="testing")
 

@@ -39,7 +39,9 @@ if __name__ == "__main__":
 """
 
 
-def test_the_shutter_is_closed_once_a_process_that_hangs_is_gone(tmp_path: Path, bridged: Bridged) -> None:
+def test_the_shutter_is_closed_once_a_process_that_hangs_is_gone(
+    tmp_path: Path, bridged: Bridged
+) -> None:
     scope, script = tmp_path / "over.toml", tmp_path / "hung.py"
     text = (tmp_path / "small.toml").read_text(encoding="utf-8")
     backend = f'backend = "bridge"\nport = {bridged.port}'
@@ -56,15 +58,18 @@ def test_the_shutter_is_closed_once_a_process_that_hangs_is_gone(tmp_path: Path,
         assert process.stdout.readline() == "open\n"
         assert bridged.order("shutter") == "open"
         process.communicate("end\n")  # the parent of the process that hangs is gone
-    until_s = time.monotonic() + 30
+    until_s = time.monotonic() + 120
     while bridged.order("shutter") == "open":
-        assert time.monotonic() < until_s
+        assert time.monotonic() < until_s, "the shutter stays open"
         time.sleep(0.05)
 
 
-def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(make_scope: Callable[..., Scope]) -> None:
+def test_the_shutter_is_closed_by_a_process_of_its_own_or_it_is_said_why_not(
+    make_scope: Callable[..., Scope],
+) -> None:
     assert close_shutter_in_subprocess(make_scope()) == ""
     crash = "Property,Camera,BitDepth,16\nProperty,Camera,SimulateCrash,Dereference Null Pointer"
     assert (
-        close_shutter_in_subprocess(make_scope(("Property,Camera,BitDepth,16", crash))) == "the process died (SIGSEGV)"
+        close_shutter_in_subprocess(make_scope(("Property,Camera,BitDepth,16", crash)))
+        == "the process died (SIGSEGV)"
     )

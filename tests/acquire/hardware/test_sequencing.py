@@ -31,15 +31,24 @@ if TYPE_CHECKING:
     from wbcpipe.acquire.events import CaptureEvent
     from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
     from wbcpipe.samples.fields import FieldInfo
+    from wbcpipe.tests.acquire.conftest import Intercept
 
 
-def events_at(scope: Scope, index: int = 0, lights: tuple[str, ...] = MODALITIES) -> tuple[CaptureEvent, ...]:
+def events_at(
+    scope: Scope, index: int = 0, lights: tuple[str, ...] = MODALITIES
+) -> tuple[CaptureEvent, ...]:
     field = AcquisitionPlan.from_scope(scope, "A").fields()[index]
-    return tuple(event for event in field_events(scope, field, scope.focus.fixed_um) if event.modality in lights)
+    return tuple(
+        event
+        for event in field_events(scope, field, scope.focus.fixed_um)
+        if event.modality in lights
+    )
 
 
 def untimed(info: FieldInfo) -> FieldInfo:
-    return replace(info, acquired="", frames=tuple(replace(frame, time_s=0.0) for frame in info.frames))
+    return replace(
+        info, acquired="", frames=tuple(replace(frame, time_s=0.0) for frame in info.frames)
+    )
 
 
 def in_sequence(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> NDArray[np.uint16]:
@@ -63,7 +72,10 @@ def by_command(microscope: CoreMicroscope, events: tuple[CaptureEvent, ...]) -> 
 
 
 def test_files_are_those_of_switching_by_command(
-    tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    make_scope: Callable[..., Scope],
+    specimen: SpecimenPlan,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     fields: dict[str, list[tuple[NDArray[np.uint16], FieldInfo]]] = {}
     for sequencing in ("auto", "off"):
@@ -92,9 +104,15 @@ def test_files_are_those_of_switching_by_command(
 
             monkeypatch.setattr(session.microscope.camera, "start_sequence", spied)
             session.take(range(3))
-            assert sequences == ([3, 4, 4, 4] if sequencing == "auto" else [])  # the first proves that light follows
-        fields[sequencing] = [read_field(path) for path in fields_on_disk(sample.raw_path()).values()]
-    for (images, info), (expected, expected_info) in zip(fields["auto"], fields["off"], strict=True):
+            assert sequences == (
+                [3, 4, 4, 4] if sequencing == "auto" else []
+            )  # the first proves that light follows
+        fields[sequencing] = [
+            read_field(path) for path in fields_on_disk(sample.raw_path()).values()
+        ]
+    for (images, info), (expected, expected_info) in zip(
+        fields["auto"], fields["off"], strict=True
+    ):
         np.testing.assert_array_equal(images, expected)
         assert untimed(info) == untimed(expected_info)
         times_s = [frame.time_s for frame in info.frames]
@@ -123,7 +141,9 @@ def test_any_modalities_in_a_sequence_and_commands_in_between(
         np.testing.assert_array_equal(by_command(microscope, whole), four)
 
 
-def test_sequences_are_uploaded_once(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_sequences_are_uploaded_once(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope(sequencing="auto")
     with VirtualScope(scope, specimen) as microscope:
         loads: list[Any] = []
@@ -149,15 +169,27 @@ def test_sequences_are_uploaded_once(make_scope: Callable[..., Scope], specimen:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (("Property,LED,Sequence,On", "Property,LED,Sequence,Off"), "LED-Label cannot be sequenced"),
+        (
+            ("Property,LED,Sequence,On", "Property,LED,Sequence,Off"),
+            "LED-Label cannot be sequenced",
+        ),
         (
             ("UseExposureSequences,Yes", "UseExposureSequences,No"),
             "the camera 'Camera' cannot step through different exposures",
         ),
-        (("wavelength_nm = 550.0", "wavelength_nm = 550.0\nz_offset_um = 0.5"), r"'z_offset_um' differ \(0, 0\.5\)"),
-        (("wavelength_nm = 550.0", "wavelength_nm = 550.0\nsettle_ms = 3.0"), r"modalities\.color2\.settle_ms' is 3"),
         (
-            ("ConfigGroup,Illumination,color2,LED,Label,550nm", "ConfigGroup,Illumination,color2,Z,Position,0"),
+            ("wavelength_nm = 550.0", "wavelength_nm = 550.0\nz_offset_um = 0.5"),
+            r"'z_offset_um' differ \(0, 0\.5\)",
+        ),
+        (
+            ("wavelength_nm = 550.0", "wavelength_nm = 550.0\nsettle_ms = 3.0"),
+            r"modalities\.color2\.settle_ms' is 3",
+        ),
+        (
+            (
+                "ConfigGroup,Illumination,color2,LED,Label,550nm",
+                "ConfigGroup,Illumination,color2,Z,Position,0",
+            ),
             "LED-Label is not set by color2, so that its value there is open",
         ),
     ],
@@ -173,7 +205,9 @@ def test_hardware_that_cannot_is_named(
         assert not microscope.sequencing.can_sequence(events_at(scope))
 
 
-def test_equal_exposures_need_no_camera_that_steps(make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> None:
+def test_equal_exposures_need_no_camera_that_steps(
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> None:
     scope = make_scope(
         ("UseExposureSequences,Yes", "UseExposureSequences,No"),
         ("exposure_ms = 20.0", "exposure_ms = 5.0"),
@@ -190,7 +224,8 @@ def test_the_demo_camera_plays_the_exposures(make_scope: Callable[..., Scope]) -
     scope = make_scope(("virtual = true", "virtual = false"), sequencing="on")
     told_ms = (10.0, 40.0, 20.0, 60.0)
     events = tuple(
-        replace(event, exposure_ms=exposure_ms) for event, exposure_ms in zip(events_at(scope), told_ms, strict=True)
+        replace(event, exposure_ms=exposure_ms)
+        for event, exposure_ms in zip(events_at(scope), told_ms, strict=True)
     )
     with CoreMicroscope(scope) as microscope:
         elapsed_ms = [0.0]
@@ -203,17 +238,20 @@ def test_the_demo_camera_plays_the_exposures(make_scope: Callable[..., Scope]) -
             return answer
 
         microscope.link.call = spied  # type: ignore[method-assign]
-        for _ in range(2):
+        # In another order the longest would be too short by 20 ms somewhere; the sum shows that
+        # none was too long, in the first sequence that a busy computer does not hold up.
+        sums_ms: list[float] = []
+        while len(sums_ms) < 2 or min(sums_ms) >= sum(told_ms) + 60:
+            assert len(sums_ms) < 50, f"each sequence is longer than {sum(told_ms)} ms: {sums_ms}"
             del elapsed_ms[1:]
             in_sequence(microscope, events)
             assert (np.diff(elapsed_ms) >= np.array(told_ms) - 1).all(), elapsed_ms
-            # In another order the longest would be too short by 20 ms somewhere; the sum shows that none was too long.
-            assert elapsed_ms[-1] < sum(told_ms) + 200
+            sums_ms.append(elapsed_ms[-1])
 
 
 @pytest.mark.parametrize("lost", [1, 4])
 def test_a_dropped_frame_ends_the_sequence_and_the_next_one_works(
-    make_scope: Callable[..., Scope], specimen: SpecimenPlan, lost: int
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan, intercept: Intercept, lost: int
 ) -> None:
     scope = make_scope(sequencing="on")
     events = events_at(scope)
@@ -221,13 +259,24 @@ def test_a_dropped_frame_ends_the_sequence_and_the_next_one_works(
         link, camera = microscope.link, microscope.camera
         start_sequence = camera.start_sequence
         if lost < 4:
-            camera.start_sequence = lambda n_frames, timeout_s: start_sequence(n_frames - lost, timeout_s)  # type: ignore[method-assign]
+            camera.start_sequence = lambda n_frames, timeout_s: start_sequence(  # type: ignore[method-assign]
+                n_frames - lost, timeout_s
+            )
         else:
-            camera.start_sequence = lambda n_frames, timeout_s: None  # type: ignore[method-assign]
-        start_s = time.monotonic()
-        with pytest.raises(DroppedFrameError, match=f"the camera gave {4 - lost} of the 4 frames of a sequence"):
+            camera.start_sequence = lambda *_, **__: None  # type: ignore[method-assign]
+        running: list[bool] = []
+
+        def noted(real: Callable[..., Any]) -> bool:
+            running.append(bool(real("is_sequence_running")))
+            return running[-1]
+
+        intercept(link, is_sequence_running=noted)
+        with pytest.raises(
+            DroppedFrameError, match=f"the camera gave {4 - lost} of the 4 frames of a sequence"
+        ):
             in_sequence(microscope, events)
-        assert time.monotonic() - start_s < scope.reliability.camera_timeout_s / 2, "seen at once, not at the deadline"
+        # A wait until the deadline would ask thousands of times.
+        assert running.count(False) < 10, "seen as soon as the camera has ended"
         assert not link.shutter.is_open()
         assert not microscope.sequences.running
         camera.start_sequence = start_sequence  # type: ignore[method-assign]
@@ -237,25 +286,26 @@ def test_a_dropped_frame_ends_the_sequence_and_the_next_one_works(
 
 
 def test_a_camera_that_goes_on_without_frames_is_stopped(
-    make_scope: Callable[..., Scope], specimen: SpecimenPlan
+    make_scope: Callable[..., Scope], specimen: SpecimenPlan, intercept: Intercept
 ) -> None:
     scope = make_scope(("camera_timeout_s = 10.0", "camera_timeout_s = 0.3"), sequencing="on")
-    slow = tuple(replace(event, exposure_ms=2000.0) for event in events_at(scope))
+    told_ms = [2000.0]
+
+    def load(real: Callable[..., Any], camera: str, exposures_ms: list[float]) -> None:
+        """Tell the camera long exposures; the deadline is worked out from short ones."""
+        real("load_exposure_sequence", camera, told_ms * len(exposures_ms) or exposures_ms)
+
     with VirtualScope(scope, specimen) as microscope:
         link = microscope.link
-        # The camera is told long exposures, the deadline is worked out from short ones.
-        sequencing = microscope.sequencing
-        load = sequencing._load
-        sequencing._load = lambda events: (load(events), (5.0,) * 4)[1]  # type: ignore[method-assign]
+        intercept(link, load_exposure_sequence=load)
         with pytest.raises((DroppedFrameError, DeviceTimeoutError)):
-            in_sequence(microscope, slow)
+            in_sequence(microscope, events_at(scope))
         assert not link.shutter.is_open()
-        sequencing._load = load  # type: ignore[method-assign]
-        assert link._caller.wait(5.0)
-        deadline_s = time.monotonic() + 5
-        while link.call("is_sequence_running") and time.monotonic() < deadline_s:
+        told_ms.clear()
+        deadline_s = time.monotonic() + 60
+        while link.call("is_sequence_running"):
+            assert time.monotonic() < deadline_s, "the camera is not stopped"
             time.sleep(0.01)
-        assert not link.call("is_sequence_running")
         microscope.recover()
         assert in_sequence(microscope, events_at(scope)).any()
 
@@ -268,24 +318,27 @@ def test_a_camera_that_hangs_at_the_start_is_left_behind(
         ("switch_timeout_s = 5.0", "switch_timeout_s = 0.2"),
         sequencing="on",
     )
-    release = threading.Event()
+    release, gave_up = threading.Event(), threading.Event()
     with VirtualScope(scope, specimen) as microscope:
         link, real = microscope.link, microscope.link.call
 
         def hanging(name: str, *values: Any) -> Any:
             if name == "start_sequence_acquisition" and not release.is_set():
-                release.wait(10)
+                release.wait(120)
+                gave_up.set()
                 raise HardwareError("the camera gave up.")
-            # In the core such a call holds the lock of its driver, so that every other one to it would wait.
+            # In the core such a call holds the lock of its driver, so that every other one to it
+            # would wait.
             assert release.is_set() or name not in {"stop_exposure_sequence", "is_sequence_running"}
             return real(name, *values)
 
         link.call = hanging  # type: ignore[method-assign]
-        start_s = time.monotonic()
-        with pytest.raises(DeviceTimeoutError, match=r"starting the camera did not end within 0\.2 s"):
+        with pytest.raises(
+            DeviceTimeoutError, match=r"starting the camera did not end within 0\.2 s"
+        ):
             in_sequence(microscope, events_at(scope))
         microscope.recover()
-        assert time.monotonic() - start_s < 3
+        assert not gave_up.is_set(), "it waited for the camera"
         assert not link.shutter.is_open()
         release.set()
         assert in_sequence(microscope, events_at(scope)).any()
@@ -307,7 +360,9 @@ def test_the_shutter_closes_whatever_fails_in_a_sequence(
         microscope.move_z(events_at(scope)[0].z_um)
         z_um, microscope.focus.z_um = microscope.focus.z_um, failing  # type: ignore[method-assign]
         with pytest.raises(HardwareError, match="fell silent"):
-            microscope.sequencing.expose_sequence(events_at(scope), np.zeros((4, 256, 256), np.uint16))
+            microscope.sequencing.expose_sequence(
+                events_at(scope), np.zeros((4, 256, 256), np.uint16)
+            )
         microscope.focus.z_um = z_um  # type: ignore[method-assign]
         assert seen[0], "open while exposing"
         assert not link.shutter.is_open()
@@ -331,7 +386,8 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
     real_write, queue = write_planes, FieldWriter.write
 
     def slow(*arguments: Any) -> None:
-        # Until every buffer waits, however slow the machine is, and long enough for one too many to show.
+        # Until every buffer waits, however slow the machine is, and long enough for one too many to
+        # show.
         give_up = time.monotonic() + 20
         while waiting[0] < 3 and handed[0] < 8 and time.monotonic() < give_up:
             time.sleep(0.01)
@@ -347,9 +403,8 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
 
     monkeypatch.setattr(writer_module, "write_planes", slow)
     monkeypatch.setattr(FieldWriter, "write", counted)
-    monkeypatch.setattr(writer_module, "_MAX_BUFFERS", 3)
+    monkeypatch.setattr(writer_module, "MAX_BUFFERS", 3)
     with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen), recorder) as session:
-        assert len(session._buffers) == 3
         session.take(range(8))
     assert recorder.taken_fields == list(range(8))
     assert most[0] == 3, "never more fields in memory than buffers"
@@ -358,15 +413,21 @@ def test_a_slow_disk_holds_up_the_camera_and_loses_nothing(
     with AcquisitionSession(AcquisitionRequest(other, scope, plan, specimen)) as session:
         session.take(range(8))
     for slow_path, path in zip(
-        fields_on_disk(sample.raw_path()).values(), fields_on_disk(other.raw_path()).values(), strict=True
+        fields_on_disk(sample.raw_path()).values(),
+        fields_on_disk(other.raw_path()).values(),
+        strict=True,
     ):
         np.testing.assert_array_equal(read_field(slow_path)[0], read_field(path)[0])
 
 
 @pytest.mark.parametrize(("side_px", "n_buffers"), [(256, 8), (2048, 8), (4096, 3)])
-def test_buffers_are_bounded_in_bytes(side_px: int, n_buffers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_buffers_are_bounded_in_bytes(
+    side_px: int, n_buffers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made: list[tuple[int, ...]] = []
-    monkeypatch.setattr("wbcpipe.acquire.capture.field_writer.np.full", lambda shape, *_: made.append(shape))
+    monkeypatch.setattr(
+        "wbcpipe.acquire.capture.field_writer.np.full", lambda shape, *_: made.append(shape)
+    )
     field_buffers(4, (side_px, side_px))
     assert made == [(4, side_px, side_px)] * n_buffers
 

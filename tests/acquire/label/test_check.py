@@ -40,7 +40,9 @@ def with_label(scope: Scope, **policy: Any) -> Scope:
 
 
 @pytest.fixture
-def ask_for(sample: Sample, small_plan: AcquisitionPlan, specimen: SpecimenPlan) -> Callable[..., AcquisitionRequest]:
+def ask_for(
+    sample: Sample, small_plan: AcquisitionPlan, specimen: SpecimenPlan
+) -> Callable[..., AcquisitionRequest]:
     def make(scope: Scope, slide: str = "") -> AcquisitionRequest:
         return AcquisitionRequest(sample, scope, small_plan, specimen, slide=slide)
 
@@ -59,16 +61,23 @@ def image_size(sample: Sample) -> tuple[int, int]:
 
 def printed(*texts: str) -> NDArray[np.uint8]:
     codes = [zxingcpp.create_barcode(text, zxingcpp.BarcodeFormat.DataMatrix) for text in texts]
-    images = [np.pad(np.array(code.to_image(scale=6, add_quiet_zones=True)), 40, constant_values=255) for code in codes]
+    images = [
+        np.pad(np.array(code.to_image(scale=6, add_quiet_zones=True)), 40, constant_values=255)
+        for code in codes
+    ]
     side_px = max((image.shape[0] for image in images), default=64)
     paper = [np.full((side_px, side_px), 255, np.uint8)]
-    for image in images:
-        paper.append(np.pad(image, ((0, side_px - image.shape[0]), (0, 0)), constant_values=255))
+    paper += [
+        np.pad(image, ((0, side_px - image.shape[0]), (0, 0)), constant_values=255)
+        for image in images
+    ]
     return np.hstack(paper)
 
 
 class Paper:
-    """Stands for a microscope whose label camera sees these images in turn, the last one for good."""
+    """Stands for a microscope whose label camera sees these images in turn, the last one for
+    good.
+    """
 
     def __init__(self, *images: NDArray[np.uint8]) -> None:
         self.images = list(images)
@@ -94,7 +103,9 @@ def test_the_label_camera_reads_the_slide_and_the_sample_keeps_it(
     small_scope: Scope, ask_for: Callable[..., AcquisitionRequest], sample: Sample
 ) -> None:
     lamp = ({"device": "LED", "property": "Sequence", "value": "Off"},)
-    scope = with_label(small_scope, **CAMERA, positions_um={"A": (100.0, 200.0)}, z_um=5.0, lamp_on=lamp)
+    scope = with_label(
+        small_scope, **CAMERA, positions_um={"A": (100.0, 200.0)}, z_um=5.0, lamp_on=lamp
+    )
     for number in (1, 2):  # on resuming it is read again
         with AcquisitionSession(ask_for(scope, "4711/3")) as session:
             assert session.microscope.move_z(0.0) == 0.0
@@ -108,7 +119,10 @@ def test_the_label_camera_reads_the_slide_and_the_sample_keeps_it(
 
 @pytest.mark.parametrize("area_um", [None, (50.0, 50.0)])
 def test_the_scan_camera_reads_the_label_at_the_slots_position(
-    small_scope: Scope, ask_for: Callable[..., AcquisitionRequest], sample: Sample, area_um: tuple[float, float] | None
+    small_scope: Scope,
+    ask_for: Callable[..., AcquisitionRequest],
+    sample: Sample,
+    area_um: tuple[float, float] | None,
 ) -> None:
     places = {"A": (15000.0, 500.0), "B": (45000.0, 500.0)}
     scope = with_label(small_scope, method="scan", positions_um=places, area_um=area_um)
@@ -119,9 +133,13 @@ def test_the_scan_camera_reads_the_label_at_the_slots_position(
     assert image_size(sample) == (side_px, side_px)
 
 
-def faulty(request: AcquisitionRequest, tmp_path: Path, kind: Any, attempts: int = 9) -> AcquisitionRequest:
+def faulty(
+    request: AcquisitionRequest, tmp_path: Path, kind: Any, attempts: int = 9
+) -> AcquisitionRequest:
     opener = FaultyOpener(request.plan, (Fault(kind, 0, attempts),), tmp_path / "strikes.jsonl")
-    return AcquisitionRequest(request.sample, request.scope, request.plan, request.specimen, microscope=opener)
+    return AcquisitionRequest(
+        request.sample, request.scope, request.plan, request.specimen, microscope=opener
+    )
 
 
 def test_nothing_of_another_slide_is_written(
@@ -130,7 +148,10 @@ def test_nothing_of_another_slide_is_written(
     request = faulty(ask_for(with_label(small_scope, **CAMERA)), tmp_path, "wrong label", 1)
     with AcquisitionWorker(request) as worker:  # across the process boundary
         worker.request_fields(1)
-        with pytest.raises(IdentityError, match=rf"the label reads '{WRONG_LABEL}', slide 'S1' is expected: the slide"):
+        with pytest.raises(
+            IdentityError,
+            match=rf"the label reads '{WRONG_LABEL}', slide 'S1' is expected: the slide",
+        ):
             list(worker.events())
     assert not (sample.path / "raw").exists()
     assert not sample.exists()
@@ -144,12 +165,15 @@ def test_nothing_of_another_slide_is_written(
 
 @pytest.mark.parametrize("required", [True, False])
 def test_a_label_that_cannot_be_read_is_tried_at_other_exposures(
-    small_scope: Scope, ask_for: Callable[..., AcquisitionRequest], sample: Sample, required: bool
+    small_scope: Scope, ask_for: Callable[..., AcquisitionRequest], required: bool
 ) -> None:
     request = ask_for(with_label(small_scope, **CAMERA, exposure_ms=8.0, required=required))
     blank, said = Paper(printed()), list[str]()
     if required:
-        with pytest.raises(IdentityError, match=r"slot 'A' cannot be read, and slide 'S1' is expected; nothing of it"):
+        with pytest.raises(
+            IdentityError,
+            match=r"slot 'A' cannot be read, and slide 'S1' is expected; nothing of it",
+        ):
             check_label(blank, request, said.append)  # type: ignore[arg-type]
     else:
         assert check_label(blank, request, said.append) is None  # type: ignore[arg-type]
@@ -167,7 +191,11 @@ def test_a_label_that_cannot_be_read_is_tried_at_other_exposures(
     [
         (("S2",), "", "the label reads 'S2', slide 'S1' is expected"),
         (("s1",), "", "the label reads 's1', slide 'S1' is expected"),
-        (("S1", "S2"), "", r"has the codes of several slides, 'S\d', 'S\d'.*narrow them by 'label.pattern'"),
+        (
+            ("S1", "S2"),
+            "",
+            r"has the codes of several slides, 'S\d', 'S\d'.*narrow them by 'label.pattern'",
+        ),
         (("CASE 9",), r"(S\d)", "has 'CASE 9', which 'label.pattern' does not match"),
         (("S2x",), r"(S\d)x", "the label reads 'S2', slide 'S1' is expected"),
         (("S1x", "CASE 9"), r"(S\d)x", ""),
@@ -193,12 +221,19 @@ def test_without_the_decoder_nothing_is_opened(
     check_sample(ask_for(small_scope))
     monkeypatch.setattr("wbcpipe.acquire.label.decode.importlib.util.find_spec", lambda _: None)
     check_sample(ask_for(small_scope))
-    with pytest.raises(ConfigError, match=r"zxing-cpp, which is not installed: pip install 'wbcpipe\[barcode\]'"):
+    with pytest.raises(
+        ConfigError, match=r"zxing-cpp, which is not installed: pip install 'wbcpipe\[barcode\]'"
+    ):
         check_sample(ask_for(with_label(small_scope, **CAMERA)))
 
 
 def test_positions_out_of_reach_and_slots_without_one_are_told(small_scope: Scope) -> None:
-    label = {"method": "scan", "positions_um": {"A": (59990.0, 0.0)}, "area_um": (50.0, 50.0), "z_um": 101.0}
+    label = {
+        "method": "scan",
+        "positions_um": {"A": (59990.0, 0.0)},
+        "area_um": (50.0, 50.0),
+        "z_um": 101.0,
+    }
     assert label_file_problems(with_label(small_scope, **label)) == [
         "label.positions_um: slot 'B' has no position",
         "label.positions_um.A: x = 59990 um is beyond the limits, -60000 to 60000",
@@ -209,5 +244,8 @@ def test_positions_out_of_reach_and_slots_without_one_are_told(small_scope: Scop
 
 def test_a_part_of_the_image_is_read() -> None:
     image = np.arange(100, dtype=np.uint8).reshape(10, 10)
-    assert crop(image, (0.5, 0.2, 1.0, 0.4)).tolist() == [[25, 26, 27, 28, 29], [35, 36, 37, 38, 39]]
+    assert crop(image, (0.5, 0.2, 1.0, 0.4)).tolist() == [
+        [25, 26, 27, 28, 29],
+        [35, 36, 37, 38, 39],
+    ]
     assert crop(image, (0.0, 0.0, 1.0, 1.0)).shape == (10, 10)

@@ -16,7 +16,9 @@ def printed(text: str, kind: str = "DataMatrix", side_px: int = 512) -> Image.Im
     code = zxingcpp.create_barcode(text, getattr(zxingcpp.BarcodeFormat, kind))
     image = Image.fromarray(np.array(code.to_image(scale=1, add_quiet_zones=False)))
     scale = max(int(0.6 * side_px) // max(image.size), 1)
-    image = image.resize((image.width * scale, max(image.height * scale, 60)), Image.Resampling.NEAREST)
+    image = image.resize(
+        (image.width * scale, max(image.height * scale, 60)), Image.Resampling.NEAREST
+    )
     paper = Image.new("L", (side_px, side_px), 255)
     paper.paste(image, ((side_px - image.width) // 2, (side_px - image.height) // 2))
     return paper
@@ -32,7 +34,9 @@ def test_every_format_that_is_looked_for_by_default_is_read(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["DataMatrix", "Code128"])
 @pytest.mark.parametrize("angle_deg", [90, 180, 35, -20])
 def test_a_label_that_lies_askew_is_read(kind: str, angle_deg: float) -> None:
-    image = printed("S-4711", kind).rotate(angle_deg, Image.Resampling.BILINEAR, fillcolor=255, expand=True)
+    image = printed("S-4711", kind).rotate(
+        angle_deg, Image.Resampling.BILINEAR, fillcolor=255, expand=True
+    )
     assert [code.text for code in read_codes(np.asarray(image), BARCODE_FORMATS)] == ["S-4711"]
 
 

@@ -40,7 +40,9 @@ if TYPE_CHECKING:
 HOTEL = "Slide Hotel"
 
 
-def step(value: str, device: str = HOTEL, key: str = "Label", wait_s: float = 0.0) -> dict[str, Any]:
+def step(
+    value: str, device: str = HOTEL, key: str = "Label", wait_s: float = 0.0
+) -> dict[str, Any]:
     return {"device": device, "property": key, "value": value, "wait_s": wait_s}
 
 
@@ -50,7 +52,9 @@ def with_loader(scope: Scope, **policy: Any) -> Scope:
 
 def hotel(scope: Scope, *load: dict[str, Any], **more: Any) -> Scope:
     steps = load or (step("slide {number}"),)
-    return with_loader(scope, method="devices", capacity=12, load=steps, unload=[step("no slide")], **more)
+    return with_loader(
+        scope, method="devices", capacity=12, load=steps, unload=[step("no slide")], **more
+    )
 
 
 def robot(scope: Scope, program: str, **more: Any) -> Scope:
@@ -58,8 +62,17 @@ def robot(scope: Scope, program: str, **more: Any) -> Scope:
     write = "import os, pathlib, sys; moves = pathlib.Path(sys.argv[1]).open('a')\n"
     write += "action, number = os.environ['WBCPIPE_ACTION'], os.environ['WBCPIPE_NUMBER']\n"
     write += "print(action, *sys.argv[2:], number, file=moves, flush=True)\n"
-    command = [sys.executable, "-c", write + program, str(scope.path.parent / "moves"), "{slide}", "{slot}"]
-    return with_loader(scope, method="command", load_command=command, unload_command=command, **more)
+    command = [
+        sys.executable,
+        "-c",
+        write + program,
+        str(scope.path.parent / "moves"),
+        "{slide}",
+        "{slot}",
+    ]
+    return with_loader(
+        scope, method="command", load_command=command, unload_command=command, **more
+    )
 
 
 def moves(scope: Scope) -> list[str]:
@@ -71,7 +84,13 @@ def refuse(message: str) -> None:
     raise AssertionError(message)
 
 
-def load(scope: Scope, data: Path, slide: str, number: int = 1, say: Callable[[str], None] = lambda _: None) -> None:
+def load(
+    scope: Scope,
+    data: Path,
+    slide: str,
+    number: int = 1,
+    say: Callable[[str], None] = lambda _: None,
+) -> None:
     load_slide(LoadRequest(scope, data, slide, number), ask=refuse, say=say)
 
 
@@ -91,12 +110,17 @@ def test_slides_come_by_devices(small_scope: Scope, tmp_path: Path) -> None:
     scope = hotel(small_scope, handover_um=(0.0, -20000.0), handover_z_um=-50.0)
     said: list[str] = []
     load(scope, tmp_path, "S1", 7, said.append)
-    assert said == ["loading slide S1 by devices", "loading step 1 of 1, Slide Hotel-Label = slide 7"]
+    assert said == [
+        "loading slide S1 by devices",
+        "loading step 1 of 1, Slide Hotel-Label = slide 7",
+    ]
     record = read_loader(scope, tmp_path)
     assert (record.state, record.place) == ("loaded", SlidePlace(slide="S1", slot="A", number=7))
 
 
-def test_an_operator_is_asked_and_a_no_leaves_the_record(small_scope: Scope, tmp_path: Path) -> None:
+def test_an_operator_is_asked_and_a_no_leaves_the_record(
+    small_scope: Scope, tmp_path: Path
+) -> None:
     scope = with_loader(small_scope, method="prompt", slot="B")
     asked: list[str] = []
     request = LoadRequest(scope, tmp_path, "S1")
@@ -109,7 +133,11 @@ def test_an_operator_is_asked_and_a_no_leaves_the_record(small_scope: Scope, tmp
     assert read_loader(scope, tmp_path).state == "empty"
     load_slide(request, ask=asked.append, say=lambda _: None)
     load_slide(LoadRequest(scope, tmp_path, "S2"), ask=asked.append, say=lambda _: None)
-    assert asked == ["Put slide S1 into slot B.", "Take slide S1 out of slot B.", "Put slide S2 into slot B."]
+    assert asked == [
+        "Put slide S1 into slot B.",
+        "Take slide S1 out of slot B.",
+        "Put slide S2 into slot B.",
+    ]
 
 
 _CHILD = """
@@ -118,8 +146,10 @@ from pathlib import Path
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.config.slide_policies import Loader
 from wbcpipe.acquire.loader.workflow import LoadRequest, load_slide
-scope = load_scope(sys.argv[1]).model_copy(update={"loader": Loader.model_validate_json(sys.argv[3])})
-load_slide(LoadRequest(scope, Path(sys.argv[2]), "S1", 1), ask=print, say=lambda text: print(text, flush=True))
+loader = Loader.model_validate_json(sys.argv[3])
+scope = load_scope(sys.argv[1]).model_copy(update={"loader": loader})
+request = LoadRequest(scope, Path(sys.argv[2]), "S1", 1)
+load_slide(request, ask=print, say=lambda text: print(text, flush=True))
 """
 
 
@@ -132,8 +162,17 @@ def test_a_kill_between_the_steps_is_told_and_nothing_is_loaded_twice(
         scope = hotel(small_scope, step("slide {number}", wait_s=30.0), step("no slide"))
     else:
         scope = robot(small_scope, "import time; time.sleep(30)")
-    words = [sys.executable, "-c", _CHILD, str(scope.path), str(tmp_path), scope.loader.model_dump_json()]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True, start_new_session=True) as child:
+    words = [
+        sys.executable,
+        "-c",
+        _CHILD,
+        str(scope.path),
+        str(tmp_path),
+        scope.loader.model_dump_json(),
+    ]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
         assert child.stdout is not None
         if method == "devices":
             assert any("step 1 of 2" in line for line in child.stdout)
@@ -149,7 +188,10 @@ def test_a_kill_between_the_steps_is_told_and_nothing_is_loaded_twice(
         at = "the process was stopped"
         assert moves(scope) == ["load S1 A 1"]
     for _ in range(2):
-        with pytest.raises(LoaderStateError, match=rf"loading slide 'S1' .* did not end: {at}\. A slide may be half l"):
+        with pytest.raises(
+            LoaderStateError,
+            match=rf"loading slide 'S1' .* did not end: {at}\. A slide may be half l",
+        ):
             load(scope, tmp_path, "S1")
         with pytest.raises(LoaderStateError, match="wbcpipe loader state --scope small --slide S1"):
             unload_slide(scope, tmp_path, ask=refuse, say=lambda _: None)
@@ -159,9 +201,14 @@ def test_a_kill_between_the_steps_is_told_and_nothing_is_loaded_twice(
     assert len(moves(scope)) == (method == "command")
 
 
-def test_a_program_that_fails_leaves_a_slide_that_may_be_half_loaded(small_scope: Scope, tmp_path: Path) -> None:
+def test_a_program_that_fails_leaves_a_slide_that_may_be_half_loaded(
+    small_scope: Scope, tmp_path: Path
+) -> None:
     scope = robot(small_scope, "print('the gripper lost it', file=sys.stderr); sys.exit(4)")
-    with pytest.raises(LoaderStateError, match=r"ended with code 4: the gripper lost it\. A slide may be half loaded"):
+    with pytest.raises(
+        LoaderStateError,
+        match=r"ended with code 4: the gripper lost it\. A slide may be half loaded",
+    ):
         load(scope, tmp_path, "S1")
     record = read_loader(scope, tmp_path)
     assert (record.state, record.step) == ("loading", "")
@@ -171,20 +218,30 @@ def test_a_program_that_fails_leaves_a_slide_that_may_be_half_loaded(small_scope
     assert len(moves(scope)) == 1
 
 
-def test_a_slide_that_is_not_in_the_loader_moves_nothing(small_scope: Scope, tmp_path: Path) -> None:
+def test_a_slide_that_is_not_in_the_loader_moves_nothing(
+    small_scope: Scope, tmp_path: Path
+) -> None:
     scope = robot(small_scope, "sys.exit(9 if (action, sys.argv[2]) == ('load', 'S2') else 0)")
-    scope = scope.model_copy(update={"loader": scope.loader.model_copy(update={"absent_codes": (9,)})})
+    scope = scope.model_copy(
+        update={"loader": scope.loader.model_copy(update={"absent_codes": (9,)})}
+    )
     load(scope, tmp_path, "S1")
-    with pytest.raises(AcquisitionError, match=r"slide 'S2' is not in the loader: .* code 9.* Nothing was moved"):
+    with pytest.raises(
+        AcquisitionError, match=r"slide 'S2' is not in the loader: .* code 9.* Nothing was moved"
+    ):
         load(scope, tmp_path, "S2")
     assert read_loader(scope, tmp_path).state == "empty", "the slide before was taken away"
     load(scope, tmp_path, "S3")
     assert moves(scope)[-1] == "load S3 A 1"
 
 
-def test_without_unload_the_next_slide_takes_the_one_before_away(small_scope: Scope, tmp_path: Path) -> None:
+def test_without_unload_the_next_slide_takes_the_one_before_away(
+    small_scope: Scope, tmp_path: Path
+) -> None:
     both = robot(small_scope, "")
-    scope = both.model_copy(update={"loader": both.loader.model_copy(update={"unload_command": ()})})
+    scope = both.model_copy(
+        update={"loader": both.loader.model_copy(update={"unload_command": ()})}
+    )
     load(scope, tmp_path, "S1")
     unload_slide(scope, tmp_path, ask=refuse, say=lambda _: None)
     assert read_loader(scope, tmp_path).state == "loaded"
@@ -192,18 +249,26 @@ def test_without_unload_the_next_slide_takes_the_one_before_away(small_scope: Sc
     assert moves(scope) == ["load S1 A 1", "load S2 A 1"]
 
 
-def test_a_device_that_refuses_leaves_the_others_as_they_are(small_scope: Scope, tmp_path: Path) -> None:
+def test_a_device_that_refuses_leaves_the_others_as_they_are(
+    small_scope: Scope, tmp_path: Path
+) -> None:
     wrong = step("Perhaps", device="LED", key="Sequence")
-    with pytest.raises(ConfigError, match=r"loader\.load\[1\]: LED-Sequence does not accept 'Perhaps'"):
+    with pytest.raises(
+        ConfigError, match=r"loader\.load\[1\]: LED-Sequence does not accept 'Perhaps'"
+    ):
         load(hotel(small_scope, step("slide {number}"), wrong), tmp_path, "S1")
     assert read_loader(small_scope, tmp_path).state == "empty"
     crash = step("Dereference Null Pointer", device="Camera", key="SimulateCrash")
-    with pytest.raises(LoaderStateError, match=r"died \(SIGSEGV\), at loading step 2 of 2.* left as they are\. "):
+    with pytest.raises(
+        LoaderStateError, match=r"died \(SIGSEGV\), at loading step 2 of 2.* left as they are\. "
+    ):
         load(hotel(small_scope, step("slide {number}"), crash), tmp_path, "S1")
     assert read_loader(small_scope, tmp_path).step.startswith("loading step 2 of 2")
 
 
-def test_ctrl_c_in_the_middle_is_recorded_and_before_it_nothing_has_begun(small_scope: Scope, tmp_path: Path) -> None:
+def test_ctrl_c_in_the_middle_is_recorded_and_before_it_nothing_has_begun(
+    small_scope: Scope, tmp_path: Path
+) -> None:
     def interrupt(at: str) -> Callable[[str], None]:
         def say(text: str) -> None:
             if text.startswith(at):
@@ -215,7 +280,9 @@ def test_ctrl_c_in_the_middle_is_recorded_and_before_it_nothing_has_begun(small_
     with pytest.raises(KeyboardInterrupt):
         load(scope, tmp_path, "S1", say=interrupt("loading slide"))
     assert read_loader(scope, tmp_path).state == "empty"
-    with pytest.raises(InterruptedRunError, match=r"at loading step 1 of 1.*A slide may be half loaded"):
+    with pytest.raises(
+        InterruptedRunError, match=r"at loading step 1 of 1.*A slide may be half loaded"
+    ):
         load(scope, tmp_path, "S1", say=interrupt("loading step 1"))
     assert read_loader(scope, tmp_path).state == "loading"
 
@@ -224,7 +291,9 @@ def test_two_processes_do_not_move_slides_at_once(small_scope: Scope, tmp_path: 
     scope = robot(small_scope, "")
 
     def meanwhile(_text: str) -> None:
-        with pytest.raises(HardwareBusyError, match=rf"another process moves slides \(process {os.getpid()}"):
+        with pytest.raises(
+            HardwareBusyError, match=rf"another process moves slides \(process {os.getpid()}"
+        ):
             load(scope, tmp_path, "S2")
 
     load(scope, tmp_path, "S1", say=meanwhile)
@@ -255,7 +324,10 @@ def test_a_request_that_cannot_be_is_refused(
         ({"method": "devices"}, "'load' belongs to method 'devices', and that method needs it"),
         ({"method": "prompt", "load_command": ["x"]}, "'load_command' belongs to method 'command'"),
         ({"method": "prompt", "absent_codes": [3]}, "'absent_codes' belongs to method 'command'"),
-        ({"method": "prompt", "message": "Load {sample}."}, r"\{sample\} is not a placeholder; the placeholders are"),
+        (
+            {"method": "prompt", "message": "Load {sample}."},
+            r"\{sample\} is not a placeholder; the placeholders are",
+        ),
         ({"method": "prompt", "message": "{slide.__class__}"}, "is not a placeholder"),
         ({"method": "prompt", "message": "{slide:d}"}, "the placeholders are"),
         ({"method": "prompt", "message": "{"}, "a brace of its own is written twice"),
@@ -268,28 +340,43 @@ def test_a_loader_that_cannot_be_is_refused(policy: dict[str, Any], words: str) 
 
 
 def test_placeholders_are_filled_with_their_format() -> None:
-    policy = Loader.model_validate({"method": "devices", "load": [step("{{{number:03d}}} {slide}/{slot}")]})
+    policy = Loader.model_validate(
+        {"method": "devices", "load": [step("{{{number:03d}}} {slide}/{slot}")]}
+    )
     ((key, filled),) = policy.steps("load", SlidePlace(slide="S1", slot="B", number=7))
     assert (key, filled.value, policy.needs_number) == ("loader.load[0]", "{007} S1/B", True)
 
 
 def test_what_a_loader_lacks_is_told_before_anything_moves(
-    make_scope: Callable[..., Scope], small_scope: Scope, monkeypatch: pytest.MonkeyPatch
+    make_scope: Callable[..., Scope], small_scope: Scope
 ) -> None:
     with pytest.raises(ConfigError, match="scope 'small' has no loader; describe it in"):
         check_loader(small_scope)
-    away = with_loader(small_scope, method="command", load_command=["/no/robot"], handover_um=(0.0, 90000.0))
-    with pytest.raises(ConfigError, match=r"no program '/no/robot'.*loader\.handover_um: y = 90000 um is beyond"):
+    away = with_loader(
+        small_scope, method="command", load_command=["/no/robot"], handover_um=(0.0, 90000.0)
+    )
+    with pytest.raises(
+        ConfigError, match=r"no program '/no/robot'.*loader\.handover_um: y = 90000 um is beyond"
+    ):
         check_loader(away)
-    with pytest.raises(ConfigError, match=r"loader\.load\[0\]\.device 'Slid Hotel' is not in the \.cfg; did you mean"):
+    with pytest.raises(
+        ConfigError,
+        match=r"loader\.load\[0\]\.device 'Slid Hotel' is not in the \.cfg; did you mean",
+    ):
         check_loader(hotel(small_scope, step("slide 1", device="Slid Hotel")))
-    with pytest.raises(ConfigError, match=r"loader\.load\[0\]\.value 'slide 99' is not in the \.cfg"):
+    with pytest.raises(
+        ConfigError, match=r"loader\.load\[0\]\.value 'slide 99' is not in the \.cfg"
+    ):
         check_loader(hotel(small_scope, step("slide 99")))
-    with pytest.raises(ConfigError, match="an operator brings the slides, and there is none at a terminal"):
+    with pytest.raises(
+        ConfigError, match="an operator brings the slides, and there is none at a terminal"
+    ):
         check_loader(with_loader(small_scope, method="prompt"))
     with pytest.raises(ConfigError, match=r"'loader\.slot': there is no slot 'Q'; the slots: A, B"):
         make_scope(("[loader]", '[loader]\nslot = "Q"\n#'))
-    scope = hotel(small_scope, step("slide {number}", key="Lable"), step("7", device="LED", key="Sequence"))
+    scope = hotel(
+        small_scope, step("slide {number}", key="Lable"), step("7", device="LED", key="Sequence")
+    )
     link = CoreLink(scope)
     try:
         problems = live_loader_problems(scope, link)
@@ -302,18 +389,30 @@ def test_what_a_loader_lacks_is_told_before_anything_moves(
 
 def test_the_slot_is_that_of_the_loader(small_scope: Scope, tmp_path: Path) -> None:
     scope = hotel(small_scope, slot="B")
-    assert (slot_for(scope, None), slot_for(scope, "B"), slot_for(small_scope, None)) == ("B", "B", "A")
-    with pytest.raises(ConfigError, match="its loader brings slides to slot 'B', and slot 'A' is asked for"):
+    assert (slot_for(scope, None), slot_for(scope, "B"), slot_for(small_scope, None)) == (
+        "B",
+        "B",
+        "A",
+    )
+    with pytest.raises(
+        ConfigError, match="its loader brings slides to slot 'B', and slot 'A' is asked for"
+    ):
         slot_for(scope, "A")
     assert load_request(small_scope, tmp_path, "S1", None) is None
     with pytest.raises(ConfigError, match="--place 3: scope 'small' has no loader"):
         load_request(small_scope, tmp_path, "S1", 3)
 
 
-def test_the_operator_sees_and_states_what_lies_on_the_stage(small_scope: Scope, tmp_path: Path) -> None:
+def test_the_operator_sees_and_states_what_lies_on_the_stage(
+    small_scope: Scope, tmp_path: Path
+) -> None:
     text = small_scope.path.read_text(encoding="utf-8")
-    text = text.replace("[loader]", f'[loader]\nload_command = ["{sys.executable}", "-c", "exit(5)"]\n#', 1)
-    small_scope.path.write_text(text.replace('method = "none"', 'method = "command"', 1), encoding="utf-8")
+    text = text.replace(
+        "[loader]", f'[loader]\nload_command = ["{sys.executable}", "-c", "exit(5)"]\n#', 1
+    )
+    small_scope.path.write_text(
+        text.replace('method = "none"', 'method = "command"', 1), encoding="utf-8"
+    )
     common = ["--scope", str(small_scope.path), "--data", str(tmp_path)]
 
     def call(*words: str) -> str:
@@ -345,18 +444,34 @@ def test_a_damaged_record_is_refused_with_advice(small_scope: Scope, tmp_path: P
 
 def test_acquire_loads_reads_the_label_and_scans(small_scope: Scope, tmp_path: Path) -> None:
     shipped = Path(__file__).parents[3] / "hardware_configs"
-    hotel_toml, demo_toml = ((shipped / name).read_text(encoding="utf-8") for name in ("demo-loader.toml", "demo.toml"))
+    hotel_toml, demo_toml = (
+        (shipped / name).read_text(encoding="utf-8") for name in ("demo-loader.toml", "demo.toml")
+    )
 
     def tables(text: str) -> tuple[str, str, str]:
         """What stands before the loader, the loader with the label, and what stands behind them."""
         begin, end = text.index("[loader] "), text.index("[staining] ")
         return text[text.index("virtual = ") : begin], text[begin:end], text[end:]
 
-    assert tables(hotel_toml)[::2] == tables(demo_toml)[::2], "demo-loader differs from demo in more than these tables"
+    assert tables(hotel_toml)[::2] == tables(demo_toml)[::2], (
+        "demo-loader differs from demo in more than these tables"
+    )
     small = small_scope.path.read_text(encoding="utf-8")
-    small_scope.path.write_text(small.replace(tables(small)[1], tables(hotel_toml)[1]), encoding="utf-8")
-    words = ["--scope", str(small_scope.path), "--data", str(tmp_path / "data"), "--fields", "1", "--json"]
-    result = CliRunner().invoke(acquire, [*words, "--slide", "S1", "--place", "3"], catch_exceptions=False)
+    small_scope.path.write_text(
+        small.replace(tables(small)[1], tables(hotel_toml)[1]), encoding="utf-8"
+    )
+    words = [
+        "--scope",
+        str(small_scope.path),
+        "--data",
+        str(tmp_path / "data"),
+        "--fields",
+        "1",
+        "--json",
+    ]
+    result = CliRunner().invoke(
+        acquire, [*words, "--slide", "S1", "--place", "3"], catch_exceptions=False
+    )
     assert json.loads(result.stdout)["fields_taken"] == 1
     record = read_loader(load_scope(small_scope.path), tmp_path / "data")
     assert record.place == SlidePlace(slide="S1", slot="A", number=3)

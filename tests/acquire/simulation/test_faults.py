@@ -50,7 +50,10 @@ def pixels_of(sample: Sample) -> dict[int, NDArray[np.uint16]]:
 
 
 def events_of(sample: Sample) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 def counts_of(sample: Sample) -> Counter[str]:
@@ -63,18 +66,22 @@ def fast_scope(make_scope: Callable[..., Scope]) -> Scope:
 
 
 @pytest.fixture
-def expected(fast_scope: Scope, specimen: SpecimenPlan, tmp_path: Path) -> dict[int, NDArray[np.uint16]]:
+def expected(
+    fast_scope: Scope, specimen: SpecimenPlan, tmp_path: Path
+) -> dict[int, NDArray[np.uint16]]:
     """Four fields of a run without faults, of a dye that does not bleach."""
     sample = Sample.open(tmp_path, "sound")
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
     opener = FaultyOpener(plan, (), tmp_path / "none", bleaching=False)
-    with AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)
+    ) as session:
         session.take(range(4))
     return pixels_of(sample)
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    "case",
     [
         ("camera time-out", "the camera's exposure did not end within 0.2"),
         ("dropped frame", "Camera image buffer read failed"),
@@ -89,10 +96,10 @@ def test_a_fault_is_retried_then_the_devices_are_loaded_anew_then_the_field_is_m
     fast_scope: Scope,
     specimen: SpecimenPlan,
     expected: dict[int, NDArray[np.uint16]],
-    kind: Any,
-    words: str,
+    case: tuple[Any, str],
     recorder: Any,
 ) -> None:
+    kind, words = case
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
     journal = sample.path.parent / "strikes.jsonl"
     sample.path.mkdir(parents=True)
@@ -108,12 +115,20 @@ def test_a_fault_is_retried_then_the_devices_are_loaded_anew_then_the_field_is_m
     assert list(missing) == [3]
     assert words in missing[3]
     assert read_missing(sample.raw_path()) == missing
-    # Field 1 failed once, fields 2 and 3 twice before the last attempt: five retries, two of them on fresh devices.
-    assert counts_of(sample) == {"sample_started": 1, "retry": 5, "reinitialised": 2, "field_missing": 1}
+    # Field 1 failed once, fields 2 and 3 twice before the last attempt: five retries, two of them
+    # on fresh devices.
+    assert counts_of(sample) == {
+        "sample_started": 1,
+        "retry": 5,
+        "reinitialised": 2,
+        "field_missing": 1,
+    }
     assert all(words in event["reason"] for event in events_of(sample) if event["event"] == "retry")
     check_all_fields_accounted(sample.raw_path(), range(4))
     assert list(fields_on_disk(sample.raw_path())) == [0, 1, 2]
-    with AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)
+    ) as session:
         session.take(range(4))
     taken = pixels_of(sample)
     assert list(taken) == [0, 1, 2, 3]
@@ -133,7 +148,9 @@ def test_a_lamp_that_loses_its_power_is_seen_against_the_fields_before(
     sample.path.mkdir(parents=True)
     opener = FaultyOpener(plan, faults, sample.path / "strikes.jsonl")
     for n_fields in (5, 7):  # what the second process expects it learns from the fields on disk
-        with AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session:
+        with AcquisitionSession(
+            AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)
+        ) as session:
             session.take(range(n_fields))
     missing = read_missing(sample.raw_path())
     assert list(missing) == [6]
@@ -150,15 +167,22 @@ def test_a_fluorescence_lamp_that_is_dark_from_the_start_gives_no_fields(
     sample: Sample, fast_scope: Scope, specimen: SpecimenPlan, tmp_path: Path
 ) -> None:
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
-    faults = tuple(Fault("lamp dark", index, attempts=3, modality="fluorescence") for index in range(9))
+    faults = tuple(
+        Fault("lamp dark", index, attempts=3, modality="fluorescence") for index in range(9)
+    )
     opener = FaultyOpener(plan, faults, tmp_path / "strikes")
     for n_fields in (2, 3):
-        with AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session:
+        with AcquisitionSession(
+            AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)
+        ) as session:
             session.take(range(n_fields))
     missing = read_missing(sample.raw_path())
     shown = [index for index in range(3) if index in missing]
     assert shown, "the fields show no cells at all"
-    assert all("nothing but the camera's noise where bright field shows cells" in missing[index] for index in shown)
+    assert all(
+        "nothing but the camera's noise where bright field shows cells" in missing[index]
+        for index in shown
+    )
 
 
 def test_an_autofocus_that_hangs_is_tried_again_on_fresh_devices(
@@ -168,9 +192,13 @@ def test_an_autofocus_that_hangs_is_tried_again_on_fresh_devices(
     scope = make_scope(*_FAST, *changes, focus="surface")
     plan = AcquisitionPlan.from_scope(scope, "A")
     opener = FaultyOpener(plan, (Fault("autofocus hangs", 0, attempts=2),), tmp_path / "strikes")
-    with AcquisitionSession(AcquisitionRequest(sample, scope, plan, specimen, microscope=opener)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, scope, plan, specimen, microscope=opener)
+    ) as session:
         session.take(range(2))
-    with AcquisitionSession(AcquisitionRequest(Sample.open(tmp_path, "sound"), scope, plan, specimen)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(Sample.open(tmp_path, "sound"), scope, plan, specimen)
+    ) as session:
         session.take(range(2))
     retries = [event for event in events_of(sample) if event["event"] == "retry"]
     assert [event["doing"] for event in retries] == ["focus", "focus"]
@@ -187,8 +215,12 @@ def test_devices_that_do_not_come_back_are_a_lost_core(
     sample.path.mkdir(parents=True)
     opener = FaultyOpener(plan, (Fault("core lost", 1),), sample.path / "strikes.jsonl")
     with (
-        AcquisitionSession(AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)) as session,
-        pytest.raises(CoreLostError, match=r"the devices do not come back: .*in use by another process"),
+        AcquisitionSession(
+            AcquisitionRequest(sample, fast_scope, plan, specimen, microscope=opener)
+        ) as session,
+        pytest.raises(
+            CoreLostError, match=r"the devices do not come back: .*in use by another process"
+        ),
     ):
         session.take(range(3))
     assert list(fields_on_disk(sample.raw_path())) == [0]
@@ -196,7 +228,11 @@ def test_devices_that_do_not_come_back_are_a_lost_core(
 
 
 def test_crashes_hangs_and_a_lost_core_cost_a_restart_and_a_field_that_kills_is_missing(
-    sample: Sample, fast_scope: Scope, specimen: SpecimenPlan, expected: dict[int, NDArray[np.uint16]], tmp_path: Path
+    sample: Sample,
+    fast_scope: Scope,
+    specimen: SpecimenPlan,
+    expected: dict[int, NDArray[np.uint16]],
+    tmp_path: Path,
 ) -> None:
     plan = AcquisitionPlan.from_scope(fast_scope, "A")
     faults = (
@@ -213,11 +249,24 @@ def test_crashes_hangs_and_a_lost_core_cost_a_restart_and_a_field_that_kills_is_
         events += list(worker.events())
     reason = "a device driver crashed (SIGSEGV) while it was taken, 2 times."
     fields = [event for event in events if isinstance(event, FieldTaken | FieldMissing)]
-    assert fields == [FieldTaken(0), FieldMissing(1, reason), FieldTaken(2), FieldTaken(3), FieldTaken(4)]
+    assert fields == [
+        FieldTaken(0),
+        FieldMissing(1, reason),
+        FieldTaken(2),
+        FieldTaken(3),
+        FieldTaken(4),
+    ]
     assert read_missing(sample.raw_path()) == {1: reason}
     words = " ".join(event.text for event in events if isinstance(event, Progress))
-    assert "a device driver crashed (SIGSEGV) at field 1: started again; it is recorded missing" in words
-    restarts = [(event["field"], event["reason"]) for event in events_of(sample) if event["event"] == "restarted"]
+    assert (
+        "a device driver crashed (SIGSEGV) at field 1: started again; it is recorded missing"
+        in words
+    )
+    restarts = [
+        (event["field"], event["reason"])
+        for event in events_of(sample)
+        if event["event"] == "restarted"
+    ]
     assert [field for field, _ in restarts] == [1, 1, 2, 3]
     assert "the core was lost: the devices do not come back" in restarts[2][1]
     assert "a call hangs in a driver" in restarts[3][1]
@@ -256,8 +305,14 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "disk"
     folder.mkdir()
     words = ["mount", "-t", "tmpfs", "-o", "size=80m", "none", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(words, capture_output=True, check=False).returncode:
-        pytest.skip("no small file system can be mounted here; a full disk is then only shown by an injected ENOSPC")
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(words, capture_output=True, check=False).returncode
+    ):
+        pytest.skip(
+            "no small file system can be mounted here; a full disk is then only shown by an "
+            "injected ENOSPC"
+        )
     yield folder
     subprocess.run(["umount", str(folder)], check=True)
 
@@ -281,7 +336,9 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_same_command_goes_on(
     recorder.on_taken = fill
     sample, sound = Sample.open(small_disk, "S1"), Sample.open(tmp_path, "sound")
     with (
-        AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen), recorder) as session,
+        AcquisitionSession(
+            AcquisitionRequest(sample, small_scope, small_plan, specimen), recorder
+        ) as session,
         pytest.raises(DiskFullError, match=r"no space left on the disk|GB are free") as caught,
     ):
         session.take(range(6))
@@ -292,7 +349,9 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_same_command_goes_on(
     assert not [path.name for path in sample.raw_path().iterdir() if path.name.startswith(".")]
     ballast.unlink()
     for which in (sample, sound):
-        with AcquisitionSession(AcquisitionRequest(which, small_scope, small_plan, specimen)) as session:
+        with AcquisitionSession(
+            AcquisitionRequest(which, small_scope, small_plan, specimen)
+        ) as session:
             session.take(range(6))
     first, second = pixels_of(sample), pixels_of(sound)
     assert list(first) == list(second) == list(range(6))
@@ -312,7 +371,10 @@ def test_a_shutter_found_open_is_closed_told_and_noted(
         assert isinstance(session.microscope, VirtualScope)
         assert not session.microscope.link.shutter.is_open()
     (event,) = [event for event in events_of(sample) if event["event"] == "shutter_found_open"]
-    assert any(f"the slide may have been lit since {event['last_field']}" in text for text in recorder.messages)
+    assert any(
+        f"the slide may have been lit since {event['last_field']}" in text
+        for text in recorder.messages
+    )
 
 
 def test_planned_is_taken_plus_missing_or_the_fields_are_named(tmp_path: Path) -> None:
@@ -320,7 +382,9 @@ def test_planned_is_taken_plus_missing_or_the_fields_are_named(tmp_path: Path) -
         field_path(tmp_path, index).touch()
     write_missing(tmp_path, {2: "dark", 9: "of a larger run"})
     check_all_fields_accounted(tmp_path, range(4))
-    with pytest.raises(AcquisitionError, match=r"fields 4, 5 have neither a file nor an entry in missing\.json"):
+    with pytest.raises(
+        AcquisitionError, match=r"fields 4, 5 have neither a file nor an entry in missing\.json"
+    ):
         check_all_fields_accounted(tmp_path, range(6))
     field_path(tmp_path, 2).touch()
     with pytest.raises(AcquisitionError, match=r"fields 2 have a file and an entry"):
@@ -330,10 +394,14 @@ def test_planned_is_taken_plus_missing_or_the_fields_are_named(tmp_path: Path) -
 def test_a_field_that_was_written_just_before_a_kill_is_missing_no_more(
     sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan
 ) -> None:
-    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, small_scope, small_plan, specimen)
+    ) as session:
         session.take(range(2))
     write_missing(sample.raw_path(), {1: "its file came, the kill came before this was put right"})
-    with AcquisitionSession(AcquisitionRequest(sample, small_scope, small_plan, specimen)) as session:
+    with AcquisitionSession(
+        AcquisitionRequest(sample, small_scope, small_plan, specimen)
+    ) as session:
         session.take(range(3))
     assert read_missing(sample.raw_path()) == {}
     check_all_fields_accounted(sample.raw_path(), range(3))

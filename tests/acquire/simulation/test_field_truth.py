@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def request_(tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan) -> AcquisitionRequest:
+def request_(
+    tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+) -> AcquisitionRequest:
     """A request of which two fields were taken."""
     scope = make_scope()
     plan = AcquisitionPlan.from_scope(scope, "A")
@@ -34,7 +36,9 @@ def request_(tmp_path: Path, make_scope: Callable[..., Scope], specimen: Specime
     return request
 
 
-def test_a_truth_that_was_never_written_is_written_at_the_next_start(request_: AcquisitionRequest) -> None:
+def test_a_truth_that_was_never_written_is_written_at_the_next_start(
+    request_: AcquisitionRequest,
+) -> None:
     truth = request_.sample.truth_path
     before = truth.read_bytes()
     truth.unlink()
@@ -43,7 +47,9 @@ def test_a_truth_that_was_never_written_is_written_at_the_next_start(request_: A
     assert read_truth(truth)
 
 
-def test_a_truth_older_than_a_field_is_written_again_and_a_newer_one_stays(request_: AcquisitionRequest) -> None:
+def test_a_truth_older_than_a_field_is_written_again_and_a_newer_one_stays(
+    request_: AcquisitionRequest,
+) -> None:
     truth = request_.sample.truth_path
     before = truth.read_bytes()
     truth.write_bytes(b"of one field")
@@ -56,7 +62,7 @@ def test_a_truth_older_than_a_field_is_written_again_and_a_newer_one_stays(reque
 
 
 def test_nothing_is_written_without_a_field_or_a_specimen(
-    request_: AcquisitionRequest, tmp_path: Path, make_scope: Callable[..., Scope], specimen: SpecimenPlan
+    request_: AcquisitionRequest, tmp_path: Path, specimen: SpecimenPlan
 ) -> None:
     empty = Sample.open(tmp_path, "empty")
     restore_truth(AcquisitionRequest(empty, request_.scope, request_.plan, specimen))

@@ -19,7 +19,9 @@ BEFORE = SlideTransform(0.5, 40.0, -10.0)
 
 
 def info_at(x_um: float, y_um: float) -> FieldInfo:
-    return FieldInfo(3, x_um, y_um, 0.1, (FrameInfo("color1", 5.0), FrameInfo("fluorescence", GLOW_MS)))
+    return FieldInfo(
+        3, x_um, y_um, 0.1, (FrameInfo("color1", 5.0), FrameInfo("fluorescence", GLOW_MS))
+    )
 
 
 @pytest.mark.parametrize("error_um", [0.0, 0.7], ids=["exact", "relocated with an error"])
@@ -39,7 +41,9 @@ def test_a_slide_that_was_moved_was_lit_where_that_part_lies_now() -> None:
 
 
 def test_a_slide_is_taken_off_for_the_stain_only() -> None:
-    plan = AcquisitionPlan(slot="A", field_width_um=100, field_height_um=100, x_um=(0, 400), y_um=(0, 200))
+    plan = AcquisitionPlan(
+        slot="A", field_width_um=100, field_height_um=100, x_um=(0, 400), y_um=(0, 200)
+    )
     sample = Sample("S1", Path("S1"))
     single, bright, stained = (
         slide_placement(SpecimenPlan(7), PlannedPass(sample, plan, name))

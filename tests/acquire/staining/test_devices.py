@@ -1,4 +1,7 @@
-"""A staining that is cut short: the devices come to rest, the sample says how it stands, and there is a way on."""
+"""A staining that is cut short.
+
+The devices come to rest, the sample says how it stands, and there is a way on.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,9 @@ if TYPE_CHECKING:
 VALVE = "Stain Valve"
 
 
-def step(value: str, wait_s: float = 0.0, device: str = VALVE, key: str = "Label") -> dict[str, Any]:
+def step(
+    value: str, wait_s: float = 0.0, device: str = VALVE, key: str = "Label"
+) -> dict[str, Any]:
     return {"device": device, "property": key, "value": value, "wait_s": wait_s}
 
 
@@ -48,7 +53,11 @@ def refuse(message: str) -> None:
 
 
 OPEN, SHUT = step("acridine orange", 20.0), step("closed")
-PUMP, OFF, DOSE = step("1", device="Pump", key="Run"), step("0", device="Pump", key="Run"), step("50", device="Syringe")
+PUMP, OFF, DOSE = (
+    step("1", device="Pump", key="Run"),
+    step("0", device="Pump", key="Run"),
+    step("50", device="Syringe"),
+)
 
 
 @pytest.mark.parametrize(
@@ -92,20 +101,33 @@ def test_steps_cut_short_leave_the_valve_closed(link: CoreLink) -> None:
 def test_a_parent_that_is_gone_cuts_the_steps_short(link: CoreLink) -> None:
     here, there = multiprocessing.Pipe()
     here.close()
-    assert "set to a safe state" in carry_out(link, staining_procedure(by_devices(OPEN, SHUT)), ParentLink(there))
+    assert "set to a safe state" in carry_out(
+        link, staining_procedure(by_devices(OPEN, SHUT)), ParentLink(there)
+    )
     assert link.get_property(VALVE, "Label") == "closed"
 
 
 def test_a_step_that_fails_leaves_the_valve_closed(link: CoreLink) -> None:
     _here, there = multiprocessing.Pipe()
     wrong = step("Perhaps", device="LED", key="Sequence")
-    with pytest.raises(HardwareError, match=r"It takes: Off, On.* set to a safe state: Stain Valve-Label = closed\.$"):
-        carry_out(link, staining_procedure(by_devices(step("acridine orange"), wrong, SHUT)), ParentLink(there))
+    with pytest.raises(
+        HardwareError,
+        match=r"It takes: Off, On.* set to a safe state: Stain Valve-Label = closed\.$",
+    ):
+        carry_out(
+            link,
+            staining_procedure(by_devices(step("acridine orange"), wrong, SHUT)),
+            ParentLink(there),
+        )
     assert link.get_property(VALVE, "Label") == "closed"
     both = by_devices(step("acridine orange"), wrong, safe_state=[wrong, SHUT])
-    with pytest.raises(HardwareError, match=r"NOT in a safe state \(set_property\('LED', 'Sequence', 'Perhaps'\)"):
+    with pytest.raises(
+        HardwareError, match=r"NOT in a safe state \(set_property\('LED', 'Sequence', 'Perhaps'\)"
+    ):
         carry_out(link, staining_procedure(both), ParentLink(there))
-    assert link.get_property(VALVE, "Label") == "closed", "what came after the step that failed was left out"
+    assert link.get_property(VALVE, "Label") == "closed", (
+        "what came after the step that failed was left out"
+    )
 
 
 def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(
@@ -120,19 +142,26 @@ def test_ctrl_c_brings_the_devices_to_rest_and_there_is_a_way_on(
                 os.kill(child.pid, signal.SIGINT)  # Ctrl-C reaches it too, and must not end it
             raise KeyboardInterrupt
 
-    closed = r"step 1 of 2, Stain Valve-Label = acridine orange\. .*set to a safe state: Stain Valve-Label = closed\. "
+    closed = (
+        r"step 1 of 2, Stain Valve-Label = acridine orange\. .*set to a safe state: Stain "
+        r"Valve-Label = closed\. "
+    )
     with pytest.raises(InterruptedRunError, match=rf"{closed}Check the slide: .*--already-stained"):
         stain(sample, scope, ask=refuse, say=interrupt)
     assert "Traceback" not in capfd.readouterr().err
     assert staining_state(sample) == "started"
-    with pytest.raises(SampleStateError, match=rf"did not end: stopped by the operator .*{closed}Check the slide"):
+    with pytest.raises(
+        SampleStateError, match=rf"did not end: stopped by the operator .*{closed}Check the slide"
+    ):
         stain(sample, scope, ask=refuse)
     mark_stained(sample)
     stain(sample, scope, ask=refuse)
     assert is_stained(sample)
 
 
-def test_ctrl_c_before_anything_was_set_leaves_nothing_begun(sample: Sample, small_scope: Scope) -> None:
+def test_ctrl_c_before_anything_was_set_leaves_nothing_begun(
+    sample: Sample, small_scope: Scope
+) -> None:
     def interrupt(text: str) -> None:
         raise KeyboardInterrupt(text)
 
@@ -141,22 +170,37 @@ def test_ctrl_c_before_anything_was_set_leaves_nothing_begun(sample: Sample, sma
     assert staining_state(sample) == ""
 
 
-def test_another_process_closes_the_valve_after_a_driver_crashed(sample: Sample, small_scope: Scope) -> None:
+def test_another_process_closes_the_valve_after_a_driver_crashed(
+    sample: Sample, small_scope: Scope
+) -> None:
     crash = step("Dereference Null Pointer", device="Camera", key="SimulateCrash")
     scope = with_staining(small_scope, by_devices(step("acridine orange"), crash, SHUT))
-    rest = r"step 2 of 3, .*\. The staining devices were set to a safe state: Stain Valve-Label = closed\."
-    with pytest.raises(HardwareError, match=rf"died \(SIGSEGV\), at staining {rest} Check the slide"):
+    rest = (
+        r"step 2 of 3, .*\. The staining devices were set to a safe state: Stain Valve-Label = "
+        r"closed\."
+    )
+    with pytest.raises(
+        HardwareError, match=rf"died \(SIGSEGV\), at staining {rest} Check the slide"
+    ):
         stain(sample, scope, ask=refuse)
     assert staining_state(sample) == "started"
 
 
-def test_devices_that_do_not_load_leave_nothing_begun(sample: Sample, make_scope: Callable[..., Scope]) -> None:
+def test_devices_that_do_not_load_leave_nothing_begun(
+    sample: Sample, make_scope: Callable[..., Scope]
+) -> None:
     with pytest.raises(HardwareError, match="could not load it"):
-        stain(sample, make_scope(("Device,XY,DemoCamera,DXYStage", "Device,XY,DemoCamera,NoStage")), ask=refuse)
+        stain(
+            sample,
+            make_scope(("Device,XY,DemoCamera,DXYStage", "Device,XY,DemoCamera,NoStage")),
+            ask=refuse,
+        )
     assert staining_state(sample) == ""
 
 
-def test_a_program_is_told_to_end_on_ctrl_c(sample: Sample, small_scope: Scope, tmp_path: Path) -> None:
+def test_a_program_is_told_to_end_on_ctrl_c(
+    sample: Sample, small_scope: Scope, tmp_path: Path
+) -> None:
     valve = tmp_path / "valve"
     program = (
         "import os, pathlib, signal, sys, time\n"
@@ -166,13 +210,17 @@ def test_a_program_is_told_to_end_on_ctrl_c(sample: Sample, small_scope: Scope, 
         "time.sleep(60)"
     )
     policy = Staining(method="command", command=(sys.executable, "-c", program))
-    with pytest.raises(InterruptedRunError, match=r"stopped by the operator .*it ended by itself\. Check the slide"):
+    with pytest.raises(
+        InterruptedRunError, match=r"stopped by the operator .*it ended by itself\. Check the slide"
+    ):
         stain(sample, with_staining(small_scope, policy), ask=refuse)
     assert valve.read_text(encoding="utf-8") == "closed"
     assert staining_state(sample) == "started"
 
 
-def test_a_program_that_is_not_there_leaves_nothing_begun(sample: Sample, small_scope: Scope, tmp_path: Path) -> None:
+def test_a_program_that_is_not_there_leaves_nothing_begun(
+    sample: Sample, small_scope: Scope, tmp_path: Path
+) -> None:
     policy = Staining(method="command", command=(str(tmp_path / "nothing"),))
     with pytest.raises(ConfigError, match=r"nothing' could not be started"):
         stain(sample, with_staining(small_scope, policy), ask=refuse)
@@ -208,5 +256,8 @@ def test_an_incubation_that_was_stopped_goes_on_without_another_stain(
 def test_safe_steps_are_for_devices(make_scope: Callable[..., Scope]) -> None:
     with pytest.raises(ValueError, match="'safe_state' belongs to method 'devices'"):
         Staining.model_validate({"method": "prompt", "safe_state": [SHUT]})
-    with pytest.raises(ConfigError, match=r"key 'staining\.safe_state\.0\.wat_s' is not known, did you mean 'wait_s'"):
+    with pytest.raises(
+        ConfigError,
+        match=r"key 'staining\.safe_state\.0\.wat_s' is not known, did you mean 'wait_s'",
+    ):
         make_scope((" },\n]\nincubate_s", ", wat_s = 1 },\n]\nincubate_s"))

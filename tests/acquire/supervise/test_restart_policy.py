@@ -17,7 +17,9 @@ def test_deaths_are_counted_by_field_and_in_a_row() -> None:
     assert policy.died() == RestartDecision(restart=True, field=7, give_up=False, deaths=1)
     policy.start_field(7)
     assert policy.died() == RestartDecision(restart=True, field=7, give_up=True, deaths=2)
-    assert policy.died() == RestartDecision(restart=True, field=None, give_up=False, deaths=0)  # while focusing
+    assert policy.died() == RestartDecision(
+        restart=True, field=None, give_up=False, deaths=0
+    )  # while focusing
     policy.end_field(7, taken=False)
     assert not policy.died().restart
     policy = RestartPolicy(Reliability(max_consecutive_restarts=1))
@@ -34,7 +36,10 @@ def test_deaths_are_counted_by_field_and_in_a_row() -> None:
 def test_a_death_is_described_for_the_log_and_for_the_operator() -> None:
     scope = load_scope("demo")
     crash = describe_death(ChildLostError("died (SIGSEGV)", -11), "SIGSEGV", scope, 60.0)
-    assert (crash.text, type(crash.error)) == ("a device driver crashed (SIGSEGV)", DeviceCrashError)
+    assert (crash.text, type(crash.error)) == (
+        "a device driver crashed (SIGSEGV)",
+        DeviceCrashError,
+    )
     silence = describe_death(ChildLostError("gave no sign of life", None), "SIGKILL", scope, 60.0)
     assert (silence.text, type(silence.error)) == ("no sign of life for 60 s", DeviceTimeoutError)
     with pytest.raises(DeviceCrashError, match="could not start"):

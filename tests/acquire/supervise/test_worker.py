@@ -43,12 +43,17 @@ def test_wants_grow_and_fields_are_told_in_order(
     with AcquisitionWorker(request) as worker:
         worker.request_fields(2)
         events = list(worker.events())
-        assert [event for event in events if isinstance(event, FieldTaken)] == [FieldTaken(0), FieldTaken(1)]
+        assert [event for event in events if isinstance(event, FieldTaken)] == [
+            FieldTaken(0),
+            FieldTaken(1),
+        ]
         assert events[-1] == RequestDone(2)
         worker.request_fields(1)
         assert list(worker.events()) == []
         worker.request_fields(3)
-        assert [event for event in worker.events() if isinstance(event, FieldTaken)] == [FieldTaken(2)]
+        assert [event for event in worker.events() if isinstance(event, FieldTaken)] == [
+            FieldTaken(2)
+        ]
         with pytest.raises(ValueError, match="has room for 1 to 25"):
             worker.request_fields(26)
     field_path(sample.raw_path(), 1).unlink()
@@ -71,18 +76,26 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
     faults = tuple(Fault("driver crash", index, attempts=9) for index in range(1, 4))
     crashing = FaultyOpener(plan, faults, sample.path / "strikes.jsonl")
     told: list[object] = []
-    with AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing)) as worker:
+    with AcquisitionWorker(
+        AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing)
+    ) as worker:
         worker.request_fields(4)
-        with pytest.raises(DeviceCrashError, match=r"that drives it died \(SIGSEGV\).*The slide is in the dark\."):
+        with pytest.raises(
+            DeviceCrashError, match=r"that drives it died \(SIGSEGV\).*The slide is in the dark\."
+        ):
             told.extend(worker.events())
     assert list(fields_on_disk(sample.raw_path())) == [0]
     assert [event for event in told if not isinstance(event, Progress)] == [
         FieldTaken(0, resumed=True),
         FieldMissing(1, _TWICE),
     ]
-    # Two crashes at field 1 and it was given up; two more at field 2, and the run ended: no field between them.
+    # Two crashes at field 1 and it was given up; two more at field 2, and the run ended: no field
+    # between them.
     assert read_missing(sample.raw_path()) == {1: _TWICE}
-    events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    events = [
+        json.loads(line)
+        for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [event["field"] for event in events if event["event"] == "restarted"] == [1, 1, 2]
     assert [event["shutter"] for event in events if event["event"] == "process_ended"] == ["closed"]
     with AcquisitionWorker(AcquisitionRequest(sample, make_scope(), plan, specimen)) as worker:
@@ -94,7 +107,10 @@ def test_a_crashing_driver_kills_the_child_alone_and_the_run_resumes(
 
 @pytest.mark.parametrize(
     ("moment", "n_before"),
-    [("multiprocessing.get_context", 0), ("wbcpipe.system.child_process.ignore_stop_signals_in_children", 1)],
+    [
+        ("multiprocessing.get_context", 0),
+        ("wbcpipe.system.child_process.ignore_stop_signals_in_children", 1),
+    ],
 )
 def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
     sample: Sample,
@@ -106,9 +122,15 @@ def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
 ) -> None:
     scope = make_scope()
     plan = AcquisitionPlan.from_scope(scope, "A")
-    crashing = FaultyOpener(plan, (Fault("driver crash", 0, attempts=1),), sample.path / "strikes.jsonl")
-    worker = AcquisitionWorker(AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing))
-    genuine = {"multiprocessing.get_context": multiprocessing.get_context}.get(moment, ignore_stop_signals_in_children)
+    crashing = FaultyOpener(
+        plan, (Fault("driver crash", 0, attempts=1),), sample.path / "strikes.jsonl"
+    )
+    worker = AcquisitionWorker(
+        AcquisitionRequest(sample, scope, plan, specimen, microscope=crashing)
+    )
+    genuine = {"multiprocessing.get_context": multiprocessing.get_context}.get(
+        moment, ignore_stop_signals_in_children
+    )
     n_calls = 0
 
     def interrupted(*given: str) -> object:
@@ -127,8 +149,13 @@ def test_a_ctrl_c_before_the_child_is_there_ends_the_run_and_hides_nothing(
     with pytest.raises(KeyboardInterrupt):
         take()
     if n_before:
-        events = [json.loads(line) for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-        assert [event["shutter"] for event in events if event["event"] == "process_ended"] == ["closed"]
+        events = [
+            json.loads(line)
+            for line in (sample.path / "log.jsonl").read_text(encoding="utf-8").splitlines()
+        ]
+        assert [event["shutter"] for event in events if event["event"] == "process_ended"] == [
+            "closed"
+        ]
 
 
 def test_a_ctrl_c_as_the_child_is_started_ends_the_child(
@@ -192,12 +219,19 @@ if __name__ == "__main__":
 @pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL and SIGINT to a process are POSIX")
 @pytest.mark.parametrize("end", ["SIGKILL", "SIGINT"])
 def test_the_child_ends_with_its_parent_and_leaves_a_beginning(
-    tmp_path: Path, sample: Sample, small_scope: Scope, small_plan: AcquisitionPlan, specimen: SpecimenPlan, end: str
+    tmp_path: Path,
+    sample: Sample,
+    small_scope: Scope,
+    small_plan: AcquisitionPlan,
+    specimen: SpecimenPlan,
+    end: str,
 ) -> None:
     script = tmp_path / "parent.py"
     script.write_text(_PARENT, encoding="utf-8")
     arguments = [sys.executable, str(script), str(small_scope.path), str(sample.path.parent)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as parent:
+    with subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         while parent.stdout.readline().strip() != "field 1":

@@ -1,4 +1,6 @@
-"""Alerts: to a listener and to a command, once a kind, never a secret in what is written, never a wait."""
+"""Alerts: to a listener and to a command, once a kind, never a secret in what is written, never a
+wait.
+"""
 
 from __future__ import annotations
 
@@ -89,7 +91,9 @@ def write(path: Path, text: str, mode: int = 0o600) -> Path:
     return path
 
 
-def test_a_kind_is_sent_once_until_its_cause_has_ended(listener: Listener, folder: BatchFolder) -> None:
+def test_a_kind_is_sent_once_until_its_cause_has_ended(
+    listener: Listener, folder: BatchFolder
+) -> None:
     alerter = Alerter(AlertSettings(urls=(f"json://{listener.address}/hook",)), folder)
     for _ in range(3):
         alerter.send("disk_low", "Disk low", "2 GB are free.")
@@ -129,15 +133,26 @@ def test_a_command_gets_the_alert_without_a_shell(tmp_path: Path) -> None:
     alerter.send("first_failure", "S1; rm -rf $HOME `id`", "a\nb\0c")
     alerter.close()
     title = "S1; rm -rf $HOME `id`"
-    assert json.loads(out.read_text()) == ["first_failure", title, "a\nb c", f"{title}\n\na\nb\0c\n"]
+    assert json.loads(out.read_text()) == [
+        "first_failure",
+        title,
+        "a\nb c",
+        f"{title}\n\na\nb\0c\n",
+    ]
 
 
 @pytest.mark.parametrize(
     ("command", "why"),
     [
         (("/no/such/program",), "command: FileNotFoundError"),
-        ((sys.executable, "-c", "raise SystemExit(3)"), "command: the service or the command reported a failure"),
-        ((sys.executable, "-c", "import time; time.sleep(60)"), "command: the command did not end within 0.3 s"),
+        (
+            (sys.executable, "-c", "raise SystemExit(3)"),
+            "command: the service or the command reported a failure",
+        ),
+        (
+            (sys.executable, "-c", "import time; time.sleep(60)"),
+            "command: the command did not end within 0.3 s",
+        ),
     ],
     ids=["absent", "fails", "hangs"],
 )
@@ -153,8 +168,10 @@ def test_a_failure_is_in_the_journal_once_and_tried_again(
     assert events(folder) == [("alert_failed", f"first_failure: {why}")]
 
 
-def test_a_failed_alert_arrives_later(listener: Listener, folder: BatchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wbcpipe.batch.alerts.alerts._RETRY_S", (0.02,))
+def test_a_failed_alert_arrives_later(
+    listener: Listener, folder: BatchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbcpipe.batch.alerts.alerts.RETRY_S", (0.02,))
     listener.answer = 503
     alerter = Alerter(AlertSettings(urls=(f"json://{listener.address}",)), folder)
     alerter.send("finished", "t", "b")
@@ -188,7 +205,9 @@ def test_without_a_file_nothing_is_sent(monkeypatch: pytest.MonkeyPatch) -> None
 # The sign of life.
 
 
-def test_the_sign_of_life_is_given_while_the_batch_calls(listener: Listener, tmp_path: Path) -> None:
+def test_the_sign_of_life_is_given_while_the_batch_calls(
+    listener: Listener, tmp_path: Path
+) -> None:
     sign = tmp_path / "alive"
     settings = AliveSettings(
         url=f"http://{listener.address}/ping/{SECRET}",
@@ -206,7 +225,10 @@ def test_the_sign_of_life_is_given_while_the_batch_calls(listener: Listener, tmp
         time.sleep(0.01)
     assert sign.exists()
     alerter.close()
-    assert [(method, path) for method, path, _ in listener.got] == [("GET", f"/ping/{SECRET}"), ("GET", "/end")]
+    assert [(method, path) for method, path, _ in listener.got] == [
+        ("GET", f"/ping/{SECRET}"),
+        ("GET", "/end"),
+    ]
     assert not sign.exists()
 
 
@@ -229,7 +251,9 @@ def test_a_file_of_the_users_is_not_removed(tmp_path: Path) -> None:
 
 def test_a_redirection_is_not_followed(listener: Listener, folder: BatchFolder) -> None:
     listener.answer = 302
-    alerter = Alerter(AlertSettings(alive=AliveSettings(url=f"http://{listener.address}/{SECRET}")), folder)
+    alerter = Alerter(
+        AlertSettings(alive=AliveSettings(url=f"http://{listener.address}/{SECRET}")), folder
+    )
     alerter.alive()
     alerter.close()
     assert [path for _, path, _ in listener.got] == [f"/{SECRET}"]
@@ -250,14 +274,20 @@ def test_the_file_takes_secrets_from_the_environment(tmp_path: Path) -> None:
     assert settings.urls == (f"json://user:{SECRET}@127.0.0.1",)
     assert settings.alive.url == "https://hc.example/42"
     assert SECRET not in repr(settings)
-    with pytest.raises(ConfigError, match="needs the environment variable MAIL_PASS, which is not set"):
+    with pytest.raises(
+        ConfigError, match="needs the environment variable MAIL_PASS, which is not set"
+    ):
         load_alert_settings(path, {"PING_ID": "42"})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="mode bits say nothing on Windows")
 def test_a_url_in_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "alerts.toml", f'[alerts]\nurls = ["json://u:{SECRET}@127.0.0.1"]\n', 0o640)
-    with pytest.raises(ConfigError, match=r"other users can read the file \(mode 640\); run `chmod 600") as failure:
+    path = write(
+        tmp_path / "alerts.toml", f'[alerts]\nurls = ["json://u:{SECRET}@127.0.0.1"]\n', 0o640
+    )
+    with pytest.raises(
+        ConfigError, match=r"other users can read the file \(mode 640\); run `chmod 600"
+    ) as failure:
         load_alert_settings(path)
     assert SECRET not in str(failure.value)
     path.chmod(0o600)
@@ -269,10 +299,16 @@ def test_a_url_in_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None
     [
         ("[alerts]\nurl = ['x']", "key 'alerts.url' is not known, did you mean 'urls'"),
         (f"[alerts]\nurls = 'json://{SECRET}'", "key 'alerts.urls': input should be a valid tuple"),
-        (f"[alerts]\nkinds = ['{SECRET}']", "key 'alerts.kinds.0': input should be 'first_failure'"),
+        (
+            f"[alerts]\nkinds = ['{SECRET}']",
+            "key 'alerts.kinds.0': input should be 'first_failure'",
+        ),
         (f"[alerts]\nurls = [{SECRET}", r"not TOML \(TOMLDecodeError\)"),
         (f"[alerts]\nurls = ['nosuch://{SECRET}@x']", "is no URL that apprise knows"),
-        ("[alerts]\ncommand = ['notify', '${TOKEN}']", "other users can read the arguments of a process"),
+        (
+            "[alerts]\ncommand = ['notify', '${TOKEN}']",
+            "other users can read the arguments of a process",
+        ),
         (f"[alerts.alive]\nurl = 'http://hc.example/{SECRET}'", "only https:// is allowed"),
         (f"[alerts.alive]\nurl = 'file:///etc/{SECRET}'", "only https:// is allowed"),
         ("[alerts.alive]\nevery_min = 0", "greater than 0"),
@@ -294,7 +330,9 @@ def test_a_wrong_file_is_refused_without_showing_a_value(
 
 def test_an_absent_file_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WBCPIPE_ALERTS", str(tmp_path / "none.toml"))
-    with pytest.raises(ConfigError, match=r"none\.toml: there is no such file; give the path of an alerts file"):
+    with pytest.raises(
+        ConfigError, match=r"none\.toml: there is no such file; give the path of an alerts file"
+    ):
         Alerter.from_file(None)
 
 
@@ -316,10 +354,16 @@ def test_no_output_holds_the_secret(
     monkeypatch.setenv("TOKEN", SECRET)
     listener.answer = 500
     seen = tmp_path / "arguments"
-    command = [sys.executable, "-c", "import sys; open(sys.argv[1], 'w').write(repr(sys.argv))", str(seen)]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; open(sys.argv[1], 'w').write(repr(sys.argv))",
+        str(seen),
+    ]
     path = write(
         tmp_path / "alerts.toml",
-        f'[alerts]\nurls = ["json://user:${{TOKEN}}@{listener.address}/${{TOKEN}}?+X-Key=${{TOKEN}}",'
+        f"[alerts]\nurls = "
+        f'["json://user:${{TOKEN}}@{listener.address}/${{TOKEN}}?+X-Key=${{TOKEN}}",'
         f' "json://127.0.0.1:1/${{TOKEN}}"]\ncommand = {json.dumps(command)}\n'
         f'[alerts.alive]\nurl = "http://{listener.address}/${{TOKEN}}"\n',
     )
@@ -331,7 +375,12 @@ def test_no_output_holds_the_secret(
     assert [event for event, _ in events(folder)].count("alert_failed") == 2
     with pytest.raises(SystemExit):
         main(["--debug", "batch", "test-alert", "--alerts", str(path)])
-    written = "".join(capfd.readouterr()) + caplog.text + folder.journal_path.read_text() + seen.read_text()
+    written = (
+        "".join(capfd.readouterr())
+        + caplog.text
+        + folder.journal_path.read_text()
+        + seen.read_text()
+    )
     written += f"{alerter.channels}{vars(alerter)}{os.fspath(path)}"
     assert "JSON" in written
     assert SECRET not in written
@@ -342,7 +391,8 @@ def test_the_command_tests_every_channel(
 ) -> None:
     sign = json.dumps(str(tmp_path / "alive"))
     path = write(
-        tmp_path / "alerts.toml", f'[alerts]\nurls = ["json://{listener.address}"]\n[alerts.alive]\nfile = {sign}\n'
+        tmp_path / "alerts.toml",
+        f'[alerts]\nurls = ["json://{listener.address}"]\n[alerts.alive]\nfile = {sign}\n',
     )
     with pytest.raises(SystemExit) as end:
         main(["batch", "test-alert", "--alerts", str(path)])

@@ -42,7 +42,10 @@ SAMPLES = ("S1", "S2", "S3", "S4")
 
 def make_batch(root: Path, name: str = "night", samples: tuple[str, ...] = SAMPLES) -> BatchFolder:
     folder = BatchFolder.open(root, name)
-    rows = tuple(WorklistRow(line=2 + i, sample=s, slide=s, slot="", scope="demo") for i, s in enumerate(samples))
+    rows = tuple(
+        WorklistRow(line=2 + i, sample=s, slide=s, slot="", scope="demo")
+        for i, s in enumerate(samples)
+    )
     folder.write(BatchRecord(name=name, created=NOW, worklist_sha256="", rows=rows))
     return folder
 
@@ -54,9 +57,19 @@ def folder(tmp_path: Path) -> BatchFolder:
     journal(folder, "batch_started")
     journal(folder, "scan_started", sample="S1", attempt=1)
     journal(
-        folder, "finished", sample="S1", figures={"scanning_s": 60.0, "focusing_s": 20.0, "cells": 210, "fields": 58}
+        folder,
+        "finished",
+        sample="S1",
+        figures={"scanning_s": 60.0, "focusing_s": 20.0, "cells": 210, "fields": 58},
     )
-    journal(folder, "attempt_failed", sample="S2", attempt=1, error="DeviceTimeoutError", reason="the camera is silent")
+    journal(
+        folder,
+        "attempt_failed",
+        sample="S2",
+        attempt=1,
+        error="DeviceTimeoutError",
+        reason="the camera is silent",
+    )
     journal(folder, "quarantined", sample="S2", reason="the camera is silent")
     journal(folder, "held", sample="S3")
     return folder
@@ -67,7 +80,9 @@ def journal(folder: BatchFolder, event: Any, **more: Any) -> None:
 
 
 def call(folder: BatchFolder, *arguments: str) -> tuple[str, BaseException | None]:
-    result = CliRunner().invoke(batch, [*arguments, "--data", str(folder.root)], env={"COLUMNS": "200"})
+    result = CliRunner().invoke(
+        batch, [*arguments, "--data", str(folder.root)], env={"COLUMNS": "200"}
+    )
     return result.output, result.exception
 
 
@@ -76,7 +91,9 @@ def posted(folder: BatchFolder) -> list[tuple[str, str]]:
 
 
 @contextmanager
-def supervisor(folder: BatchFolder, apply: Callable[[BatchFolder, Path, Command], None] | None) -> Iterator[None]:
+def supervisor(
+    folder: BatchFolder, apply: Callable[[BatchFolder, Path, Command], None] | None
+) -> Iterator[None]:
     """Hold the lock, as `batch run` does, and take the commands with ``apply``, or none."""
     ended = threading.Event()
 
@@ -97,7 +114,7 @@ def supervisor(folder: BatchFolder, apply: Callable[[BatchFolder, Path, Command]
             thread.join()
 
 
-def take(folder: BatchFolder, path: Path, command: Command) -> None:
+def take(_folder: BatchFolder, path: Path, _command: Command) -> None:
     path.unlink()
 
 
@@ -111,7 +128,8 @@ def test_commands_wait_in_the_inbox_when_nothing_runs(folder: BatchFolder) -> No
     output, error = call(folder, "hold", "S4")
     assert error is None
     assert output == (
-        "batch night: hold S4: posted; no process runs the batch, and the next `wbcpipe batch run` applies it\n"
+        "batch night: hold S4: posted; no process runs the batch, and the next `wbcpipe batch "
+        "run` applies it\n"
     )
     call(folder, "retry", "--all")
     call(folder, "release", "S3")
@@ -125,7 +143,10 @@ def test_commands_wait_in_the_inbox_when_nothing_runs(folder: BatchFolder) -> No
     ("arguments", "expected"),
     [
         (("skip", "S1"), "skip has no effect on sample 'S1': it is finished; its result stays."),
-        (("retry", "S1"), "it is finished; to scan the slide again, add it under another sample name"),
+        (
+            ("retry", "S1"),
+            "it is finished; to scan the slide again, add it under another sample name",
+        ),
         (("retry", "S4"), "it waits, and is tried without being asked"),
         (("release", "S4"), "release has no effect on sample 'S4': its state is 'waiting'."),
         (("hold", "S3"), "it is on hold already"),
@@ -134,8 +155,14 @@ def test_commands_wait_in_the_inbox_when_nothing_runs(folder: BatchFolder) -> No
         (("confirm",), "no process runs batch 'night': there is nothing to confirm."),
         (("hold", "S4", "--batch", "other"), "no batch 'other' in"),
         (("add", "--sample", "S4", "--slot", "A"), "sample 'S4' is given twice: line 5 has it too"),
-        (("add", "--sample", "S5", "--slot", "Z"), "scope 'demo' has no slot 'Z'; its slots: A, B."),
-        (("add", "--sample", "S5", "--slot", "A", "--cells", "x"), "sample 'S5' is not added: cells: 'x' is not"),
+        (
+            ("add", "--sample", "S5", "--slot", "Z"),
+            "scope 'demo' has no slot 'Z'; its slots: A, B.",
+        ),
+        (
+            ("add", "--sample", "S5", "--slot", "A", "--cells", "x"),
+            "sample 'S5' is not added: cells: 'x' is not",
+        ),
     ],
     ids=" ".join,
 )
@@ -155,15 +182,21 @@ def test_one_wrong_sample_posts_nothing_of_the_others(folder: BatchFolder) -> No
     assert posted(folder) == []
 
 
-@pytest.mark.parametrize("arguments", [("skip",), ("hold",), ("hold", "S4", "--all"), ("stop", "S4")])
-def test_a_slip_in_the_arguments_posts_nothing(folder: BatchFolder, arguments: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    "arguments", [("skip",), ("hold",), ("hold", "S4", "--all"), ("stop", "S4")]
+)
+def test_a_slip_in_the_arguments_posts_nothing(
+    folder: BatchFolder, arguments: tuple[str, ...]
+) -> None:
     result = CliRunner().invoke(batch, [*arguments, "--data", str(folder.root)])
     assert result.exit_code == 2
     assert posted(folder) == []
 
 
 def test_a_row_is_added_with_its_defaults(folder: BatchFolder) -> None:
-    output, error = call(folder, "add", "--sample", "S5", "--slot", "b", "--precision", "neu:2,5%", "--control")
+    output, error = call(
+        folder, "add", "--sample", "S5", "--slot", "b", "--precision", "neu:2,5%", "--control"
+    )
     assert error is None, output
     ((_, command),) = list(folder.commands())
     assert isinstance(command, Command)
@@ -190,7 +223,9 @@ def test_a_running_batch_takes_commands_and_says_so(folder: BatchFolder) -> None
         assert str(error) == "skip S4: not now"
 
 
-def test_a_busy_batch_is_not_waited_for_long(folder: BatchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_busy_batch_is_not_waited_for_long(
+    folder: BatchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from wbcpipe.batch.state import posting
 
     monkeypatch.setattr(posting.post_and_wait, "__kwdefaults__", {"wait_s": 0.1})
@@ -199,18 +234,30 @@ def test_a_busy_batch_is_not_waited_for_long(folder: BatchFolder, monkeypatch: p
     assert "posted; the batch is busy and takes it soon" in output
 
 
-def heartbeat(folder: BatchFolder, *, age_s: float = 0.0, pid: int = 0, created: float = 0.0) -> None:
+def heartbeat(
+    folder: BatchFolder, *, age_s: float = 0.0, pid: int = 0, created: float = 0.0
+) -> None:
     at = datetime.now(UTC) - timedelta(seconds=age_s)
     since = at - timedelta(seconds=100)
     process = ProcessStatus(
-        sample="S4", attempt=1, pid=1, created=0.0, phase="scanning", phase_since=since, done=20, total=60, cells=75
+        sample="S4",
+        attempt=1,
+        pid=1,
+        created=0.0,
+        phase="scanning",
+        phase_since=since,
+        done=20,
+        total=60,
+        cells=75,
     )
     Heartbeat(
         time=at,
         pid=pid or os.getpid(),
         created=created or process_created(os.getpid()) or 0.0,
         host="pc",
-        microscope=MicroscopeState(state="waiting", sample="S4", since=at, reason="stain the slide [red]"),
+        microscope=MicroscopeState(
+            state="waiting", sample="S4", since=at, reason="stain the slide [red]"
+        ),
         processes=(process,),
         stopping="after this sample",
         disk_free_bytes=2_000_000_000,
@@ -228,7 +275,10 @@ def test_status_shows_what_is_on_disk(folder: BatchFolder) -> None:
         told = json.loads(call(folder, "status", "--json")[0])
     lines = [" ".join(line.split()) for line in output.splitlines()]
     assert lines[0].startswith(f"batch night: running, process {os.getpid()}, last sign of life")
-    assert any(line.startswith("microscope: waiting S4 since") and "stain the slide [red]" in line for line in lines)
+    assert any(
+        line.startswith("microscope: waiting S4 since") and "stain the slide [red]" in line
+        for line in lines
+    )
     assert "stopping after this sample" in lines
     assert "S1 finished 58 210" in lines
     assert "S2 quarantined 1 failed the camera is silent" in lines
@@ -237,7 +287,9 @@ def test_status_shows_what_is_on_disk(folder: BatchFolder) -> None:
     assert told["counts"] == {"finished": 1, "quarantined": 1, "held": 1, "scanning": 1}
     assert told["rows"][3]["seconds_left"] == 200.0
     assert told["seconds_left"] == 200.0
-    changed = {path.name for path, at in before.items() if path.exists() and path.stat().st_mtime_ns != at}
+    changed = {
+        path.name for path, at in before.items() if path.exists() and path.stat().st_mtime_ns != at
+    }
     assert changed <= {"journal.jsonl", "lock", "lock.holder"}
 
 
@@ -271,20 +323,24 @@ def test_a_reused_process_id_is_not_the_supervisor(folder: BatchFolder) -> None:
 
 
 def test_the_time_left_follows_the_slides_so_far(folder: BatchFolder) -> None:
-    assert read_status(folder).seconds_left == 80.0  # one waits; S1 took 60 s to scan and 20 s to focus
+    assert (
+        read_status(folder).seconds_left == 80.0
+    )  # one waits; S1 took 60 s to scan and 20 s to focus
     assert read_status(make_batch(folder.root, "other")).seconds_left is None
 
 
 def test_watching_ends_with_the_batch(folder: BatchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     from wbcpipe.batch.commands import status as status_cli
 
-    monkeypatch.setattr(status_cli, "_EVERY_S", 0.01)
+    monkeypatch.setattr(status_cli, "EVERY_S", 0.01)
     heartbeat(folder)
     with supervisor(folder, None):
         ended = threading.Timer(0.2, lambda: journal(folder, "scan_started", sample="S4"))
         ended.start()
         result: list[str] = []
-        watcher = threading.Thread(target=lambda: result.append(call(folder, "status", "--watch")[0]))
+        watcher = threading.Thread(
+            target=lambda: result.append(call(folder, "status", "--watch")[0])
+        )
         watcher.start()
         ended.join()
         time.sleep(0.1)
@@ -294,11 +350,13 @@ def test_watching_ends_with_the_batch(folder: BatchFolder, monkeypatch: pytest.M
     assert result[0].count("batch night: not running: it was interrupted") == 1
 
 
-def test_watching_waits_a_while_for_the_start(folder: BatchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_watching_waits_a_while_for_the_start(
+    folder: BatchFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from wbcpipe.batch.commands import status as status_cli
 
-    monkeypatch.setattr(status_cli, "_EVERY_S", 0.01)
-    monkeypatch.setattr(status_cli, "_START_S", 0.1)
+    monkeypatch.setattr(status_cli, "EVERY_S", 0.01)
+    monkeypatch.setattr(status_cli, "START_S", 0.1)
     output, error = call(folder, "status", "--watch", "--json")
     assert error is None
     shown = [json.loads(line) for line in output.splitlines()]
@@ -327,15 +385,29 @@ def test_the_batch_that_was_started_last_is_meant(folder: BatchFolder) -> None:
 def test_the_rules_know_every_state(folder: BatchFolder) -> None:
     row = folder.record().rows[0]
     failed = RowStatus(row, attempts=1)
-    for state in ("waiting", "held", "scanning", "scanned", "staining", "stained", "processing", "skipped"):
-        texts = [command_problem(kind, replace(failed, state=state)) for kind in ("hold", "release", "skip", "retry")]
+    for state in (
+        "waiting",
+        "held",
+        "scanning",
+        "scanned",
+        "staining",
+        "stained",
+        "processing",
+        "skipped",
+    ):
+        texts = [
+            command_problem(kind, replace(failed, state=state))
+            for kind in ("hold", "release", "skip", "retry")
+        ]
         assert any(not text for text in texts), state
 
 
 def test_check_prints_the_plan_and_its_estimates(tmp_path: Path) -> None:
     path = tmp_path / "NIGHT.csv"
     path.write_text("sample;slot;fields;deadline\nS1;A;40;\nS2;B;20;1m\n")
-    result = CliRunner().invoke(batch, ["check", str(path), "--data", str(tmp_path / "data"), "--json"])
+    result = CliRunner().invoke(
+        batch, ["check", str(path), "--data", str(tmp_path / "data"), "--json"]
+    )
     told = json.loads(result.output)
     assert result.exception is None
     assert told["ok"]
@@ -352,7 +424,9 @@ def test_check_prints_the_plan_and_its_estimates(tmp_path: Path) -> None:
     assert "warning: line 3: the deadline of S2" in " ".join(shown.split())
 
 
-def test_check_refuses_mistakes_and_a_small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_refuses_mistakes_and_a_small_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "NIGHT.csv"
     path.write_text("sample;slot\nS1;A\nS1;C\n")
     result = CliRunner().invoke(batch, ["check", str(path), "--data", str(tmp_path)])

@@ -20,7 +20,16 @@ from wbcpipe.batch.install.units import NightStart, start_files
 from wbcpipe.errors import ConfigError
 
 _TASK = "{http://schemas.microsoft.com/windows/2004/02/mit/task}"
-_WORDS = ("/opt/w b c/python", "-m", "wbcpipe", "batch", "run", "/data/50 % & <pr\u00e4p>.csv", "--name", '$HOME "x"')
+_WORDS = (
+    "/opt/w b c/python",
+    "-m",
+    "wbcpipe",
+    "batch",
+    "run",
+    "/data/50 % & <pr\u00e4p>.csv",
+    "--name",
+    '$HOME "x"',
+)
 
 
 def _start(words: tuple[str, ...] = _WORDS, title: str = "50 % & <night>.csv") -> NightStart:
@@ -34,7 +43,9 @@ def test_the_task_of_windows_has_the_settings_of_a_night() -> None:
     assert content[:2] in (b"\xff\xfe", b"\xfe\xff")
     task = ElementTree.fromstring(content)
     settings = {
-        element.tag.removeprefix(_TASK): element.text for element in task.findall(f"{_TASK}Settings/*") if element.text
+        element.tag.removeprefix(_TASK): element.text
+        for element in task.findall(f"{_TASK}Settings/*")
+        if element.text
     }
     assert settings["ExecutionTimeLimit"] == "PT0S"
     assert settings["DisallowStartIfOnBatteries"] == settings["StopIfGoingOnBatteries"] == "false"
@@ -76,10 +87,14 @@ def test_the_service_runs_the_same_words() -> None:
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not there")
 def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     words = (sys.executable, *_WORDS[1:])
-    for file in start_files(NightStart("wbcpipe-night", words, tmp_path, _start().at, "50 %"), "linux"):
+    for file in start_files(
+        NightStart("wbcpipe-night", words, tmp_path, _start().at, "50 %"), "linux"
+    ):
         (tmp_path / file.name).write_bytes(file.content())
     names = [str(path) for path in sorted(tmp_path.glob("wbcpipe-night.*"))]
-    run = subprocess.run(["systemd-analyze", "verify", *names], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        ["systemd-analyze", "verify", *names], capture_output=True, text=True, check=False
+    )
     complaints = [line for line in run.stderr.splitlines() if "wbcpipe-night" in line]
     assert complaints == []
 
@@ -94,7 +109,10 @@ def test_the_command_prints_or_writes_and_checks_the_options(tmp_path: Path) -> 
     words = [str(tmp_path / "NIGHT.csv"), "--at", "7:05", "--data", str(tmp_path)]
     printed = runner.invoke(install, [*words, "--for", "linux", "--", "--memory-limit", "6GB"])
     assert printed.exit_code == 0
-    assert re.search(r"ExecStart=\S+ -m wbcpipe batch run \S+NIGHT.csv --data \S+ --memory-limit 6GB\n", printed.stdout)
+    assert re.search(
+        r"ExecStart=\S+ -m wbcpipe batch run \S+NIGHT.csv --data \S+ --memory-limit 6GB\n",
+        printed.stdout,
+    )
     assert "OnCalendar=*-*-* 07:05:00" in printed.stdout
     assert "enable-linger" in printed.stderr
     written = runner.invoke(install, [*words, "--for", "windows", "--out", str(tmp_path / "task")])

@@ -1,4 +1,7 @@
-"""The morning page: every state, hostile text, damaged files, and advice for whatever can go wrong."""
+"""The morning page.
+
+Every state, hostile text, damaged files, and advice for whatever can go wrong.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,13 @@ from click.testing import CliRunner
 import wbcpipe.batch
 from wbcpipe import errors
 from wbcpipe.batch.alerts.alerts import Alerter
-from wbcpipe.batch.morning.advice import ERROR_ADVICE, EVENT_ADVICE, GATE_ADVICE, NO_SAMPLE_ERRORS, advice_for
+from wbcpipe.batch.morning.advice import (
+    ERROR_ADVICE,
+    EVENT_ADVICE,
+    GATE_ADVICE,
+    NO_SAMPLE_ERRORS,
+    advice_for,
+)
 from wbcpipe.batch.morning.page import render_text, write_morning_page
 from wbcpipe.batch.morning.summary import summarise
 from wbcpipe.batch.night.night import Night
@@ -69,7 +78,9 @@ def page_of(folder: BatchFolder) -> Page:
 
 
 def test_every_error_that_can_quarantine_has_advice() -> None:
-    sources = "".join(path.read_text(encoding="utf-8") for path in Path(wbcpipe.batch.__path__[0]).rglob("*.py"))
+    sources = "".join(
+        path.read_text(encoding="utf-8") for path in Path(wbcpipe.batch.__path__[0]).rglob("*.py")
+    )
     of_processes = set(re.findall(r'SampleFailed\(\s*"(\w+)"|error="(\w+Error)"', sources))
     named = {name for pair in of_processes for name in pair if name}
     assert {"ProcessHungError", "DeadlineError"} <= named
@@ -99,7 +110,10 @@ def test_the_page_says_what_became_of_every_sample(night: BatchFolder) -> None:
     for number in range(1, 13):
         assert f"S{number:03d}" in words
     assert NOTICE in words
-    assert "camera 'Cam <b>1</b>': no image within 5.0 s at field 3 (DeviceTimeoutError, 3 attempts)" in words
+    assert (
+        "camera 'Cam <b>1</b>': no image within 5.0 s at field 3 (DeviceTimeoutError, 3 attempts)"
+        in words
+    )
     assert "then wbcpipe batch retry S004" in words
     assert "the label says 'S013', the worklist 'S005'" in words
     assert "Compare the slide in this slot with the worklist" in words
@@ -124,7 +138,7 @@ def test_hostile_text_is_text(night: BatchFolder) -> None:
     page = Page(html)
     assert "<script>alert('note')</script> kcab" in page.words
     assert not page.of("script")
-    assert not page.of("b") == []
+    assert page.of("b") != []
     assert "\u202e" not in html
     assert "\x1b" not in html
     text = path.with_name("morning.txt").read_text(encoding="utf-8")
@@ -140,7 +154,9 @@ def test_the_page_needs_nothing_but_itself(night: BatchFolder) -> None:
     assert not {name for name in names if name.startswith("on")} | names & {"style", "srcset"}
     assert not re.search(r"https?:|//[a-z]|@import|url\(", html)
     assert {"script", "link", "iframe", "object"}.isdisjoint(tag for tag, _ in page.elements)
-    policy = next(a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy")
+    policy = next(
+        a["content"] for a in page.of("meta") if a.get("http-equiv") == "Content-Security-Policy"
+    )
     assert policy is not None
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
 
@@ -150,7 +166,11 @@ def test_the_page_is_accessible(night: BatchFolder) -> None:
     assert page.of("html")[0]["lang"] == "en"
     assert all(attributes.get("scope") in ("col", "row") for attributes in page.of("th"))
     assert all(attributes.get("alt") for attributes in page.of("img"))
-    assert all(attributes.get("aria-label") for attributes in page.of("svg") if attributes.get("role") == "img")
+    assert all(
+        attributes.get("aria-label")
+        for attributes in page.of("svg")
+        if attributes.get("role") == "img"
+    )
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
@@ -208,7 +228,9 @@ def test_a_broken_control_rule_is_drawn_and_said(night: BatchFolder) -> None:
     for number in range(31):
         value = 50 + number % 5 * 0.2 if number < 30 else 71.0
         time, batch = start - timedelta(days=30 - number), night.name if number == 30 else "earlier"
-        store.append(QcEntry(time=time, kind="night_check", batch=batch, figures={"light.color1": value}))
+        store.append(
+            QcEntry(time=time, kind="night_check", batch=batch, figures={"light.color1": value})
+        )
     page = page_of(night)
     assert "control rules broken on demo" in page.words
     assert "Do not release the results of this scope" in page.words
@@ -250,11 +272,16 @@ def test_light_and_time(night: BatchFolder) -> None:
     summary = summarise(night)
     first = summary.samples[0]
     assert first.light is not None
-    assert (first.light.exposures, first.light.total_ms, first.light.max_field_ms) == (21, 420.0, 40.0)
+    assert (first.light.exposures, first.light.total_ms, first.light.max_field_ms) == (
+        21,
+        420.0,
+        40.0,
+    )
     assert first.scan_s == 14 * 60
     assert first.phases_s["segmenting"] == 12.3
     assert first.memory_bytes == 1_620_000_000
-    # Four scans of 14 min, three of 3 min, one of 15, 5 until the last entry before the crash, 9 after it.
+    # Four scans of 14 min, three of 3 min, one of 15, 5 until the last entry before the crash, 9
+    # after it.
     assert summary.microscope_s == 60 * (4 * 14 + 3 * 3 + 15 + 5 + 9)
     assert summary.idle_s == pytest.approx(6.2)
 
@@ -294,7 +321,9 @@ def test_the_command_prints_the_text_and_writes_the_page(night: BatchFolder) -> 
 
 def test_the_command_without_a_batch(tmp_path: Any) -> None:
     with pytest.raises(errors.WorklistError, match="no batch in"):
-        CliRunner().invoke(cli, ["batch", "report", "--data", str(tmp_path)], catch_exceptions=False)
+        CliRunner().invoke(
+            cli, ["batch", "report", "--data", str(tmp_path)], catch_exceptions=False
+        )
 
 
 def test_the_command_opens_the_page(night: BatchFolder, monkeypatch: pytest.MonkeyPatch) -> None:

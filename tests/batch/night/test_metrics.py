@@ -60,7 +60,14 @@ def test_the_figures_of_a_batch(night: BatchFolder) -> None:
 
 def test_the_figures_of_the_heartbeat(night: BatchFolder) -> None:
     process = ProcessStatus(
-        sample="S010", attempt=1, pid=1, created=0, phase="scanning", phase_since=NOW, cells=77, memory_bytes=5 * 10**8
+        sample="S010",
+        attempt=1,
+        pid=1,
+        created=0,
+        phase="scanning",
+        phase_since=NOW,
+        cells=77,
+        memory_bytes=5 * 10**8,
     )
     beat = Heartbeat(
         time=NOW,
@@ -75,7 +82,9 @@ def test_the_figures_of_the_heartbeat(night: BatchFolder) -> None:
     got = figures(metrics_text(night))
     assert got["heartbeat_timestamp_seconds",] == NOW.timestamp()
     assert got["disk_free_bytes",] == 1e11
-    assert {key[1]: value for key, value in got.items() if key[0] == "microscope_state"}["scanning"] == 1
+    assert {key[1]: value for key, value in got.items() if key[0] == "microscope_state"}[
+        "scanning"
+    ] == 1
     assert sum(value for key, value in got.items() if key[0] == "microscope_state") == 1
     assert got["memory_bytes", "S010"] == 5e8
     assert got["cells_in_progress",] == 77
@@ -92,8 +101,14 @@ def test_the_port_is_of_this_computer_alone(night: BatchFolder) -> None:
     try:
         assert exporter.port
         connections = psutil.Process().net_connections(kind="inet")
-        heard = {found.laddr.ip for found in connections if found.laddr and found.laddr.port == exporter.port}
-        with urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10) as answer:
+        heard = {
+            found.laddr.ip
+            for found in connections
+            if found.laddr and found.laddr.port == exporter.port
+        }
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{exporter.port}/metrics", timeout=10
+        ) as answer:
             assert figures(answer.read())["rows", "finished"] == 4
         assert heard == {"127.0.0.1"}
         with pytest.raises(ConfigError, match="cannot be opened"):
@@ -104,8 +119,10 @@ def test_the_port_is_of_this_computer_alone(night: BatchFolder) -> None:
         urllib.request.urlopen(f"http://127.0.0.1:{exporter.port}/metrics", timeout=10)
 
 
-def test_the_file_is_whole_and_up_to_date(night: BatchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("wbcpipe.batch.night.metrics._FILE_S", 0.01)
+def test_the_file_is_whole_and_up_to_date(
+    night: BatchFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("wbcpipe.batch.night.metrics.FILE_EVERY_S", 0.01)
     path = tmp_path / "wbcpipe.prom"
     exporter = MetricsExporter(night, textfile=path)
     exporter.start()
@@ -117,7 +134,9 @@ def test_the_file_is_whole_and_up_to_date(night: BatchFolder, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("name", ["wbcpipe.txt", "none/wbcpipe.prom"])
-def test_a_file_that_node_exporter_would_not_read(name: str, night: BatchFolder, tmp_path: Path) -> None:
+def test_a_file_that_node_exporter_would_not_read(
+    name: str, night: BatchFolder, tmp_path: Path
+) -> None:
     with pytest.raises(ConfigError, match=r"files named \*\.prom"):
         MetricsExporter(night, textfile=tmp_path / name)
 
@@ -129,5 +148,7 @@ def test_prometheus_is_an_extra(night: BatchFolder, monkeypatch: pytest.MonkeyPa
 
 
 def test_the_command_prints_them(night: BatchFolder) -> None:
-    result: Any = CliRunner().invoke(cli, ["batch", "metrics", "--data", str(night.root)], catch_exceptions=False)
+    result: Any = CliRunner().invoke(
+        cli, ["batch", "metrics", "--data", str(night.root)], catch_exceptions=False
+    )
     assert figures(result.output)["rows", "held"] == 1

@@ -1,4 +1,6 @@
-"""Figures of a check against the calibration, the first checks, and the limits of the scope file."""
+"""Figures of a check against the calibration, the first checks, and the limits of the scope
+file.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,13 @@ import pytest
 
 from wbcpipe.acquire.calibration.night_check import NightFigures
 from wbcpipe.acquire.config.calibration_file import calibration_path, new_record, save_calibration
-from wbcpipe.acquire.config.calibration_record import CalibrationParts, DarkExposure, DarkPart, FlatModality, FlatPart
+from wbcpipe.acquire.config.calibration_record import (
+    CalibrationParts,
+    DarkExposure,
+    DarkPart,
+    FlatModality,
+    FlatPart,
+)
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.batch.qc.drift import Reference, compare_with_limits, find_reference, flat_figures
 from wbcpipe.batch.qc.records import QcEntry
@@ -72,14 +80,19 @@ def calibrate(scope: Scope, data: Path, **flat: Any) -> None:
             **flat,
         }
     )
-    parts = CalibrationParts(dark=DarkPart(exposures=(dark,)), flat=FlatPart(modalities={"color1": modality}))
+    parts = CalibrationParts(
+        dark=DarkPart(exposures=(dark,)), flat=FlatPart(modalities={"color1": modality})
+    )
     save_calibration(calibration_path(scope, data), new_record(scope, "A", parts, {}, 1.0, None))
 
 
 def checks(number: int, **figures: float) -> list[QcEntry]:
     time = datetime(2026, 9, 1, tzinfo=UTC)
     shading: dict[str, tuple[tuple[float, ...], ...]] = {"color1": EIGHT}
-    return [QcEntry(time=time, kind="night_check", figures={**GOOD, **figures}, shading=shading) for _ in range(number)]
+    return [
+        QcEntry(time=time, kind="night_check", figures={**GOOD, **figures}, shading=shading)
+        for _ in range(number)
+    ]
 
 
 def statuses(scope: Scope, figures: dict[str, float], reference: Reference) -> dict[str, str]:
@@ -87,7 +100,9 @@ def statuses(scope: Scope, figures: dict[str, float], reference: Reference) -> d
     return {name: finding.status for name, finding in zip(figures, found, strict=True)}
 
 
-def test_the_first_checks_make_the_reference_where_there_is_no_calibration(scope: Scope, tmp_path: Path) -> None:
+def test_the_first_checks_make_the_reference_where_there_is_no_calibration(
+    scope: Scope, tmp_path: Path
+) -> None:
     early = find_reference(scope, tmp_path, checks(4))
     found = statuses(scope, GOOD, early)
     absolute = ("focus_repeat_um", "focus_um", "lamp_sd.color1", "stage_return_um")
@@ -103,7 +118,9 @@ def test_the_first_checks_make_the_reference_where_there_is_no_calibration(scope
     assert set(statuses(scope, GOOD, reference).values()) == {"ok"}
 
 
-def test_a_calibration_is_preferred_and_the_checks_fill_what_it_lacks(scope: Scope, tmp_path: Path) -> None:
+def test_a_calibration_is_preferred_and_the_checks_fill_what_it_lacks(
+    scope: Scope, tmp_path: Path
+) -> None:
     calibrate(scope, tmp_path, background=50000.0)
     reference = find_reference(scope, tmp_path, checks(5))
     assert reference.figures["light.color1"] == 50000.0
@@ -113,18 +130,27 @@ def test_a_calibration_is_preferred_and_the_checks_fill_what_it_lacks(scope: Sco
     assert statuses(scope, {"light.color1": 40000.0}, reference) == {"light.color1": "drift"}
 
 
-def test_a_calibration_of_another_exposure_or_objective_is_not_compared(scope: Scope, tmp_path: Path) -> None:
+def test_a_calibration_of_another_exposure_or_objective_is_not_compared(
+    scope: Scope, tmp_path: Path
+) -> None:
     calibrate(scope, tmp_path, exposure_ms=10.0)
     assert "light.color1" not in find_reference(scope, tmp_path, []).figures
     calibrate(scope, tmp_path)
-    other = scope.model_copy(update={"calibration": scope.calibration.model_copy(update={"objective": "20x"})})
+    other = scope.model_copy(
+        update={"calibration": scope.calibration.model_copy(update={"objective": "20x"})}
+    )
     assert find_reference(other, tmp_path, []).figures == {}
 
 
 @pytest.mark.parametrize(
     ("name", "within", "beyond", "words"),
     [
-        ("light.color1", 36100.0, 35900.0, r"40000 in the first 5 checks: -10.3 % where at most 10 % .*lamp is on"),
+        (
+            "light.color1",
+            36100.0,
+            35900.0,
+            r"40000 in the first 5 checks: -10.3 % where at most 10 % .*lamp is on",
+        ),
         ("light.color1", 43900.0, 44100.0, "lamp"),
         ("light.fluorescence", 420.0, 380.0, "at most 50 %"),
         ("dark_level.5ms", 109.5, 111.0, "cooled"),
@@ -154,9 +180,13 @@ def test_the_shape_is_compared_apart_from_the_power_of_the_lamp() -> None:
     grid = 0.5 * np.ones((8, 8))
     grid[6, 1] *= 0.93
 
-    def figures(shading: np.ndarray[Any, Any], before: tuple[tuple[float, ...], ...]) -> dict[str, float]:
+    def figures(
+        shading: np.ndarray[Any, Any], before: tuple[tuple[float, ...], ...]
+    ) -> dict[str, float]:
         shape = {"color1": tuple(map(tuple, shading.tolist()))}
-        return flat_figures(NightFigures({}, shape, (), 0, 0, 0.0), Reference(shading={"color1": before}))
+        return flat_figures(
+            NightFigures({}, shape, (), 0, 0, 0.0), Reference(shading={"color1": before})
+        )
 
     assert figures(grid, EIGHT) == {"flat.color1": pytest.approx(7.0)}
     assert figures(0.5 * np.ones((8, 8)), EIGHT) == {"flat.color1": 0.0}

@@ -30,21 +30,27 @@ def scope(tmp_path: Path) -> Scope:
     demo = load_scope("demo")
     toml, cfg = demo.path.read_text(encoding="utf-8"), demo.config_path.read_text(encoding="utf-8")
     (tmp_path / "demo.cfg").write_text(cfg.replace("Size,2048", "Size,384"), encoding="utf-8")
-    toml = toml.replace("[2048, 2048]", "[384, 384]").replace("[-2500.0, 2500.0]", "[-300.0, 300.0]")
+    toml = toml.replace("[2048, 2048]", "[384, 384]").replace(
+        "[-2500.0, 2500.0]", "[-300.0, 300.0]"
+    )
     (tmp_path / "small.toml").write_text(toml, encoding="utf-8")
     return load_scope(tmp_path / "small.toml")
 
 
 def changed(scope: Scope, table: str, **values: Any) -> Scope:
     model = getattr(scope, table)
-    return scope.model_copy(update={table: type(model).model_validate({**model.model_dump(), **values})})
+    return scope.model_copy(
+        update={table: type(model).model_validate({**model.model_dump(), **values})}
+    )
 
 
 def request(scope: Scope, tmp_path: Path, **more: Any) -> NightCheckRequest:
     row = WorklistRow(sample="S1", slide="S1", slot="A", scope="small", fields=3)
     values: dict[str, Any] = {"first": False, "batch": "night", "specimen": SpecimenPlan(7), **more}
     result = tmp_path / "check.json"
-    return NightCheckRequest(scope=scope, slot="A", rows=(row,), data=tmp_path, result_path=result, **values)
+    return NightCheckRequest(
+        scope=scope, slot="A", rows=(row,), data=tmp_path, result_path=result, **values
+    )
 
 
 def without_measuring(monkeypatch: pytest.MonkeyPatch, **figures: float) -> list[NightMeasurement]:
@@ -90,7 +96,9 @@ def test_drift_is_told_and_a_slide_without_stain_gets_no_fluorescence(
     told = run_night_check(request(scope, tmp_path, stained=False))
     assert not told.passed
     assert told.stop_reason == ""
-    assert [(item.name, item.status) for item in told.findings] == [("Return of the stage", "drift")]
+    assert [(item.name, item.status) for item in told.findings] == [
+        ("Return of the stage", "drift")
+    ]
     run_night_check(request(scope, tmp_path))
     off = changed(scope, "night_check", fluorescence=False)
     run_night_check(request(off, tmp_path))
@@ -102,7 +110,11 @@ def test_a_broken_control_rule_stops_the_night_where_set(
 ) -> None:
     without_measuring(monkeypatch, **{"light.color1": 30500.0})
     store = QcStore.of_scope(tmp_path, "small")
-    store.append(QcEntry(time=now(), kind="target", figure="light.color1", target=QcTarget(mean=30000, sd=100)))
+    store.append(
+        QcEntry(
+            time=now(), kind="target", figure="light.color1", target=QcTarget(mean=30000, sd=100)
+        )
+    )
     strict = changed(scope, "night_check", control_rules="stop")
     with pytest.raises(BatchCheckError, match=re.escape("more than 3 SD from the mean")):
         run_night_check(request(strict, tmp_path))
@@ -149,5 +161,10 @@ def test_a_measurement_that_fails_is_told_or_stops(
         (False, 3, 9, False),
     ],
 )
-def test_a_check_is_due_as_configured(scope: Scope, enabled: bool, between: int, since: int | None, due: bool) -> None:
-    assert check_is_due(changed(scope, "night_check", enabled=enabled, between_slides=between), since) is due
+def test_a_check_is_due_as_configured(
+    scope: Scope, enabled: bool, between: int, since: int | None, due: bool
+) -> None:
+    assert (
+        check_is_due(changed(scope, "night_check", enabled=enabled, between_slides=between), since)
+        is due
+    )

@@ -34,7 +34,11 @@ BASELINE = [100 + (0.9747 if number % 2 else -0.9747) for number in range(BASELI
 
 
 def night(number: int, value: float, figure: str = "focus_um", **more: Any) -> QcEntry:
-    entry = {"time": START + timedelta(days=number), "kind": "night_check", "batch": f"night-{number}"}
+    entry = {
+        "time": START + timedelta(days=number),
+        "kind": "night_check",
+        "batch": f"night-{number}",
+    }
     return QcEntry.model_validate({**entry, "figures": {figure: value}, **more})
 
 
@@ -75,12 +79,17 @@ def test_rules_look_across_runs_but_not_into_another_period() -> None:
 
 
 def test_a_new_baseline_of_one_figure_leaves_the_others() -> None:
-    note = QcEntry(time=START, kind="note", comment="new lamp", new_baseline=True, figure="light.color2")
+    note = QcEntry(
+        time=START, kind="note", comment="new lamp", new_baseline=True, figure="light.color2"
+    )
     entries = []
     for number in range(4):
         entries.append(night(number, 1.0, figures={"light.color1": 5.0, "light.color2": 5.0}))
         entries += [note] if number == 1 else []
-    lengths = {series.figure: [len(period.points) for period in series.periods] for series in build_series(entries)}
+    lengths = {
+        series.figure: [len(period.points) for period in series.periods]
+        for series in build_series(entries)
+    }
     assert lengths == {"light.color1": [4], "light.color2": [2, 2]}
 
 
@@ -106,25 +115,42 @@ def test_a_target_is_used_from_its_first_value_on_until_it_is_removed() -> None:
     def target(value: QcTarget | None) -> QcEntry:
         return QcEntry(time=START, kind="target", figure="focus_um", target=value)
 
-    entries = [*nights([50.0] * 3), target(QcTarget(mean=50, sd=2)), night(3, 56.5), target(None), night(4, 99.0)]
+    entries = [
+        *nights([50.0] * 3),
+        target(QcTarget(mean=50, sd=2)),
+        night(3, 56.5),
+        target(None),
+        night(4, 99.0),
+    ]
     first, second, third = only(entries).periods
     assert not first.points[-1].rules
     assert (second.mean, second.sd, second.source) == (50, 2, "target")
     assert second.points[0].rules == ("1-2s", "1-3s")
     assert third.mean is None
-    assert only([target(QcTarget(mean=50, sd=2)), night(0, 56.5)]).points[0].rules == ("1-2s", "1-3s")
+    assert only([target(QcTarget(mean=50, sd=2)), night(0, 56.5)]).points[0].rules == (
+        "1-2s",
+        "1-3s",
+    )
 
 
 def test_control_slides_of_different_blood_are_not_compared() -> None:
-    entries = [night(n, 60.0 + n, "percent.NEU", kind="control", material=f"LOT-{n % 2}") for n in range(6)]
-    assert [(series.material, len(series.points)) for series in build_series(entries)] == [("LOT-0", 3), ("LOT-1", 3)]
+    entries = [
+        night(n, 60.0 + n, "percent.NEU", kind="control", material=f"LOT-{n % 2}") for n in range(6)
+    ]
+    assert [(series.material, len(series.points)) for series in build_series(entries)] == [
+        ("LOT-0", 3),
+        ("LOT-1", 3),
+    ]
 
 
 def test_a_decrease_of_flicker_is_no_fault_and_a_constant_figure_no_trap() -> None:
     steady = [0.2 + 0.05 * (-1) ** n for n in range(BASELINE_POINTS)]
     series = only(nights([*steady, *[0.0] * 12], figure="lamp_sd.color1"))
     assert not any(point.rules for point in series.points)
-    assert only(nights([*steady, 0.9], figure="lamp_sd.color1")).points[-1].rules == ("1-2s", "1-3s")
+    assert only(nights([*steady, 0.9], figure="lamp_sd.color1")).points[-1].rules == (
+        "1-2s",
+        "1-3s",
+    )
     series = only(nights([*[49.0] * BASELINE_POINTS, 50.0], figure="hot_pixels.5ms"))
     assert series.points[-1].rules == ()  # one pixel is the smallest difference that counts
     series = only(nights([*[49.0] * BASELINE_POINTS, 54.0], figure="hot_pixels.5ms"))
@@ -137,13 +163,21 @@ def test_the_gate_of_a_night_is_what_that_night_breaks() -> None:
     assert broken_rules(series, batch="night-21") == []
     assert [rule.rule for rule in broken_rules(series, batch="night-22")] == ["1-2s"]
     text = broken_rules(series, batch="night-20")[0].text
-    assert text == "Height of the slide's surface is 103.20 um (+3.2 SD): more than 3 SD from the mean"
+    assert (
+        text == "Height of the slide's surface is 103.20 um (+3.2 SD): more than 3 SD from the mean"
+    )
 
 
 def test_quality_of_a_night_puts_the_broken_figure_first(tmp_path: Path) -> None:
     store = QcStore.of_scope(tmp_path, "mylab")
     for number, value in enumerate([*BASELINE, 104.0]):
-        store.append(night(number, 0.0, figures={"light.color1": 4e4, "dark_level.5ms": 100.0, "focus_um": value}))
+        store.append(
+            night(
+                number,
+                0.0,
+                figures={"light.color1": 4e4, "dark_level.5ms": 100.0, "focus_um": value},
+            )
+        )
     quality = quality_of_night(tmp_path, "mylab", "night-20", charts=2)
     assert not quality.passed
     assert [series.figure for series in quality.charts] == ["focus_um", "light.color1"]
@@ -153,7 +187,11 @@ def test_quality_of_a_night_puts_the_broken_figure_first(tmp_path: Path) -> None
 
 def test_only_checks_of_the_present_setup_make_a_reference() -> None:
     entries = [night(n, 1.0, versions={"setup": "a" if n < 2 else "b"}) for n in range(5)]
-    assert [entry.batch for entry in checks_of_period(entries, {"setup": "b"})] == ["night-2", "night-3", "night-4"]
+    assert [entry.batch for entry in checks_of_period(entries, {"setup": "b"})] == [
+        "night-2",
+        "night-3",
+        "night-4",
+    ]
     note = QcEntry(time=START, kind="note", new_baseline=True)
     assert checks_of_period([*entries, note], {"setup": "b"}) == []
 
@@ -174,7 +212,9 @@ def test_entries_survive_a_cut_line_and_two_writers(tmp_path: Path) -> None:
         writer.start()
     for writer in writers:
         writer.join()
-    assert sorted(int(entry.batch.removeprefix("night-")) for entry in store.entries()) == list(range(21))
+    assert sorted(int(entry.batch.removeprefix("night-")) for entry in store.entries()) == list(
+        range(21)
+    )
     with store.path.open("ab") as handle:
         handle.write(b'{"time":"2026-09-02T19:00:00Z","kind":"guess"}\n')
     with pytest.raises(SampleStateError, match=r"mylab.jsonl, line 23: key 'kind'"):
@@ -201,11 +241,18 @@ def weeks(tmp_path: Path) -> Path:
     store = QcStore.of_scope(tmp_path, "mylab")
     for number in range(30):
         power = 1.0 if number < 27 else 0.93
-        figures = {"light.color1": 43000 * power * random.gauss(1, 0.004), "focus_um": random.gauss(3, 0.3)}
+        figures = {
+            "light.color1": 43000 * power * random.gauss(1, 0.004),
+            "focus_um": random.gauss(3, 0.3),
+        }
         store.append(night(number, 0.0, figures=figures))
         interval = {"percent_low.NEU": 55.0, "percent_high.NEU": 68.0}
         control = {"percent.NEU": random.gauss(62, 2), **interval}
-        store.append(night(number, 0.0, kind="control", material="LOT-7", sample=f"C{number}", figures=control))
+        store.append(
+            night(
+                number, 0.0, kind="control", material="LOT-7", sample=f"C{number}", figures=control
+            )
+        )
     return tmp_path
 
 
@@ -228,26 +275,36 @@ def test_a_chart_is_an_image_of_its_own_for_readers_and_screen_readers(weeks: Pa
 
 def test_the_command_shows_table_page_and_json(weeks: Path) -> None:
     page = weeks / "qc.html"
-    result = CliRunner().invoke(qc, ["--data", str(weeks), "--html", str(page)], catch_exceptions=False)
+    result = CliRunner().invoke(
+        qc, ["--data", str(weeks), "--html", str(page)], catch_exceptions=False
+    )
     assert "Light, color1" in result.output
     assert "1-3s" in result.output
     html = page.read_text(encoding="utf-8")
     assert html.count("<svg role") == 3
     assert "Control rules are broken" in html
     assert not re.search(r'(?:src|href)="(?!https://doi|#)', html)
-    result = CliRunner().invoke(qc, ["--data", str(weeks), "--figure", "light", "--json"], catch_exceptions=False)
+    result = CliRunner().invoke(
+        qc, ["--data", str(weeks), "--figure", "light", "--json"], catch_exceptions=False
+    )
     (scope,) = json.loads(result.output)["scopes"]
     assert [series["figure"] for series in scope["series"]] == ["light.color1"]
     assert {rule["rule"] for rule in scope["broken_rules"]} >= {"1-3s", "2-2s"}
-    with pytest.raises(ConfigError, match=r"no figure 'lamp'; figures: light.color1, focus_um, percent.NEU"):
+    with pytest.raises(
+        ConfigError, match=r"no figure 'lamp'; figures: light.color1, focus_um, percent.NEU"
+    ):
         CliRunner().invoke(qc, ["--data", str(weeks), "--figure", "lamp"], catch_exceptions=False)
-    with pytest.raises(ConfigError, match=r"'mine' has no figures in .*; scopes with figures: mylab"):
+    with pytest.raises(
+        ConfigError, match=r"'mine' has no figures in .*; scopes with figures: mylab"
+    ):
         CliRunner().invoke(qc, ["--data", str(weeks), "--scope", "mine"], catch_exceptions=False)
 
 
 def test_since_leaves_out_old_values_but_not_their_baseline(weeks: Path) -> None:
     arguments = ["--data", str(weeks), "--since", "2026-09-25", "--figure", "light", "--json"]
-    (series,) = json.loads(CliRunner().invoke(qc, arguments, catch_exceptions=False).output)["scopes"][0]["series"]
+    (series,) = json.loads(CliRunner().invoke(qc, arguments, catch_exceptions=False).output)[
+        "scopes"
+    ][0]["series"]
     (period,) = series["periods"]
     assert len(period["points"]) == 6
     assert period["mean"] == pytest.approx(43000, rel=0.005)
@@ -259,11 +316,26 @@ def test_notes_and_targets_are_appended_with_who_gave_them(weeks: Path) -> None:
         CliRunner().invoke(qc, [*arguments, "--data", str(weeks)], catch_exceptions=False)
 
     run("note", "--scope", "mylab", "new <lamp>", "--new-baseline", "--figure", "light.color1")
-    run("set-target", "--scope", "mylab", "percent.NEU", "--material", "LOT-7", "--mean", "62", "--sd", "2")
+    run(
+        "set-target",
+        "--scope",
+        "mylab",
+        "percent.NEU",
+        "--material",
+        "LOT-7",
+        "--mean",
+        "62",
+        "--sd",
+        "2",
+    )
     *_, note, target = QcStore.of_scope(weeks, "mylab").entries()
     assert (note.comment, note.new_baseline, note.figure) == ("new <lamp>", True, "light.color1")
     assert "@" in note.by
-    assert (target.figure, target.material, target.target) == ("percent.NEU", "LOT-7", QcTarget(mean=62, sd=2))
+    assert (target.figure, target.material, target.target) == (
+        "percent.NEU",
+        "LOT-7",
+        QcTarget(mean=62, sd=2),
+    )
     run("--html", str(weeks / "qc.html"))
     assert "new &lt;lamp&gt;" in (weeks / "qc.html").read_text(encoding="utf-8")
     for wrong in (["--mean", "62"], ["--mean", "62", "--sd", "0"], ["--sd", "nan", "--mean", "1"]):

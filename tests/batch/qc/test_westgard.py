@@ -67,7 +67,8 @@ def test_a_scope_that_has_not_changed_breaks_few_rules() -> None:
     z = np.random.default_rng(3).normal(size=20_000).tolist()
     broken = rules_broken(z)
     share = {name: sum(name in rules for rules in broken) / len(z) for name in RULES}
-    # Of a normal distribution: beyond 2 SD 4.6 %, 3 SD 0.27 %; ten in succession on one side 2 / 1024.
+    # Of a normal distribution: beyond 2 SD 4.6 %, 3 SD 0.27 %; ten in succession on one side 2 /
+    # 1024.
     assert share["1-2s"] == pytest.approx(0.0455, abs=0.005)
     assert share["1-3s"] == pytest.approx(0.0027, abs=0.001)
     assert share["2-2s"] == pytest.approx(2 * 0.02275**2, abs=0.0006)

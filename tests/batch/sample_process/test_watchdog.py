@@ -14,7 +14,10 @@ from wbcpipe.batch.sample_process.watchdog import ClockWatch, phase_limits_s
     ("later", "events"),
     [
         ((10.0, 10.0, 10.0), []),
-        ((3610.0, 10.0, 3610.0), [("computer_slept", "the computer slept, or this program did not run, for 60 min")]),
+        (
+            (3610.0, 10.0, 3610.0),
+            [("computer_slept", "the computer slept, or this program did not run, for 60 min")],
+        ),
         (
             (310.0, 310.0, 310.0),
             [("computer_slept", "the computer slept, or this program did not run, for 5 min")],
@@ -26,17 +29,15 @@ from wbcpipe.batch.sample_process.watchdog import ClockWatch, phase_limits_s
     ids=["nothing", "Linux slept", "Windows slept", "set forward", "set back", "corrected"],
 )
 def test_sleep_and_changed_clocks_are_told(
-    later: tuple[float, float, float], events: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+    later: tuple[float, float, float], events: list[tuple[str, str]]
 ) -> None:
-    monkeypatch.setattr("wbcpipe.batch.sample_process.watchdog._read_clocks", lambda: (0.0, 0.0, 0.0))
-    found = ClockWatch().compare(later)
+    found = ClockWatch(clocks=lambda: (0.0, 0.0, 0.0)).compare(later)
     assert [(change.event, change.reason) for change in found] == events
 
 
-def test_work_that_takes_long_is_no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_that_takes_long_is_no_sleep() -> None:
     clocks = iter([(0.0, 0.0, 0.0), (300.0, 300.0, 300.0), (900.0, 310.0, 900.0)])
-    monkeypatch.setattr("wbcpipe.batch.sample_process.watchdog._read_clocks", lambda: next(clocks))
-    watch = ClockWatch()
+    watch = ClockWatch(clocks=lambda: next(clocks))
     assert watch.tick(worked=True) == []
     assert [change.seconds for change in watch.tick(worked=True)] == [590.0]
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
 
 def row(**values: Any) -> WorklistRow:
-    return WorklistRow.model_validate({"sample": "S1", "slide": "S1", "slot": "A", "scope": "demo", **values})
+    return WorklistRow.model_validate(
+        {"sample": "S1", "slide": "S1", "slot": "A", "scope": "demo", **values}
+    )
 
 
 def begin(one: WorklistRow, root: Path, fields: int = 0) -> Sample:
@@ -70,7 +72,12 @@ def test_a_scan_of_other_targets_is_none(tmp_path: Path, asked: dict[str, Any], 
     sample = begin(row(), tmp_path, fields=3)
     reached = PrecisionReached("NEU", 64.0, 4.9, 5.0)
     ScanOutcome(
-        reason="precision", fields_done=3, fields_wanted=3, cells=151, cells_wanted=150, precision=(reached,)
+        reason="precision",
+        fields_done=3,
+        fields_wanted=3,
+        cells=151,
+        cells_wanted=150,
+        precision=(reached,),
     ).save(sample)
     assert row_content(row(**asked), tmp_path).stage == stage
 
@@ -79,7 +86,10 @@ def test_a_scan_that_a_deadline_ended_goes_on_with_a_later_one(tmp_path: Path) -
     sample, now = begin(row(fields=9), tmp_path, fields=3), datetime.now(UTC)
     ScanOutcome(reason="deadline", fields_done=3, fields_wanted=9).save(sample)
     for hours, stage in ((-1, "scanned"), (1, "started")):
-        assert row_content(row(fields=9, deadline=now + timedelta(hours=hours)), tmp_path).stage == stage
+        assert (
+            row_content(row(fields=9, deadline=now + timedelta(hours=hours)), tmp_path).stage
+            == stage
+        )
 
 
 def test_a_damaged_sample_or_one_of_another_slot_counts_as_started(tmp_path: Path) -> None:
@@ -100,7 +110,10 @@ def test_the_stages_of_two_passes(tmp_path: Path) -> None:
     assert row_content(one, tmp_path).stage == "brightfield"
     applied = datetime.now(UTC)
     write_staining(
-        sample, StainingRecord(method="prompt", started=applied.isoformat(), applied=applied.isoformat(), done=None)
+        sample,
+        StainingRecord(
+            method="prompt", started=applied.isoformat(), applied=applied.isoformat(), done=None
+        ),
     )
     content = row_content(one, tmp_path)
     assert (content.stage, content.stained_at) == ("stained", applied)

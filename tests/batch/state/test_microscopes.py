@@ -23,7 +23,10 @@ def rows(*scopes: str) -> list[WorklistRow]:
 def test_each_microscope_has_a_line_and_a_virtual_one_is_named() -> None:
     some = rows("demo", "squid-daheng", "demo", "no-such-scope")
     virtual, real = microscope_lines(some)
-    assert virtual == "microscope demo (VIRTUAL: it draws its images, no real slide is scanned): 2 slides"
+    assert (
+        virtual
+        == "microscope demo (VIRTUAL: it draws its images, no real slide is scanned): 2 slides"
+    )
     assert real.startswith("microscope squid-daheng (")
     assert real.endswith("): 1 slide")
     assert "VIRTUAL" not in real
@@ -38,5 +41,7 @@ def test_a_core_log_that_cannot_be_written_is_refused_before_the_night(tmp_path:
     text = (SHIPPED / "demo.toml").read_text(encoding="utf-8")
     bridge.write_text(text.replace('backend = "headless"', 'backend = "bridge"'), encoding="utf-8")
     (tmp_path / "demo.cfg").write_bytes((SHIPPED / "demo.cfg").read_bytes())
-    with pytest.raises(ConfigError, match="uses a running Micro-Manager, which keeps the log of its core"):
+    with pytest.raises(
+        ConfigError, match="uses a running Micro-Manager, which keeps the log of its core"
+    ):
         check_core_logs(rows("demo", str(bridge)), tmp_path / "core.log")

@@ -38,12 +38,18 @@ def test_an_edited_worklist_is_merged_into_its_batch(tmp_path: Path) -> None:
     write(path, "new;B;5;0", "a;A;3;7")
     open_batch(path, None, data, "demo", said.append)
     record = folder.record()
-    assert [(row.sample, row.fields, row.priority) for row in record.rows] == [("new", 5, 0), ("a", 3, 7), ("b", 4, 0)]
+    assert [(row.sample, row.fields, row.priority) for row in record.rows] == [
+        ("new", 5, 0),
+        ("a", 3, 7),
+        ("b", 4, 0),
+    ]
     assert record.created == created
     assert (folder.path / "worklist.csv").read_bytes() == path.read_bytes()
     events = [(entry.event, entry.sample) for entry in folder.journal()]
     assert events[1:] == [("row_changed", "b"), ("row_added", "new")]
-    assert said == ["no longer in night.csv, but still in the batch: b; `wbcpipe batch skip` takes a sample out"]
+    assert said == [
+        "no longer in night.csv, but still in the batch: b; `wbcpipe batch skip` takes a sample out"
+    ]
 
 
 def test_a_started_row_does_not_change(tmp_path: Path) -> None:
@@ -53,7 +59,9 @@ def test_a_started_row_does_not_change(tmp_path: Path) -> None:
     folder.append(JournalEntry(time=datetime.now(UTC), event="scan_started", sample="b", attempt=1))
     before = (folder.path / "batch.json").read_bytes()
     write(path, "b;A;4;0")
-    with pytest.raises(WorklistError, match=r"line 2: sample 'b' was started and is scanning; its slot, fields can"):
+    with pytest.raises(
+        WorklistError, match=r"line 2: sample 'b' was started and is scanning; its slot, fields can"
+    ):
         open_batch(path, "other", data, "demo", print)
     assert (folder.path / "batch.json").read_bytes() == before
 
@@ -63,7 +71,10 @@ def test_a_deadline_that_is_past_is_judged_until_its_row_is_started(tmp_path: Pa
     path = tmp_path / "night.csv"
 
     def lines(a: datetime, b: datetime, fields: int = 3) -> None:
-        rows = [f"{name};{slot};{fields};{at:%Y-%m-%d %H:%M}" for name, slot, at in (("a", "A", a), ("b", "B", b))]
+        rows = [
+            f"{name};{slot};{fields};{at:%Y-%m-%d %H:%M}"
+            for name, slot, at in (("a", "A", a), ("b", "B", b))
+        ]
         path.write_text("\n".join(["sample;slot;fields;deadline", *rows, ""]), encoding="utf-8")
 
     lines(day, day)
@@ -72,7 +83,9 @@ def test_a_deadline_that_is_past_is_judged_until_its_row_is_started(tmp_path: Pa
     record = folder.record()
     exact = past.replace(second=0, microsecond=0)
     folder.write(
-        record.model_copy(update={"rows": tuple(r.model_copy(update={"deadline": exact}) for r in record.rows)})
+        record.model_copy(
+            update={"rows": tuple(r.model_copy(update={"deadline": exact}) for r in record.rows)}
+        )
     )
     folder.append(JournalEntry(time=datetime.now(UTC), event="scan_started", sample="a", attempt=1))
     folder.append(JournalEntry(time=datetime.now(UTC), event="finished", sample="a"))

@@ -27,14 +27,23 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
         found.append(park)
         return ""
 
-    monkeypatch.setattr("wbcpipe.batch.supervise.leave_microscope.close_shutter_in_subprocess", close)
+    monkeypatch.setattr(
+        "wbcpipe.batch.supervise.leave_microscope.close_shutter_in_subprocess", close
+    )
     return found
 
 
 def scope_with_robot(code: int = 0, park_um: tuple[float, float] | None = (0.0, 0.0)) -> Scope:
     scope = load_scope("demo")
-    program = [sys.executable, "-S", "-c", f"print('the gripper is open'); raise SystemExit({code})"]
-    loader = Loader.model_validate({"method": "command", "load_command": program, "unload_command": program})
+    program = [
+        sys.executable,
+        "-S",
+        "-c",
+        f"print('the gripper is open'); raise SystemExit({code})",
+    ]
+    loader = Loader.model_validate(
+        {"method": "command", "load_command": program, "unload_command": program}
+    )
     stage = scope.stage.model_copy(update={"park_um": park_um})
     return scope.model_copy(update={"loader": loader, "stage": stage})
 
@@ -49,7 +58,9 @@ def leave(scope: Scope, data: Path, *, unload: bool = True) -> Left:
     return leave_microscope(scope, data, unload=unload, park=True, say=lambda _: None)
 
 
-def test_the_slide_is_taken_away_in_the_dark_before_the_stage_is_parked(tmp_path: Path, closed: list[bool]) -> None:
+def test_the_slide_is_taken_away_in_the_dark_before_the_stage_is_parked(
+    tmp_path: Path, closed: list[bool]
+) -> None:
     scope = loaded(scope_with_robot(), tmp_path)
     assert leave(scope, tmp_path) == Left(unloaded="S7")
     assert closed == [False, True]
@@ -64,7 +75,9 @@ def test_a_slide_that_is_still_needed_stays(tmp_path: Path, closed: list[bool]) 
     assert read_loader(scope, tmp_path).state == "loaded"
 
 
-def test_a_slide_that_cannot_be_taken_away_is_told_and_the_stage_stays(tmp_path: Path, closed: list[bool]) -> None:
+def test_a_slide_that_cannot_be_taken_away_is_told_and_the_stage_stays(
+    tmp_path: Path, closed: list[bool]
+) -> None:
     scope = loaded(scope_with_robot(code=3), tmp_path)
     left = leave(scope, tmp_path)
     assert left.error == "LoaderStateError"
@@ -73,11 +86,14 @@ def test_a_slide_that_cannot_be_taken_away_is_told_and_the_stage_stays(tmp_path:
     assert closed == [False]
 
 
-def test_a_shutter_that_may_be_open_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shutter_that_may_be_open_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(
         "wbcpipe.batch.supervise.leave_microscope.close_shutter_in_subprocess",
         lambda *_, **__: "the process died (SIGSEGV)",
     )
     assert leave(load_scope("demo"), tmp_path).lit == (
-        "It is not certain that the slide is in the dark (the process died (SIGSEGV)): check the lamp."
+        "It is not certain that the slide is in the dark (the process died (SIGSEGV)): check the "
+        "lamp."
     )

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from wbcpipe.batch.state.completion import RowStage
 
 
-def row(sample: str, stage: RowStage = "new", protocol: str = "one-pass", priority: int = 0, **more: Any) -> RowView:
+def row(
+    sample: str, stage: RowStage = "new", protocol: str = "one-pass", priority: int = 0, **more: Any
+) -> RowView:
     asked = WorklistRow.model_validate(
         {
             "sample": sample,
@@ -48,26 +50,47 @@ USING, WAITING = ProcessView("a", "using"), ProcessView("b", "waiting")
 
 TABLE: dict[str, tuple[BatchView, list[Decision]]] = {
     "the first row is started": (BatchView([A, B]), [Start("a", "slide")]),
-    "a process that waits gets the free microscope": (BatchView([A, B], [ProcessView("a", "waiting")]), [Grant("a")]),
+    "a process that waits gets the free microscope": (
+        BatchView([A, B], [ProcessView("a", "waiting")]),
+        [Grant("a")],
+    ),
     "while one scans the next is warmed": (BatchView([A, B, C], [USING]), [Start("b", "slide")]),
     "and only one of them": (BatchView([A, B, C], [USING, ProcessView("b", "loading")]), []),
     "a warm one waits for its turn": (BatchView([A, B, C], [USING, WAITING]), []),
-    "and has it when the other is processed": (BatchView([A, B, C], [ProcessView("a", "done"), WAITING]), [Grant("b")]),
+    "and has it when the other is processed": (
+        BatchView([A, B, C], [ProcessView("a", "done"), WAITING]),
+        [Grant("b")],
+    ),
     "no scan begins while too many are processed": (
         BatchView([A, B, C], [ProcessView("a", "done"), WAITING], max_processing=1),
         [],
     ),
     "nor is one warmed": (BatchView([A, B, C], [ProcessView("a", "done")], max_processing=1), []),
-    "the highest priority first": (BatchView([A, row("b", priority=5, order=1)]), [Start("b", "slide")]),
-    "a failed attempt goes behind the others": (BatchView([row("a", attempts=1), B]), [Start("b", "slide")]),
-    "but not behind lower priorities": (BatchView([row("a", attempts=1, priority=1), B]), [Start("a", "slide")]),
+    "the highest priority first": (
+        BatchView([A, row("b", priority=5, order=1)]),
+        [Start("b", "slide")],
+    ),
+    "a failed attempt goes behind the others": (
+        BatchView([row("a", attempts=1), B]),
+        [Start("b", "slide")],
+    ),
+    "but not behind lower priorities": (
+        BatchView([row("a", attempts=1, priority=1), B]),
+        [Start("a", "slide")],
+    ),
     "a held row is left": (BatchView([row("a", state="held"), B]), [Start("b", "slide")]),
-    "a delayed row is left": (BatchView([row("a", not_before_s=9.0), B], now_s=8.0), [Start("b", "slide")]),
+    "a delayed row is left": (
+        BatchView([row("a", not_before_s=9.0), B], now_s=8.0),
+        [Start("b", "slide")],
+    ),
     "a late row without a field is given up": (
         BatchView([row("a", late=True), B]),
         [Quarantine("a", "its deadline passed before a field was taken"), Start("b", "slide")],
     ),
-    "one with fields is processed": (BatchView([row("a", "started", late=True)]), [Start("a", "slide")]),
+    "one with fields is processed": (
+        BatchView([row("a", "started", late=True)]),
+        [Start("a", "slide")],
+    ),
     "a scanned row is processed beside a scan": (
         BatchView([A, row("b", "scanned", order=1)], [USING]),
         [Start("b", "slide")],
@@ -76,8 +99,14 @@ TABLE: dict[str, tuple[BatchView, list[Decision]]] = {
         BatchView([A, B, row("c", "scanned")], [WAITING], scanning_stopped=True),
         [End("b"), Start("c", "slide")],
     ),
-    "after the last sample nothing starts": (BatchView([A, B, C], [USING, WAITING], stopping=True), [End("b")]),
-    "a full disk starts nothing": (BatchView([A, row("b", "scanned")], [WAITING], disk_is_full=True), []),
+    "after the last sample nothing starts": (
+        BatchView([A, B, C], [USING, WAITING], stopping=True),
+        [End("b")],
+    ),
+    "a full disk starts nothing": (
+        BatchView([A, row("b", "scanned")], [WAITING], disk_is_full=True),
+        [],
+    ),
     "bright field of the whole list first": (
         BatchView([of_list("a", "brightfield"), of_list("b", order=1)]),
         [Start("b", "brightfield")],
@@ -87,7 +116,12 @@ TABLE: dict[str, tuple[BatchView, list[Decision]]] = {
         [Start("a", "stain")],
     ),
     "or all of them by the operator, at once": (
-        BatchView([of_list("a", "brightfield", prompts=True), of_list("b", "brightfield", prompts=True, order=1)]),
+        BatchView(
+            [
+                of_list("a", "brightfield", prompts=True),
+                of_list("b", "brightfield", prompts=True, order=1),
+            ]
+        ),
         [AskForStain(("a", "b"))],
     ),
     "who is asked when nothing is scanned": (
@@ -111,7 +145,9 @@ TABLE: dict[str, tuple[BatchView, list[Decision]]] = {
         [Start("a", "slide")],
     ),
     "but has no turn yet": (
-        BatchView([of_list("a", "stained", not_before_s=100.0)], [ProcessView("a", "waiting")], now_s=99.0),
+        BatchView(
+            [of_list("a", "stained", not_before_s=100.0)], [ProcessView("a", "waiting")], now_s=99.0
+        ),
         [],
     ),
     "a stained slide that is ready goes first": (

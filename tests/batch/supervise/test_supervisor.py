@@ -1,4 +1,7 @@
-"""A supervisor and real processes, whose work is done by a few lines: turns, failures, commands, resumption."""
+"""A supervisor and real processes, whose work is done by a few lines.
+
+Turns, failures, commands, resumption.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,8 @@ if TYPE_CHECKING:
     from wbcpipe.batch.row_status import RowStatus
 
 ROOT = Path(__file__).parents[3]
-#: The process of a sample. ``plans/<sample>`` has a word for each of its attempts; without one it works.
+#: The process of a sample. ``plans/<sample>`` has a word for each of its attempts; without one it
+#: works.
 _TARGET = """
 import os, signal, time
 from pathlib import Path
@@ -131,7 +135,9 @@ class Night:
 
     def post(self, kind: str, sample: str = "", **more: Any) -> None:
         self.folder.post(
-            Command.model_validate({"kind": kind, "sample": sample, "time": datetime.now(UTC), "by": "me@pc", **more})
+            Command.model_validate(
+                {"kind": kind, "sample": sample, "time": datetime.now(UTC), "by": "me@pc", **more}
+            )
         )
 
     def events(self, sample: str = "") -> list[str]:
@@ -147,7 +153,9 @@ def rows(samples: Sequence[str]) -> tuple[WorklistRow, ...]:
 
 @pytest.fixture
 def dark(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
-    """(scope, whether its slide is taken away, whether it parks) of each process that would close the shutter."""
+    """(scope, whether its slide is taken away, whether it parks) of each process that would close
+    the shutter.
+    """
     found: list[tuple[str, bool, bool]] = []
 
     def leave(scope: Any, _root: Path, *, unload: bool, park: bool, **_: Any) -> Left:
@@ -164,7 +172,11 @@ def dark(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool, bool]]:
 
 
 @pytest.fixture
-def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dark: list[tuple[str, bool, bool]]) -> Callable[..., Night]:
+def night(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dark: list[tuple[str, bool, bool]],  # noqa: ARG001 - it replaces what acts on the microscope
+) -> Callable[..., Night]:
     (tmp_path / "batch_targets.py").write_text(_TARGET, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "batch_targets", raising=False)
@@ -172,7 +184,9 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dark: list[tuple[str,
 
     def make(*samples: str, root: Path = tmp_path) -> Night:
         folder = BatchFolder.open(root, "night")
-        record = BatchRecord(name="night", created=datetime.now(UTC), worklist_sha256="0" * 64, rows=rows(samples))
+        record = BatchRecord(
+            name="night", created=datetime.now(UTC), worklist_sha256="0" * 64, rows=rows(samples)
+        )
         folder.write(record)
         return Night(folder, target)
 
@@ -180,7 +194,9 @@ def night(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dark: list[tuple[str,
 
 
 def child_processes() -> list[str]:
-    """Return the command lines of this process's children, without Python's own that removes semaphores."""
+    """Return the command lines of this process's children, without Python's own that removes
+    semaphores.
+    """
     lines = [" ".join(child.cmdline()) for child in psutil.Process().children()]
     return [line for line in lines if "resource_tracker" not in line]
 
@@ -202,7 +218,11 @@ def test_each_sample_has_its_turn_and_its_entries(
     assert figures["idle_s"] < 5
     assert figures["memory_bytes"] >= 0
     assert dark == [("demo", True, True)]  # at the end of the run that scanned
-    turns = [entry for entry in batch.folder.journal() if entry.event in ("scan_started", "scan_finished")]
+    turns = [
+        entry
+        for entry in batch.folder.journal()
+        if entry.event in ("scan_started", "scan_finished")
+    ]
     assert [(entry.event, entry.sample) for entry in turns] == [
         ("scan_started", "a"),
         ("scan_finished", "a"),
@@ -211,7 +231,27 @@ def test_each_sample_has_its_turn_and_its_entries(
     ]
     heartbeat = batch.folder.heartbeat()
     assert heartbeat is not None
-    assert (heartbeat.pid, heartbeat.microscope.state, heartbeat.processes) == (os.getpid(), "idle", ())
+    assert (heartbeat.pid, heartbeat.microscope.state, heartbeat.processes) == (
+        os.getpid(),
+        "idle",
+        (),
+    )
+
+
+@pytest.mark.usefixtures("dark")
+def test_space_that_was_freed_before_anyone_looked_ends_the_wait(
+    night: Callable[..., Night],
+) -> None:
+    batch = night("full")
+    batch.plan("full", "DiskFullError", "DiskFullError")
+    status = batch.run(free_bytes=lambda _: 10**9, disk_retry_s=0.1)
+    assert states(status) == {"full": "finished"}
+    assert [event for event in batch.events() if event.startswith("disk")] == [
+        *("disk_low", "disk_freed"),
+        *("disk_low", "disk_freed"),
+    ]
+    (reason, _) = [entry.reason for entry in batch.folder.journal() if entry.event == "disk_freed"]
+    assert reason == "1 GB are free on the disk, which may be enough"
 
 
 def test_what_fails_is_tried_again_and_given_up_with_its_reason(
@@ -231,19 +271,28 @@ def test_what_fails_is_tried_again_and_given_up_with_its_reason(
         "hopeless": "quarantined",
         "full": "finished",
     }
-    assert [event for event in batch.events() if event.startswith("disk")] == ["disk_low", "disk_freed"]
+    assert [event for event in batch.events() if event.startswith("disk")] == [
+        "disk_low",
+        "disk_freed",
+    ]
     assert (batch.events("full").count("interrupted"), status["full"].attempts) == (1, 0)
     assert batch.events("crashes").count("attempt_failed") == 1
     (crash,) = [
-        entry for entry in batch.folder.journal() if (entry.event, entry.sample) == ("attempt_failed", "crashes")
+        entry
+        for entry in batch.folder.journal()
+        if (entry.event, entry.sample) == ("attempt_failed", "crashes")
     ]
     assert crash.error == "ProcessCrashError"
-    assert crash.reason.startswith("its process crashed (SIGSEGV) while scanning: a fault in native code")
+    assert crash.reason.startswith(
+        "its process crashed (SIGSEGV) while scanning: a fault in native code"
+    )
     assert "The slide is in the dark" in crash.reason
     assert status["always"].error in ("ProcessKilledError", "OutOfMemoryError")
     assert "SIGKILL" in status["always"].reason or "out of memory" in status["always"].reason
     assert (status["hopeless"].error, status["hopeless"].attempts) == ("SampleStateError", 1)
-    assert dark.count(("demo", False, False)) == 5  # after each attempt that failed with the microscope
+    assert (
+        dark.count(("demo", False, False)) == 5
+    )  # after each attempt that failed with the microscope
 
 
 def test_a_process_that_hangs_or_grows_is_ended(night: Callable[..., Night]) -> None:
@@ -252,7 +301,9 @@ def test_a_process_that_hangs_or_grows_is_ended(night: Callable[..., Night]) -> 
     batch.plan("grows", "memory", "works")
     status = batch.run(limits_s={"scanning": 0.8}, memory_limit_bytes=350_000_000)
     assert states(status) == {"hangs": "finished", "grows": "finished"}
-    failed = {entry.sample: entry for entry in batch.folder.journal() if entry.event == "attempt_failed"}
+    failed = {
+        entry.sample: entry for entry in batch.folder.journal() if entry.event == "attempt_failed"
+    }
     assert failed["hangs"].error == "ProcessHungError"
     assert "it made no progress for" in failed["hangs"].reason
     assert failed["grows"].error in ("MemoryLimitError", "ProcessHungError")
@@ -265,7 +316,9 @@ def test_a_process_is_not_to_blame_for_the_sleep_of_the_computer(
     batch = night("a")
     batch.plan("a", "wait")
     now, slept_s = time.monotonic, [0.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now() + slept_s[0])  # as on Windows, where it goes on during sleep
+    monkeypatch.setattr(
+        time, "monotonic", lambda: now() + slept_s[0]
+    )  # as on Windows, where it goes on during sleep
 
     def sleep() -> None:
         while not (batch.folder.root / "a.waits").exists():
@@ -287,7 +340,9 @@ def test_three_equal_faults_of_the_microscope_stop_the_scanning(
         batch.plan(sample, "DeviceTimeoutError")
     status = batch.run()
     assert set(states(status).values()) == {"waiting"}
-    assert {one.attempts for one in status.values()} == {0}  # the fault does not count against the slides
+    assert {one.attempts for one in status.values()} == {
+        0
+    }  # the fault does not count against the slides
     assert batch.events().count("scanning_stopped") == 1
     assert dark[-1] == ("demo", False, True)  # no loader moves at a microscope with a fault
 
@@ -301,27 +356,45 @@ def test_a_mended_microscope_goes_on_unless_a_slide_may_be_half_loaded(
     none = '"command"\nmethod = "none"'
     assert none in toml
     path = tmp_path / "hotel.toml"
-    path.write_text(toml.replace(none, '"command"\nmethod = "prompt"\nslot = "A"'), encoding="utf-8")
+    path.write_text(
+        toml.replace(none, '"command"\nmethod = "prompt"\nslot = "A"'), encoding="utf-8"
+    )
     shutil.copy(shipped / "demo.cfg", tmp_path)
     record = batch.folder.record()
-    batch.folder.write(record.model_copy(update={"rows": (record.rows[0].model_copy(update={"scope": str(path)}),)}))
+    batch.folder.write(
+        record.model_copy(
+            update={"rows": (record.rows[0].model_copy(update={"scope": str(path)}),)}
+        )
+    )
     scope = load_scope(str(path))
     batch.plan("a", "LoaderStateError", "LoaderStateError")
     write_loader(scope, tmp_path, LoaderRecord(state="loading", method="prompt"))
     batch.on["scanning_stopped", ""] = lambda: batch.post("confirm")
     assert states(batch.run()) == {"a": "waiting"}
-    (refused,) = [entry.reason for entry in batch.folder.journal() if entry.event == "command_refused"]
+    (refused,) = [
+        entry.reason for entry in batch.folder.journal() if entry.event == "command_refused"
+    ]
     assert f"wbcpipe loader state --scope {path} --slide ID" in refused
     write_loader(scope, tmp_path, LoaderRecord(state="empty", method="operator"))
     assert states(batch.run()) == {"a": "finished"}
-    assert batch.events()[-4:] == ["scanning_stopped", "scanning_resumed", "operator_confirmed", "batch_ended"]
+    assert batch.events()[-4:] == [
+        "scanning_stopped",
+        "scanning_resumed",
+        "operator_confirmed",
+        "batch_ended",
+    ]
 
 
-def test_a_disk_that_is_full_stops_nothing_for_good(tmp_path: Path, night: Callable[..., Night]) -> None:
+def test_a_disk_that_is_full_stops_nothing_for_good(
+    tmp_path: Path, night: Callable[..., Night]
+) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=90m", "tmpfs", str(disk)]
-    if sys.platform != "linux" or subprocess.run(mount, capture_output=True, check=False).returncode:
+    if (
+        sys.platform != "linux"
+        or subprocess.run(mount, capture_output=True, check=False).returncode
+    ):
         pytest.skip("mounting a small disk needs Linux and root")
     try:
         batch = night("a", root=disk)
@@ -332,7 +405,8 @@ def test_a_disk_that_is_full_stops_nothing_for_good(tmp_path: Path, night: Calla
                 (disk / "filler").unlink(missing_ok=True)
 
         def scarce(path: Path) -> int:
-            # The journal finds no space for the failure of the sample; then another program frees some.
+            # The journal finds no space for the failure of the sample; then another program frees
+            # some.
             left = shutil.disk_usage(path).free
             if left == 0 and (disk / "filler").stat().st_size > 80_000_000:
                 os.truncate(disk / "filler", 80_000_000)
@@ -391,7 +465,10 @@ def test_a_stop_ends_the_batch_and_the_same_command_goes_on(
         batch.run()
     assert states(batch.folder.status()) == {"a": "waiting", "b": "waiting"}
     assert child_processes() == []
-    assert dark == [("demo", False, False), ("demo", False, True)]  # the slide stays for the scan that goes on
+    assert dark == [
+        ("demo", False, False),
+        ("demo", False, True),
+    ]  # the slide stays for the scan that goes on
 
     def stop() -> None:
         batch.post("stop")
@@ -453,9 +530,15 @@ def test_killed_or_stopped_it_goes_on_without_leftovers(night: Callable[..., Nig
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(root), *sys.path])}
     working: list[ProcessStatus] = []
     for number in (signal.SIGKILL, signal.SIGTERM):
-        with subprocess.Popen([sys.executable, str(script), str(root)], env=environment, stderr=subprocess.PIPE) as run:
+        with subprocess.Popen(
+            [sys.executable, str(script), str(root)], env=environment, stderr=subprocess.PIPE
+        ) as run:
             until_s = time.monotonic() + 60
-            while not (root / "a.waits").exists() and run.poll() is None and time.monotonic() < until_s:
+            while (
+                not (root / "a.waits").exists()
+                and run.poll() is None
+                and time.monotonic() < until_s
+            ):
                 time.sleep(0.01)
             with pytest.raises(BatchBusyError, match="is being run by another process"):
                 batch.run()
@@ -473,7 +556,10 @@ def test_killed_or_stopped_it_goes_on_without_leftovers(night: Callable[..., Nig
     begun = ["scan_started", "interrupted"]
     done = ["scan_started", "scan_finished", "processing_started", "finished"]
     assert [entry.event for entry in journal if entry.sample == "a"] == [*begun, *begun, *done]
-    assert json.loads((batch.folder.path / "batch.json").read_text(encoding="utf-8"))["name"] == "night"
+    assert (
+        json.loads((batch.folder.path / "batch.json").read_text(encoding="utf-8"))["name"]
+        == "night"
+    )
 
 
 def test_a_report_that_the_journal_does_not_know_is_finished(
@@ -481,11 +567,15 @@ def test_a_report_that_the_journal_does_not_know_is_finished(
 ) -> None:
     batch = night("a")
     for event in ("scan_started", "scan_finished", "processing_started"):
-        entry = JournalEntry.model_validate({"time": datetime.now(UTC), "event": event, "sample": "a", "attempt": 1})
+        entry = JournalEntry.model_validate(
+            {"time": datetime.now(UTC), "event": event, "sample": "a", "attempt": 1}
+        )
         batch.folder.append(entry)
     # The kill fell between the report and its line, which is cut short.
     with batch.folder.journal_path.open("a", encoding="utf-8") as journal:
         journal.write('{"time":"2026')
-    monkeypatch.setattr("wbcpipe.batch.supervise.batch_state.row_content", lambda *_: RowContent("finished"))
+    monkeypatch.setattr(
+        "wbcpipe.batch.supervise.batch_state.row_content", lambda *_: RowContent("finished")
+    )
     assert states(batch.run()) == {"a": "finished"}
     assert batch.events("a").count("scan_started") == 1

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 NOW: Final = datetime(2026, 11, 22, 19, 0).astimezone()
 
-# The bytes that the programs write for the same table: a header, two slides with a decimal comma, a note with a line
-# break and the separator, and an empty line at the end.
+# The bytes that the programs write for the same table: a header, two slides with a decimal comma, a
+# note with a line break and the separator, and an empty line at the end.
 EXCEL_ENGLISH_UTF8: Final = (
     b"\xef\xbb\xbfSample ID,Slot,Slide,Cells,Precision,Deadline,Notes,,\r\n"
     b'S001,A,OT-17,,"NEU:2,5%",06:30,"thin film, M\xc3\xbcller\nsecond line",,\r\n'
@@ -62,7 +62,9 @@ FILES: Final = {
     "excel-english-utf8": EXCEL_ENGLISH_UTF8,
     "excel-german-cp1252": EXCEL_GERMAN_CP1252,
     "excel-unicode-text": EXCEL_UNICODE_TEXT,
-    "utf-16-big-endian": EXCEL_UNICODE_TEXT.decode("utf-16").encode("utf-16-be").join([b"\xfe\xff", b""]),
+    "utf-16-big-endian": EXCEL_UNICODE_TEXT.decode("utf-16")
+    .encode("utf-16-be")
+    .join([b"\xfe\xff", b""]),
     "utf-16-without-mark": EXCEL_UNICODE_TEXT[2:],
     "libreoffice-quoted": LIBREOFFICE_QUOTED,
     "sep-line": WITH_SEP_LINE,
@@ -87,7 +89,12 @@ def test_the_same_table_reads_the_same_from_every_program(name: str, tmp_path: P
     worklist = listed(tmp_path, FILES[name])
     assert [str(mistake) for mistake in worklist.mistakes] == []
     first, second = worklist.rows
-    assert (first.sample, first.slot, first.slide, first.precision) == ("S001", "A", "OT-17", ("NEU:2.5%",))
+    assert (first.sample, first.slot, first.slide, first.precision) == (
+        "S001",
+        "A",
+        "OT-17",
+        ("NEU:2.5%",),
+    )
     assert first.notes == "thin film, Müller\nsecond line"
     assert first.deadline == datetime(2026, 11, 23, 6, 30).astimezone()
     assert (second.sample, second.slot, second.slide, second.cells) == ("S002", "B", "OT-18", 400)
@@ -133,7 +140,8 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         4: r"slot 'A' is given twice: line 2 has it too",
         5: r"scope 'demo' has no slot 'F'; its slots: A, B\.",
         6: r"no scope 'scope-9'; known scopes: demo, ",
-        7: r"'1,23457E\+11' is a number that a spreadsheet program made of a code.*format the column as text",
+        7: r"'1,23457E\+11' is a number that a spreadsheet program made of a code.*format the "
+        r"column as text",
         8: r"sample name '\.\./S007' is refused: use 1 to 64 letters",
         9: r"precision: 'NEU:99': a half-width of 99 % is out of range; give 0\.5 to 49",
         10: r"no bundle 'my-bundle'",
@@ -158,33 +166,71 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         ("sample,slot\n", "there is no row below the header"),
         ("S1,A\nS2,B\n", "line 1: this is no header, it begins with 'S1,A'"),
         ("slot,cells\nA,200\n", "line 1: the header has no column 'sample'; it has: slot, cells"),
-        ("sample,slod\nS1,A\n", "line 1: there is no column 'slod'; did you mean 'slot'? The columns are sample,"),
-        ("sample,slot,Probe\nS1,A,S1\n", "line 1: two columns are 'sample' (the second is headed 'Probe')"),
+        (
+            "sample,slod\nS1,A\n",
+            "line 1: there is no column 'slod'; did you mean 'slot'? The columns are sample,",
+        ),
+        (
+            "sample,slot,Probe\nS1,A,S1\n",
+            "line 1: two columns are 'sample' (the second is headed 'Probe')",
+        ),
         ("sample,slot\nS1,A\n\0\0\n", "line 3 has a NUL byte: the file is damaged"),
-        (b"PK\x03\x04rest", "this is a spreadsheet file (.xlsx, .ods or .numbers), not CSV; open it"),
+        (
+            b"PK\x03\x04rest",
+            "this is a spreadsheet file (.xlsx, .ods or .numbers), not CSV; open it",
+        ),
         (b"\xd0\xcf\x11\xe0rest", "this is a spreadsheet file (.xls), not CSV; open it"),
         (b"<html><table>", "this is an HTML or XML file, not CSV"),
-        (b"sample,notes\nS1,\x81\n", "line 2 has bytes that are not CP1252 text; save the file as 'CSV UTF-8'"),
+        (
+            b"sample,notes\nS1,\x81\n",
+            "line 2 has bytes that are not CP1252 text; save the file as 'CSV UTF-8'",
+        ),
         (b"\xff\xfes\0a\0m", "line 1 has bytes that are not UTF-16-LE text"),
-        ('sample,notes\nS1,"open\nS2,x\n', "line 2: a quotation mark opens a cell and none closes it"),
+        (
+            'sample,notes\nS1,"open\nS2,x\n',
+            "line 2: a quotation mark opens a cell and none closes it",
+        ),
         ('sample,notes\nS1,"a"b\nS2,x\n', "line 2: the quotation marks do not match"),
-        ("sample,precision\nS1,NEU:2,5%\n", "line 2: '5%' stands in column 3, which the header does not name. A cell"),
+        (
+            "sample,precision\nS1,NEU:2,5%\n",
+            "line 2: '5%' stands in column 3, which the header does not name. A cell",
+        ),
         (f"sample,notes\nS1,{'x' * 1001}\n", "line 2: a cell has 1001 characters; at most 1000"),
-        ("sample\n" + "".join(f"S{i}\n" for i in range(2001)), "line 2002: a worklist has at most 2000 rows"),
-        ("sample,slot\nCON,A\n", "line 2: sample: sample name 'CON' is refused: Windows reserves it"),
+        (
+            "sample\n" + "".join(f"S{i}\n" for i in range(2001)),
+            "line 2002: a worklist has at most 2000 rows",
+        ),
+        (
+            "sample,slot\nCON,A\n",
+            "line 2: sample: sample name 'CON' is refused: Windows reserves it",
+        ),
         ("sample,slot\nbatches,A\n", "line 2: sample: sample name 'batches' is refused"),
         ("sample,slot\ns1,A\nS1,B\n", "line 3: sample 'S1' is given twice: line 2 has it too"),
-        ("sample,slot,slide\nS1,A,X\nS2,B,X\n", "line 3: slide 'X' is given twice: line 2 has it too"),
+        (
+            "sample,slot,slide\nS1,A,X\nS2,B,X\n",
+            "line 3: slide 'X' is given twice: line 2 has it too",
+        ),
         ("sample,slot,cells,fields\nS1,A,200,20\n", "line 2: both fields and cells are given"),
-        ("sample,slot,precision\nS1,A,NUE:5%\n", "line 2: precision NUE: the bundle 'virtual-shufflenet' has"),
-        ("sample,slot,pass\nS1,A,triple\n", "line 2: protocol: 'triple' is no protocol; give one-pass, two-pass"),
+        (
+            "sample,slot,precision\nS1,A,NUE:5%\n",
+            "line 2: precision NUE: the bundle 'virtual-shufflenet' has",
+        ),
+        (
+            "sample,slot,pass\nS1,A,triple\n",
+            "line 2: protocol: 'triple' is no protocol; give one-pass, two-pass",
+        ),
         ("sample,slot,specimen_preparation\nS1,A,urine\n", "urine"),
-        ("sample,slot,scope\nS1,Z,squid-daheng\n", "line 2: scope 'squid-daheng' has no slot 'Z'; its slots: "),
+        (
+            "sample,slot,scope\nS1,Z,squid-daheng\n",
+            "line 2: scope 'squid-daheng' has no slot 'Z'; its slots: ",
+        ),
         ("sample,cells\nS1,1.000\n", "line 2: cells: '1.000' is not a whole number"),
         ("sample,cells\nS1,0\n", "line 2: cells: 0 is out of range; give 1 to 1000000"),
     ],
 )
-def test_a_mistake_says_where_and_what_to_do(content: bytes | str, expected: str, tmp_path: Path) -> None:
+def test_a_mistake_says_where_and_what_to_do(
+    content: bytes | str, expected: str, tmp_path: Path
+) -> None:
     found = mistakes_of(tmp_path, content)
     assert any(expected in text for text in found), found
 
@@ -200,14 +246,27 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["1.23E+11", "1,23457E+11", "1E+11", "4.0123E+15", "03. Jan", "3-Jan", "Mrz 12", "12-Mär", "#NAME?", "########"],
+    [
+        "1.23E+11",
+        "1,23457E+11",
+        "1E+11",
+        "4.0123E+15",
+        "03. Jan",
+        "3-Jan",
+        "Mrz 12",
+        "12-Mär",
+        "#NAME?",
+        "########",
+    ],
 )
 def test_a_code_that_a_spreadsheet_changed_is_never_guessed(text: str) -> None:
     with pytest.raises(ValueError, match="format the column as text"):
         check_spreadsheet_damage(text)
 
 
-@pytest.mark.parametrize("text", ["1E5", "E11", "S-12", "Mark-12", "2026-01-03", "00123", "4012345678901", "Mar12"])
+@pytest.mark.parametrize(
+    "text", ["1E5", "E11", "S-12", "Mark-12", "2026-01-03", "00123", "4012345678901", "Mar12"]
+)
 def test_an_intact_code_passes(text: str) -> None:
     check_spreadsheet_damage(text)
 
@@ -237,7 +296,18 @@ def test_deadlines_of_every_kind(text: str, expected: datetime) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["soon", "11/12/2026", "45984,27", "31.02.2027", "25:00", "13:00 PM", "6.30", "01.01.2026", "01.01.2999"]
+    "text",
+    [
+        "soon",
+        "11/12/2026",
+        "45984,27",
+        "31.02.2027",
+        "25:00",
+        "13:00 PM",
+        "6.30",
+        "01.01.2026",
+        "01.01.2999",
+    ],
 )
 def test_a_deadline_that_is_not_clear_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"give |is past|more than a year ahead"):
@@ -268,7 +338,9 @@ def test_paths_are_relative_to_the_worklist(tmp_path: Path) -> None:
     folder = tmp_path / "lists"
     folder.mkdir()
     (folder / "own.toml").write_text(scope.path.read_text(encoding="utf-8"), encoding="utf-8")
-    (folder / "demo.cfg").write_text(scope.config_path.read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / "demo.cfg").write_text(
+        scope.config_path.read_text(encoding="utf-8"), encoding="utf-8"
+    )
     worklist = listed(folder, "sample,scope\nS1,own.toml\n")
     assert not worklist.mistakes
     assert worklist.rows[0].scope == str(folder / "own.toml")
@@ -295,9 +367,14 @@ def test_a_new_row_is_checked_like_one_of_the_file(tmp_path: Path) -> None:
 
     row = add(sample="S2", slot="b", precision="neu:2,5%")
     assert (row.line, row.slot, row.precision) == (0, "B", ("NEU:2.5%",))
-    with pytest.raises(WorklistError, match="sample 'S1' is not added: sample 'S1' is given twice: line 2 has it too"):
+    with pytest.raises(
+        WorklistError,
+        match="sample 'S1' is not added: sample 'S1' is given twice: line 2 has it too",
+    ):
         add(sample="S1", slot="B")
-    with pytest.raises(WorklistError, match=r"(?s)2 mistakes.*cells: 'x' is not.*slot 'A' is given twice"):
+    with pytest.raises(
+        WorklistError, match=r"(?s)2 mistakes.*cells: 'x' is not.*slot 'A' is given twice"
+    ):
         add(sample="S3", slot="A", cells="x")
 
 
@@ -343,8 +420,9 @@ def test_mutated_worklists_are_read_or_refused_but_never_a_defect(tmp_path: Path
 
 
 def test_the_worklists_of_the_documentation_have_no_mistakes(tmp_path: Path) -> None:
-    text = (Path(__file__).parents[3] / "docs" / "worklist.md").read_text(encoding="utf-8")
-    short, german, loader = re.findall(r"```csv\n(.*?)```", text, re.DOTALL)
+    page = Path(__file__).parents[3] / "docs" / "reference" / "worklist.md"
+    text = page.read_text(encoding="utf-8")
+    short, german, loader = re.findall(r"```text\n(.*?)```", text, re.DOTALL)[:3]
     assert mistakes_of(tmp_path, short) == []
     assert mistakes_of(tmp_path, german.encode("cp1252")) == []
     scope = load_scope("demo")
@@ -354,7 +432,9 @@ def test_the_worklists_of_the_documentation_have_no_mistakes(tmp_path: Path) -> 
         scope.path.read_text(encoding="utf-8"),
     )
     (tmp_path / "own.toml").write_text(own, encoding="utf-8")
-    (tmp_path / "demo.cfg").write_text(scope.config_path.read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "demo.cfg").write_text(
+        scope.config_path.read_text(encoding="utf-8"), encoding="utf-8"
+    )
     worklist = listed(tmp_path, loader.replace("LOADER", "own.toml"))
     assert worklist.mistakes == ()
     first = worklist.rows[0]
@@ -363,6 +443,8 @@ def test_the_worklists_of_the_documentation_have_no_mistakes(tmp_path: Path) -> 
     assert f"at most {MAX_ROWS} lines" in text
     for column in COLUMNS:
         assert f"`{column}`" in text
-    places = mistakes_of(tmp_path, "sample,slot,scope\nS1,1,own.toml\nS2,1,own.toml\nS3,x,own.toml\n")
+    places = mistakes_of(
+        tmp_path, "sample,slot,scope\nS1,1,own.toml\nS2,1,own.toml\nS3,x,own.toml\n"
+    )
     assert "line 3: slot '1' is given twice" in places[0]
     assert "line 4: slot 'x' is no place in the loader" in places[1]

@@ -1,4 +1,6 @@
-"""A classifier gives the same result for a cell in any batch, by any engine, from images or crops."""
+"""A classifier gives the same result for a cell in any batch, by any engine, from images or
+crops.
+"""
 
 from __future__ import annotations
 
@@ -35,20 +37,29 @@ CPU = torch.device("cpu")
 
 @pytest.mark.parametrize("without", [[], ["color2"]])
 def test_crops_are_called_as_their_pictures_are(without: list[str]) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     bundle = load_bundle("virtual-shufflenet")
     rng = np.random.default_rng(2)
     coarse = rng.integers(0, 65536, (11, 4, 14, 14)).astype(np.uint16)
-    images = coarse.repeat(bundle.info.crop_px // 14, axis=2).repeat(bundle.info.crop_px // 14, axis=3)
-    classifier = Classifier(bundle, engine=select_engine(bundle, "cpu", "openvino"), excluded_modalities=without)
+    images = coarse.repeat(bundle.info.crop_px // 14, axis=2).repeat(
+        bundle.info.crop_px // 14, axis=3
+    )
+    classifier = Classifier(
+        bundle, engine=select_engine(bundle, "cpu", "openvino"), excluded_modalities=without
+    )
     assert classifier.batch_size == classifier.engine.batch_size == 8
-    expected = Classifier(bundle, engine=TorchEngine(bundle.network(), CPU), excluded_modalities=without)
+    expected = Classifier(
+        bundle, engine=TorchEngine(bundle.network(), CPU), excluded_modalities=without
+    )
     assert expected.batch_size == 32
     found = classifier.probability_of(images, classifier.image_buffer())
     assert (classifier.image_buffer() is None) == (not without)
     np.testing.assert_allclose(found, expected.probability(expected.prepare(images)), atol=1e-5)
-    np.testing.assert_allclose(expected.probability_of(images, expected.image_buffer()), found, atol=1e-5)
-    assert np.array_equal(classifier.probability_of(images[3:6], classifier.image_buffer()), found[3:6])
+    np.testing.assert_allclose(
+        expected.probability_of(images, expected.image_buffer()), found, atol=1e-5
+    )
+    assert np.array_equal(
+        classifier.probability_of(images[3:6], classifier.image_buffer()), found[3:6]
+    )
 
 
 @pytest.mark.parametrize("takes", ["pictures", "crops"])
@@ -70,7 +81,9 @@ def test_an_engine_always_gets_whole_batches(takes: str) -> None:
             return np.zeros((len(crops), 4, 5), np.float32)
 
     classifier = Classifier(
-        bundle, engine=Noted(bundle.network(), CPU), excluded_modalities=["color1"] if takes == "pictures" else []
+        bundle,
+        engine=Noted(bundle.network(), CPU),
+        excluded_modalities=["color1"] if takes == "pictures" else [],
     )
     crops = np.zeros((7, 4, 224, 224), np.uint16)
     assert classifier.probability_of(crops, classifier.image_buffer()).shape == (7, 4, 5)
@@ -79,7 +92,6 @@ def test_an_engine_always_gets_whole_batches(takes: str) -> None:
 
 @pytest.mark.skipif(not PICTURES.is_dir(), reason=f"{PICTURES} is not there")
 def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     chosen = sorted(PICTURES.rglob("*.jpg"))[::25]
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -106,7 +118,7 @@ def test_engines_call_real_cells_alike(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("two_threads")
 def test_predictions_do_not_depend_on_company(
-    write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path
+    write_store: Callable[..., CellStore], tiny_bundle: Bundle
 ) -> None:
     store = write_store("s1", 50)
     classifier = Classifier(tiny_bundle, device="cpu", batch_size=16)
@@ -125,11 +137,15 @@ def test_a_cuda_device_that_is_not_there(tiny_bundle: Bundle) -> None:
         Classifier(tiny_bundle, device="cuda")
 
 
-def test_calls_do_not_look_at_what_is_left_out(tiny_bundle: Bundle, write_store: Callable[..., CellStore]) -> None:
+def test_calls_do_not_look_at_what_is_left_out(
+    tiny_bundle: Bundle, write_store: Callable[..., CellStore]
+) -> None:
     images = write_store("s1", 20).images()
     other = images.copy()
     other[:, 1] = 65535 - other[:, 1]
-    classifier = Classifier(tiny_bundle, device="cpu", batch_size=16, excluded_modalities=["color2"])
+    classifier = Classifier(
+        tiny_bundle, device="cpu", batch_size=16, excluded_modalities=["color2"]
+    )
     one, two = (classifier.probability(classifier.prepare(item)) for item in (images, other))
     assert np.array_equal(one, two)
     whole = Classifier(tiny_bundle, device="cpu", batch_size=16)

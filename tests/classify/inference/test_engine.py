@@ -24,6 +24,8 @@ def test_folding_changes_no_logit(network: FusionNetwork, pictures: NDArray[np.f
     np.testing.assert_allclose(TorchEngine(network, CPU)(pictures), plain, atol=1e-5)
 
 
-@pytest.mark.parametrize(("threads", "expected"), [(1, (1, 1)), (2, (2, 1)), (8, (8, 1)), (9, (4, 2)), (64, (8, 8))])
+@pytest.mark.parametrize(
+    ("threads", "expected"), [(1, (1, 1)), (2, (2, 1)), (8, (8, 1)), (9, (4, 2)), (64, (8, 8))]
+)
 def test_threads_are_shared_by_streams(threads: int, expected: tuple[int, int]) -> None:
     assert share_threads(threads) == expected

@@ -1,4 +1,7 @@
-"""Exports give what torch gives, or are not written; bundles are verified; the commands around them."""
+"""Exports give what torch gives, or are not written; bundles are verified.
+
+The commands around them.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,9 @@ def made(folder: Path, seed: int) -> Bundle:
         crop_px=64,
         side=32,
         normalisation=Normalisation(polarity=("bright", "dark"), mean=(0.8, 0.2), std=(0.2, 0.3)),
-        calibration=ProbabilityCalibration(temperatures=(1.0, 1.0), weights=(0.5, 0.5), threshold=0.4),
+        calibration=ProbabilityCalibration(
+            temperatures=(1.0, 1.0), weights=(0.5, 0.5), threshold=0.4
+        ),
         validation=Validation(),
         training=Training(samples=("s1",), cells={"NEU": 1, "LYM": 1, "MO": 1}),
     )
@@ -79,11 +84,19 @@ def test_an_export_gives_what_torch_gives(exported: tuple[Bundle, bytes], count:
     np.testing.assert_allclose(found, TorchEngine(bundle.network(), CPU)(pictures), atol=1e-4)
 
 
-def test_an_export_says_how_to_use_it_and_nothing_of_this_machine(exported: tuple[Bundle, bytes]) -> None:
+def test_an_export_says_how_to_use_it_and_nothing_of_this_machine(
+    exported: tuple[Bundle, bytes],
+) -> None:
     bundle, model = exported
     metadata = export.OnnxNetwork(model).metadata
-    assert Normalisation.model_validate_json(metadata["wbcpipe.normalisation"]) == bundle.info.normalisation
-    assert ProbabilityCalibration.model_validate_json(metadata["wbcpipe.calibration"]) == bundle.info.calibration
+    assert (
+        Normalisation.model_validate_json(metadata["wbcpipe.normalisation"])
+        == bundle.info.normalisation
+    )
+    assert (
+        ProbabilityCalibration.model_validate_json(metadata["wbcpipe.calibration"])
+        == bundle.info.calibration
+    )
     assert json.loads(metadata["wbcpipe.heads"]) == ["color1", "fluorescence"]
     assert metadata["wbcpipe.sha256"] == bundle.info.sha256
     assert "not for diagnostic use" in metadata["wbcpipe.use"]
@@ -103,7 +116,9 @@ def test_an_export_is_written_completely_and_never_over_another(
     assert found["check"]["max_difference"] < 1e-4
     with pytest.raises(BundleError, match="exists already"):
         CliRunner().invoke(bundles, arguments, catch_exceptions=False)
-    checked = CliRunner().invoke(bundles, ["verify", str(bundle.path), "--onnx", str(out)], catch_exceptions=False)
+    checked = CliRunner().invoke(
+        bundles, ["verify", str(bundle.path), "--onnx", str(out)], catch_exceptions=False
+    )
     assert "agrees with it" in checked.stdout
 
 
@@ -114,8 +129,13 @@ def test_an_export_that_disagrees_is_refused_and_not_written(
 
     bundle, model = exported
     wrong = onnx.load_from_string(model)
-    weights = max((one for one in wrong.graph.initializer if len(one.dims) == 4), key=lambda one: one.ByteSize())
-    weights.CopyFrom(onnx.numpy_helper.from_array(1.1 * onnx.numpy_helper.to_array(weights), weights.name))
+    weights = max(
+        (one for one in wrong.graph.initializer if len(one.dims) == 4),
+        key=lambda one: one.ByteSize(),
+    )
+    weights.CopyFrom(
+        onnx.numpy_helper.from_array(1.1 * onnx.numpy_helper.to_array(weights), weights.name)
+    )
     monkeypatch.setattr(export, "onnx_model", lambda _: wrong.SerializeToString())
     with pytest.raises(BundleError, match=r"logits differ from torch's by [\d.e-]+ of the largest"):
         export.export_onnx(bundle, tmp_path / "wrong.onnx")
@@ -125,7 +145,9 @@ def test_an_export_that_disagrees_is_refused_and_not_written(
 def test_an_export_of_other_weights_or_no_export_at_all_is_refused(
     exported: tuple[Bundle, bytes], tmp_path: Path
 ) -> None:
-    with pytest.raises(BundleError, match=r"x\.onnx: was exported from weights [0-9a-f]{12}, bundle 'tiny1' has"):
+    with pytest.raises(
+        BundleError, match=r"x\.onnx: was exported from weights [0-9a-f]{12}, bundle 'tiny1' has"
+    ):
         export.check_onnx(made(tmp_path, 1), exported[1], "x.onnx")
     with pytest.raises(BundleError, match=r"y\.onnx: ONNX Runtime cannot read this file"):
         export.check_onnx(exported[0], b"no such thing", "y.onnx")

@@ -1,4 +1,7 @@
-"""Calling without a modality: what takes its place, which calibration holds, and that it says so."""
+"""Calling without a modality.
+
+What takes its place, which calibration holds, and that it says so.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,10 @@ def test_which_calibration_holds(tiny_bundle: Bundle) -> None:
     two = calibration_without(info, ["color2", "fluorescence"])
     assert two.weights == (1, 0, 0)
     assert two.risk_bounds is None
-    with pytest.raises(BundleError, match=r"'colour2' cannot be excluded: bundle 'tiny' reads color1, color2, fluor"):
+    with pytest.raises(
+        BundleError,
+        match=r"'colour2' cannot be excluded: bundle 'tiny' reads color1, color2, fluor",
+    ):
         calibration_without(info, ["colour2"])
     with pytest.raises(BundleError, match="at least one must remain"):
         calibration_without(info, MODALITIES)

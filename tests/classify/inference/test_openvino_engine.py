@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 CPU = torch.device("cpu")
 
 
-def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArray[np.float32]) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed")
+def test_openvino_gives_what_torch_gives(
+    network: FusionNetwork, pictures: NDArray[np.float32]
+) -> None:
     found = OpenVinoEngine(network, (3, 32, 32), threads=1)
     assert found.name == "openvino-cpu-float32"
     expected = TorchEngine(network, CPU)(pictures)
@@ -32,7 +33,9 @@ def test_openvino_gives_what_torch_gives(network: FusionNetwork, pictures: NDArr
 
 @pytest.fixture
 def crops() -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]:
-    """Crops, and a gain and an offset of each plane by which some values lie beyond what is clipped."""
+    """Crops, and a gain and an offset of each plane by which some values lie beyond what is
+    clipped.
+    """
     rng = np.random.default_rng(1)
     values = rng.integers(0, 65536, (6, 3, 32, 32)).astype(np.uint16)
     gain = rng.uniform(1 / 8000, 1 / 2000, (6, 3)).astype(np.float32)
@@ -40,9 +43,9 @@ def crops() -> tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32
 
 
 def test_openvino_normalises_crops_on_the_way(
-    network: FusionNetwork, crops: tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]]
+    network: FusionNetwork,
+    crops: tuple[NDArray[np.uint16], NDArray[np.float32], NDArray[np.float32]],
 ) -> None:
-    pytest.importorskip("openvino", reason="OpenVINO is not installed")
     found = OpenVinoEngine(network, (3, 32, 32), threads=1)
     assert found.crop_logits is not None
     values, gain, offset = crops
@@ -51,14 +54,16 @@ def test_openvino_normalises_crops_on_the_way(
     assert (pictures == -CLIP).any()
     expected = TorchEngine(network, CPU)(pictures)
     np.testing.assert_allclose(found.crop_logits(values, gain, offset), expected, atol=1e-5)
-    np.testing.assert_allclose(found.crop_logits(values[:1], gain[:1], offset[:1]), expected[:1], atol=1e-5)
+    np.testing.assert_allclose(
+        found.crop_logits(values[:1], gain[:1], offset[:1]), expected[:1], atol=1e-5
+    )
     np.testing.assert_allclose(found(pictures), expected, atol=1e-5)
 
 
 def test_an_engine_whose_requests_cannot_be_made_fails_each_time(
     network: FusionNetwork, pictures: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    openvino = pytest.importorskip("openvino", reason="OpenVINO is not installed")
+    import openvino
 
     def fail(_self: object) -> None:
         raise RuntimeError("no memory")

@@ -32,7 +32,8 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Stage:
-    """Stands in for a store of 50 cells, for the classifier that calls them and for its engine of two streams.
+    """Stands in for a store of 50 cells, for the classifier that calls them and for its engine of
+    two streams.
 
     A cell's picture holds its number in the first channel, and that plus 1000 in the second.
     """
@@ -62,7 +63,9 @@ class Stage:
     def image_buffer(self) -> NDArray[np.float32]:
         return np.empty((BATCH, 2, self.bundle.info.side, self.bundle.info.side), np.float32)
 
-    def images(self, start: int, stop: int, *, side_px: int, out: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    def images(
+        self, start: int, stop: int, *, side_px: int, out: NDArray[np.uint16]
+    ) -> NDArray[np.uint16]:
         self.read.append((start, stop, side_px))
         if start <= self.fails_at < stop:
             raise OSError("the disk is gone")
@@ -71,7 +74,9 @@ class Stage:
         out[:] = np.arange(start, stop)[:, None, None, None] + np.array([0, 1000])[:, None, None]
         return out
 
-    def probability_of(self, images: NDArray[np.uint16], room: NDArray[np.float32]) -> NDArray[np.float32]:
+    def probability_of(
+        self, images: NDArray[np.uint16], room: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
         first = int(images[0].min())
         if first in (0, self.step):
             self.together.wait()  # is passed only if two streams are at work at once
@@ -92,12 +97,16 @@ def test_cells_come_in_order_from_the_crops_that_fit(side_px: int, read_px: int)
     assert done == [*range(CHUNK, CELLS, CHUNK), CELLS]
     assert found[:, 0].tolist() == list(range(CELLS))
     assert found[:, 1].tolist() == [1000 + row for row in range(CELLS)]
-    assert stage.read == [(start, min(start + CHUNK, CELLS), read_px) for start in range(0, CELLS, CHUNK)]
+    assert stage.read == [
+        (start, min(start + CHUNK, CELLS), read_px) for start in range(0, CELLS, CHUNK)
+    ]
     assert len(stage.rooms) == 3, "the next chunk is read beside those that are classified"
     assert len(set.union(*stage.lent.values())) == 2, "two streams, each with memory of its own"
 
 
-@pytest.mark.parametrize(("batch_size", "done"), [(3, [8, 16, 24, 32, 40, 48, 50]), (12, [16, 32, 48, 50])])
+@pytest.mark.parametrize(
+    ("batch_size", "done"), [(3, [8, 16, 24, 32, 40, 48, 50]), (12, [16, 32, 48, 50])]
+)
 def test_complete_chunks_are_read_whatever_the_batch(batch_size: int, done: list[int]) -> None:
     stage = Stage()
     stage.batch_size = batch_size
@@ -112,19 +121,22 @@ def test_planes_are_put_in_the_order_of_the_bundle() -> None:
 
 def test_a_lane_that_fails_is_heard_and_the_rest_is_not_read() -> None:
     stage = Stage(fails_at=10)
+    stage.together = threading.Barrier(1)  # the second task is never begun
     with pytest.raises(OSError, match="the disk is gone"):
         run(stage, [0, 1])
     assert len(stage.read) < CELLS // CHUNK
 
 
 @pytest.mark.parametrize("kind", ["torch", "openvino"])
-def test_lanes_give_what_one_call_gives(network: FusionNetwork, pictures: NDArray[np.float32], kind: str) -> None:
+def test_lanes_give_what_one_call_gives(
+    network: FusionNetwork, pictures: NDArray[np.float32], kind: str
+) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        if kind == "openvino":
-            pytest.importorskip("openvino")
-        engine = TorchEngine(network, CPU) if kind == "torch" else OpenVinoEngine(network, (3, 32, 32))
+        engine = (
+            TorchEngine(network, CPU) if kind == "torch" else OpenVinoEngine(network, (3, 32, 32))
+        )
         assert engine.streams == {"torch": 3, "openvino": 4}[kind]
         parts = [pictures[[row]] for row in range(len(pictures))] * 3
         expected = [TorchEngine(network, CPU)(part) for part in parts]

@@ -10,7 +10,13 @@ import torch
 from pydantic import ValidationError
 
 from wbcpipe.classify.models import bundle as bundle_module
-from wbcpipe.classify.models.bundle import Bundle, BundleInfo, find_bundle, load_bundle, write_bundle
+from wbcpipe.classify.models.bundle import (
+    Bundle,
+    BundleInfo,
+    find_bundle,
+    load_bundle,
+    write_bundle,
+)
 from wbcpipe.classify.models.card import model_card
 from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.networks import FusionNetwork, build_network
@@ -35,8 +41,12 @@ def described(**changes: object) -> BundleInfo:
         "pixel_um": 0.1,
         "crop_px": 32,
         "side": 32,
-        "normalisation": Normalisation(polarity=("bright", "bright", "dark"), mean=(0.8,) * 3, std=(0.2,) * 3),
-        "calibration": ProbabilityCalibration(temperatures=(1.5, 1.0, 0.8), weights=(0.5, 0.25, 0.25), threshold=0.4),
+        "normalisation": Normalisation(
+            polarity=("bright", "bright", "dark"), mean=(0.8,) * 3, std=(0.2,) * 3
+        ),
+        "calibration": ProbabilityCalibration(
+            temperatures=(1.5, 1.0, 0.8), weights=(0.5, 0.25, 0.25), threshold=0.4
+        ),
         "validation": {},
         "training": {"samples": ["s1"], "cells": {"NEU": 20, "LYM": 20, "MO": 20}},
     }
@@ -59,7 +69,11 @@ def tiny(tmp_path: Path, network: FusionNetwork) -> Bundle:
 def test_round_trip(tiny: Bundle, network: FusionNetwork) -> None:
     again = load_bundle(tiny.path)
     assert again.info == tiny.info
-    assert sorted(path.name for path in tiny.path.iterdir()) == ["MODEL_CARD.md", "bundle.json", "model.safetensors"]
+    assert sorted(path.name for path in tiny.path.iterdir()) == [
+        "MODEL_CARD.md",
+        "bundle.json",
+        "model.safetensors",
+    ]
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(again.network()(images), network(images), atol=0.02, rtol=0.02)
@@ -79,14 +93,18 @@ def test_exchanged_weights_are_refused_with_both_hashes(tiny: Bundle) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    with pytest.raises(BundleError, match=rf"SHA-256 [0-9a-f]{{64}}, but bundle.json names {tiny.info.sha256}"):
+    with pytest.raises(
+        BundleError, match=rf"SHA-256 [0-9a-f]{{64}}, but bundle.json names {tiny.info.sha256}"
+    ):
         load_bundle(tiny.path)
     path.unlink()
     with pytest.raises(BundleError, match=r"has no model\.safetensors"):
         load_bundle(tiny.path)
 
 
-@pytest.mark.parametrize("path", bundle_module.shipped_bundles().values(), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", bundle_module.shipped_bundles().values(), ids=lambda path: path.name
+)
 def test_the_cards_of_shipped_bundles_are_of_their_content(path: Path) -> None:
     assert (path / "MODEL_CARD.md").read_text() == model_card(load_bundle(path).info)
 
@@ -133,7 +151,9 @@ def test_a_broken_description_is_refused(tiny: Bundle) -> None:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=str)
-def test_weights_that_are_not_finite_are_refused(tmp_path: Path, network: FusionNetwork, value: float) -> None:
+def test_weights_that_are_not_finite_are_refused(
+    tmp_path: Path, network: FusionNetwork, value: float
+) -> None:
     with torch.no_grad():
         next(iter(network.state_dict().values()))[0] = value
     bundle = write_bundle(tmp_path / "diverged", described(name="diverged"), network)

@@ -1,4 +1,6 @@
-"""Augmentation: one geometry for one cell, whole pixels where promised, RandAugment's operations, all from the seed."""
+"""Augmentation: one geometry for one cell, whole pixels where promised, RandAugment's operations,
+all from the seed.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ import torch
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as pictures
 
-from wbcpipe.classify.training.augment import Augmentation, augment, restain, sample_affine
+from wbcpipe.classify.training.augment import (
+    Augmentation,
+    add_rims,
+    augment,
+    restain,
+    sample_affine,
+)
 from wbcpipe.classify.training.randaugment import (
     _GEOMETRIC,
     _LIGHT,
@@ -43,7 +51,9 @@ def test_one_cell_keeps_one_geometry_and_independent_ones_have_their_own() -> No
     assert not alike[~same].any()
 
 
-def test_randaugment_moves_one_cell_as_one_and_lights_it_by_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_randaugment_moves_one_cell_as_one_and_lights_it_by_input(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: list[torch.Tensor] = []
 
     def sampled(images: torch.Tensor, theta: torch.Tensor, side: int, how: str) -> torch.Tensor:
@@ -56,7 +66,9 @@ def test_randaugment_moves_one_cell_as_one_and_lights_it_by_input(monkeypatch: p
     one_cell = rand_augment(images, torch.ones(60, dtype=torch.bool), 3, RandAugment(), generator())
     together = seen.pop().reshape(-1, 3, 2, 3)
     assert torch.equal(together, together[:, :1].expand_as(together))
-    assert (one_cell - one_cell[:, :1]).abs().amax(dim=(1, 2, 3)).gt(1e-3).any(), "light is each input's own"
+    assert (one_cell - one_cell[:, :1]).abs().amax(dim=(1, 2, 3)).gt(1e-3).any(), (
+        "light is each input's own"
+    )
     rand_augment(images, torch.zeros(60, dtype=torch.bool), 3, RandAugment(), generator())
     assert len(seen[0]) % 3 or not torch.equal(*seen[0].reshape(-1, 3, 2, 3)[:, :2].unbind(1))
 
@@ -64,7 +76,11 @@ def test_randaugment_moves_one_cell_as_one_and_lights_it_by_input(monkeypatch: p
 def test_exact_pictures_keep_their_pixels() -> None:
     images = cells(inputs=1)
     changed = augment(
-        images, torch.ones(12, dtype=torch.bool), 1, Augmentation(lossless_prob=1.0, shift=0.0, **STILL), generator()
+        images,
+        torch.ones(12, dtype=torch.bool),
+        1,
+        Augmentation(lossless_prob=1.0, shift=0.0, **STILL),
+        generator(),
     )
     assert not torch.equal(changed, images)
     for before, after in zip(images, changed, strict=True):
@@ -95,12 +111,21 @@ def test_randaugment_comes_from_the_seed_and_does_nothing_at_no_operations() -> 
     one, other = (rand_augment(images, same, 3, RandAugment(), generator()) for _ in range(2))
     assert torch.equal(one, other)
     assert not torch.allclose(one, images)
-    assert torch.allclose(rand_augment(images, same, 3, RandAugment(operations=0), generator()), images, atol=1e-6)
-    assert rand_augment(images, same, 3, RandAugment(), generator(), side=16).shape == (12, 3, 16, 16)
+    assert torch.allclose(
+        rand_augment(images, same, 3, RandAugment(operations=0), generator()), images, atol=1e-6
+    )
+    assert rand_augment(images, same, 3, RandAugment(), generator(), side=16).shape == (
+        12,
+        3,
+        16,
+        16,
+    )
 
 
 def test_movements_are_those_of_the_published_magnitude() -> None:
-    number = torch.tensor([[_GEOMETRIC.index("rotate"), _GEOMETRIC.index("translate_x"), len(_GEOMETRIC)]])
+    number = torch.tensor(
+        [[_GEOMETRIC.index("rotate"), _GEOMETRIC.index("translate_x"), len(_GEOMETRIC)]]
+    )
     rotated, shifted, still = _geometry(number, torch.ones(1, 3), 18 / 30)[0]
     assert torch.rad2deg(torch.arcsin(rotated[1, 0])) == pytest.approx(18.0, abs=1e-4)
     assert shifted[0, 2] / 2 == pytest.approx(150 / 331 * 0.6)
@@ -121,7 +146,9 @@ def test_movements_are_torchvisions() -> None:
         ("shear_x", {"shear": [-degrees, 0.0]}),
         ("shear_y", {"shear": [0.0, -degrees]}),
     ):
-        expected = pictures.affine(picture, interpolation=InterpolationMode.BILINEAR, **{**still, **change})
+        expected = pictures.affine(
+            picture, interpolation=InterpolationMode.BILINEAR, **{**still, **change}
+        )
         found = sample_affine(picture, moved(name), 64, "bilinear")
         torch.testing.assert_close(found[middle], expected[middle], atol=1e-4, rtol=0)
 
@@ -131,9 +158,14 @@ def test_two_movements_in_a_row_are_one_in_their_order() -> None:
     smooth = torch.nn.functional.avg_pool2d(picture, 9, stride=1, padding=4)
     middle = (..., slice(24, 40), slice(24, 40))
     first, second = moved("rotate"), moved("translate_x")
-    in_a_row = sample_affine(sample_affine(smooth, first, 64, "bicubic"), second, 64, "bicubic")[middle]
+    in_a_row = sample_affine(sample_affine(smooth, first, 64, "bicubic"), second, 64, "bicubic")[
+        middle
+    ]
     errors = [
-        float((sample_affine(smooth, _compose(*order), 64, "bicubic")[middle] - in_a_row).abs().max() / smooth.std())
+        float(
+            (sample_affine(smooth, _compose(*order), 64, "bicubic")[middle] - in_a_row).abs().max()
+            / smooth.std()
+        )
         for order in ((first, second), (second, first))
     ]
     assert errors[0] < 0.1 < 0.5 < errors[1]
@@ -144,14 +176,18 @@ def test_operations_on_light(name: str) -> None:
     levels = torch.linspace(0.2, 0.6, 1024)[torch.randperm(1024, generator=generator())]
     unit = levels.reshape(1, 1, 32, 32).repeat(2, 2, 1, 1)
     before = unit.clone()
-    _change_light(unit, torch.full((2,), len(_GEOMETRIC) + _LIGHT.index(name)), torch.tensor([1.0, -1.0]), 0.6)
+    _change_light(
+        unit, torch.full((2,), len(_GEOMETRIC) + _LIGHT.index(name)), torch.tensor([1.0, -1.0]), 0.6
+    )
     assert ((unit >= 0) & (unit <= 1)).all()
     up, down = unit[0, 0], unit[1, 0]
     match name:
         case "identity":
             assert torch.equal(unit, before)
         case "brightness":
-            assert up.mean() == pytest.approx(float((before * 1.54).clamp(0, 1)[0, 0].mean()), rel=1e-5)
+            assert up.mean() == pytest.approx(
+                float((before * 1.54).clamp(0, 1)[0, 0].mean()), rel=1e-5
+            )
             assert down.mean() == pytest.approx(0.46 * 0.4, rel=1e-4)
         case "contrast":
             assert up.std() > before[0, 0].std() > down.std()
@@ -177,7 +213,9 @@ def lights() -> torch.Tensor:
 
 def test_another_stain_multiplies_the_optical_density_of_bright_planes() -> None:
     before, same = lights(), torch.ones(40, dtype=torch.bool)
-    after = restain(before.clone(), BRIGHT, same, Augmentation(stain=0.3, restained=1.0), generator())
+    after = restain(
+        before.clone(), BRIGHT, same, Augmentation(stain=0.3, restained=1.0), generator()
+    )
     power = after.log() / before.log()
     spread = power.flatten(2).std(dim=-1)
     assert spread[:, :2].max() < 1e-3, "one power a plane and picture"
@@ -210,3 +248,32 @@ def test_only_the_share_asked_for_is_restained_and_all_comes_from_the_seed() -> 
     assert 10 <= int(changed.sum()) <= 30
     none = restain(before.clone(), torch.zeros(3, dtype=torch.bool), same, options, generator())
     assert torch.equal(none, before)
+
+
+def test_rims_are_beside_the_cell_and_on_bright_planes_alone() -> None:
+    before = torch.ones(40, 3, 64, 64)
+    options = Augmentation(rims=0.5)
+    after = add_rims(before.clone(), BRIGHT, options, generator())
+    assert torch.equal(after, add_rims(before.clone(), BRIGHT, options, generator()))
+    changed = (after != before).flatten(1).any(dim=1)
+    assert 10 <= int(changed.sum()) <= 30
+    assert torch.equal(after[:, 2], before[:, 2])
+    assert torch.equal(after[:, 0], after[:, 1]), "all planes show the same rings"
+    axis = (torch.arange(64) + 0.5) / 64 - 0.5
+    middle = torch.hypot(axis[:, None], axis[None, :]) < 0.09
+    assert (after[:, 0, middle] - 1).abs().max() < 0.02
+    assert after[:, 0].min() < 0.3
+    assert after[:, 0].max() > 1.05
+    none = add_rims(before.clone(), torch.zeros(3, dtype=torch.bool), options, generator())
+    assert torch.equal(none, before)
+
+
+def test_defocus_smooths_the_share_asked_for() -> None:
+    images = torch.randn(40, 2, 32, 32, generator=generator())
+    options = Augmentation(**STILL, rotate=False, scale=0, shift=0, lossless_prob=1, defocus=0.5)
+    after = augment(images, torch.ones(40, dtype=torch.bool), 1, options, generator())
+    left = after.flatten(1).std(dim=1) / images.flatten(1).std(dim=1)
+    smoothed = left < 0.6
+    assert 10 <= int(smoothed.sum()) <= 30
+    assert torch.equal(after[~smoothed], images[~smoothed])
+    assert len({round(float(value), 1) for value in left[smoothed]}) >= 2, "once to three times"

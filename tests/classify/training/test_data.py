@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellStore
 
 
-def test_unlabelled_border_and_debris_cells_are_left_out(write_store: Callable[..., CellStore]) -> None:
+def test_unlabelled_border_and_debris_cells_are_left_out(
+    write_store: Callable[..., CellStore],
+) -> None:
     labels = ["NEU", "LYM"] * 20
     labels[4] = ""
     flags = {0: int(QcFlag.BORDER), 1: int(QcFlag.DEBRIS), 2: int(QcFlag.DOUBLET)}
@@ -36,7 +38,10 @@ def test_unlabelled_border_and_debris_cells_are_left_out(write_store: Callable[.
 
 
 def test_several_samples_keep_their_fields_apart(write_store: Callable[..., CellStore]) -> None:
-    stores = [("a", write_store("a", 30, fields=5).path), ("b", write_store("b", 30, fields=5, seed=1).path)]
+    stores = [
+        ("a", write_store("a", 30, fields=5).path),
+        ("b", write_store("b", 30, fields=5, seed=1).path),
+    ]
     cells = load_cells(stores, 32)
     assert len(np.unique(cells.groups)) == 10
     assert not set(cells.groups[:30]) & set(cells.groups[30:])
@@ -45,15 +50,25 @@ def test_several_samples_keep_their_fields_apart(write_store: Callable[..., Cell
 
 BAD = [
     pytest.param({"labels": ["NEU"] * 40}, {}, "all 40 labelled cells are 'NEU'", id="one-class"),
-    pytest.param({"labels": ["NEU", "LYM"] * 4}, {}, "8 labelled cells inside their field, at least 16", id="too-few"),
-    pytest.param({}, {"modalities": ("color1", "fluorescence")}, "different modalities", id="modalities"),
+    pytest.param(
+        {"labels": ["NEU", "LYM"] * 4},
+        {},
+        "8 labelled cells inside their field, at least 16",
+        id="too-few",
+    ),
+    pytest.param(
+        {}, {"modalities": ("color1", "fluorescence")}, "different modalities", id="modalities"
+    ),
     pytest.param({}, {"pixel_um": 0.2}, "crops of 0.1 um and 0.2 um", id="pixel"),
 ]
 
 
 @pytest.mark.parametrize(("first", "second", "text"), BAD)
 def test_cells_that_cannot_train(
-    write_store: Callable[..., CellStore], first: dict[str, object], second: dict[str, object], text: str
+    write_store: Callable[..., CellStore],
+    first: dict[str, object],
+    second: dict[str, object],
+    text: str,
 ) -> None:
     sources = [("a", write_store("a", **first).path)]
     if second:
@@ -77,7 +92,8 @@ def test_classes_come_from_the_data() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sampling", "expected"), [("natural", [90, 9, 1]), ("balanced", [34, 33, 33]), ("sqrt", [70, 22, 8])]
+    ("sampling", "expected"),
+    [("natural", [90, 9, 1]), ("balanced", [34, 33, 33]), ("sqrt", [70, 22, 8])],
 )
 def test_sampling_shares(sampling: str, expected: list[int]) -> None:
     labels = np.repeat([0, 1, 2], [90, 9, 1]).astype(np.int64)
@@ -140,13 +156,17 @@ def test_normalisation_is_blind_to_exposure(cells: CellSet) -> None:
     assert plain.std() == pytest.approx(1, abs=0.2)
 
 
-def test_a_few_cells_at_a_time_are_normalised_as_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_few_cells_at_a_time_are_normalised_as_all_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     images = np.random.default_rng(0).integers(0, 65536, (7, 3, 32, 32)).astype(np.uint16)
-    normalisation = Normalisation(polarity=("bright", "dark", "fixed"), mean=(0.5, 0.4, 0.3), std=(0.01, 0.2, 0.1))
+    normalisation = Normalisation(
+        polarity=("bright", "dark", "fixed"), mean=(0.5, 0.4, 0.3), std=(0.01, 0.2, 0.1)
+    )
     gain, offset = (values[:, :, None, None] for values in normalisation.affine(images))
     expected = np.clip(images.astype(np.float32) * gain + offset, -8, 8)
     assert expected.max() == 8
-    monkeypatch.setattr(normalise, "_CACHE_BYTES", 2 * 4 * 3 * 32 * 32)
+    monkeypatch.setattr(normalise, "CACHE_BYTES", 2 * 4 * 3 * 32 * 32)
     assert np.array_equal(normalisation.apply(images), expected)
     room = np.full((9, 3, 32, 32), 3, np.float32)
     assert normalisation.apply(images, room[:7]).base is room
@@ -163,12 +183,25 @@ def test_fixed_normalisation_keeps_the_amount_of_light(cells: CellSet) -> None:
     assert (dimmed.mean(axis=(0, 2, 3)) < -0.3).all()
 
 
+def test_dark_rims_beside_the_cell_do_not_change_a_cell_stained_plane(cells: CellSet) -> None:
+    rims = cells.images.copy()
+    rims[:, :2, :3] = 600  # darker than any nucleus, at the border of the crop
+    for how, differ in (("stain", True), ("cell-stain", False)):
+        normalisation = fit_normalisation(cells.images, how)  # type: ignore[arg-type]
+        plain, beside = (normalisation.apply(part) for part in (cells.images, rims))
+        change = np.abs(plain - beside)[:, :, 8:-8, 8:-8].max()
+        assert (change > 0.1) == differ
+    assert normalisation.polarity == ("cell-stained", "cell-stained", "dark")
+
+
 def test_stain_normalisation_is_blind_to_how_strong_the_stain_is(cells: CellSet) -> None:
     normalisation = fit_normalisation(cells.images, "stain")
     assert normalisation.polarity == ("stained", "stained", "dark")
     plain = normalisation.apply(cells.images[:20])
     paler = cells.images[:20].copy()
-    paler[:, :2] = paler[:, :2] // 2 + 20000  # a third of the light that the stain took is back, the lamp is dimmer
+    paler[:, :2] = (
+        paler[:, :2] // 2 + 20000
+    )  # a third of the light that the stain took is back, the lamp is dimmer
     np.testing.assert_allclose(normalisation.apply(paler), plain, atol=0.02)
     assert np.abs(fit_normalisation(cells.images).apply(paler) - plain).max() > 0.2
 
@@ -186,7 +219,9 @@ def test_normalisation_refuses_unknown_and_uneven_entries() -> None:
     good = {"polarity": ["bright"], "mean": [0.1], "std": [0.2]}
     for key in good:
         with pytest.raises(ValidationError):
-            Normalisation.model_validate({**{k: v for k, v in good.items() if k != key}, key + "s": good[key]})
+            Normalisation.model_validate(
+                {**{k: v for k, v in good.items() if k != key}, key + "s": good[key]}
+            )
     with pytest.raises(ValidationError, match="one entry a plane"):
         Normalisation.model_validate({**good, "mean": [0.1, 0.2]})
 
@@ -195,11 +230,20 @@ def test_augmentation_off_changes_nothing_and_is_repeatable() -> None:
     images = torch.randn(6, 4, 32, 32)
     same = torch.tensor([True, False] * 3)
     still = Augmentation(rotate=False, scale=0, shift=0, gain=0, offset=0, gamma=0, blur=0, noise=0)
-    torch.testing.assert_close(augment(images, same, 4, still, torch.Generator()), images, atol=1e-5, rtol=1e-5)
-    first, second = (augment(images, same, 4, Augmentation(), torch.Generator().manual_seed(3)) for _ in range(2))
+    torch.testing.assert_close(
+        augment(images, same, 4, still, torch.Generator()), images, atol=1e-5, rtol=1e-5
+    )
+    first, second = (
+        augment(images, same, 4, Augmentation(), torch.Generator().manual_seed(3)) for _ in range(2)
+    )
     assert torch.equal(first, second)
     assert not torch.equal(first, images)
-    assert augment(images, same, 4, Augmentation(), torch.Generator(), side=24).shape == (6, 4, 24, 24)
+    assert augment(images, same, 4, Augmentation(), torch.Generator(), side=24).shape == (
+        6,
+        4,
+        24,
+        24,
+    )
 
 
 def test_one_cell_keeps_one_geometry_and_independent_cells_do_not() -> None:

@@ -1,4 +1,6 @@
-"""A training that starts from a bundle's weights keeps what it knows, and is refused where these do not fit."""
+"""A training that starts from a bundle's weights keeps what it knows, and is refused where these do
+not fit.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,11 @@ from wbcpipe.classify.models.bundle_info import BundleReference
 from wbcpipe.classify.networks import build_network
 from wbcpipe.classify.training.build_bundle import build_bundle
 from wbcpipe.classify.training.data import load_cells
-from wbcpipe.classify.training.finetune import check_init_from, init_from_keys, load_pretrained_weights
+from wbcpipe.classify.training.finetune import (
+    check_init_from,
+    init_from_keys,
+    load_pretrained_weights,
+)
 from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.training.recipe import Recipe
 from wbcpipe.classify.training.train_and_validate import cross_validate, train_and_validate
@@ -32,26 +38,41 @@ if TYPE_CHECKING:
     from wbcpipe.samples.cell_store import CellStore
 
 CPU = TrainingOptions(device="cpu")
-TINY = {"method": "mm-mimo", "side": 32, "start_side": 32, "batch_size": 16, "epochs": 8, "input_repetition_prob": 0.5}
+TINY = {
+    "method": "mm-mimo",
+    "side": 32,
+    "start_side": 32,
+    "batch_size": 16,
+    "epochs": 8,
+    "input_repetition_prob": 0.5,
+}
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory: pytest.TempPathFactory) -> list[Bundle]:
+def taught() -> list[Bundle]:
     """Room for the bundle that all tests here start from."""
     return []
 
 
 @pytest.fixture
-def bundle(taught: list[Bundle], cells: CellSet, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+def bundle(
+    taught: list[Bundle], cells: CellSet, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
     """MM-MIMO that has learned the synthetic cells."""
     if not taught:
         out = tmp_path_factory.mktemp("taught")
-        taught.append(build_bundle(cells, None, Recipe.model_validate(TINY), name="taught", out=out, options=CPU))
+        taught.append(
+            build_bundle(
+                cells, None, Recipe.model_validate(TINY), name="taught", out=out, options=CPU
+            )
+        )
     return taught[0]
 
 
 def starting(bundle: Bundle, **changes: Any) -> Recipe:
-    return Recipe.model_validate({**init_from_keys(bundle), "batch_size": 16, "start_side": 32, **changes})
+    return Recipe.model_validate(
+        {**init_from_keys(bundle), "batch_size": 16, "start_side": 32, **changes}
+    )
 
 
 def test_few_cells_and_steps_do_after_a_start(
@@ -65,7 +86,9 @@ def test_few_cells_and_steps_do_after_a_start(
     assert found.scores["mm-mimo"]["f1_weighted"] > 0.85
     again = train_and_validate(few, rest, recipe, tmp_path / "a", replace(CPU, init_from=bundle))
     assert np.array_equal(found.logits, again.logits)
-    alone = train_and_validate(few, rest, recipe.model_copy(update={"init_from": ""}), tmp_path / "b", CPU)
+    alone = train_and_validate(
+        few, rest, recipe.model_copy(update={"init_from": ""}), tmp_path / "b", CPU
+    )
     assert alone.scores["mm-mimo"]["f1_weighted"] < 0.7
 
 
@@ -83,7 +106,9 @@ def test_the_last_layer_keeps_the_classes_that_both_know(bundle: Bundle) -> None
     assert torch.equal(new[:, 0], old[:, 2])
     assert torch.equal(new[:, 1], fresh[:, 1]), "a class that the bundle does not know"
     assert torch.equal(new[:, 2], old[:, 0])
-    assert torch.equal(after["backbone.fc.bias"].view(3, 3)[:, 0], before["backbone.fc.bias"].view(3, 3)[:, 2])
+    assert torch.equal(
+        after["backbone.fc.bias"].view(3, 3)[:, 0], before["backbone.fc.bias"].view(3, 3)[:, 2]
+    )
 
 
 def test_the_keys_are_those_of_the_bundle(bundle: Bundle) -> None:
@@ -92,15 +117,25 @@ def test_the_keys_are_those_of_the_bundle(bundle: Bundle) -> None:
     assert keys["init_from"] == bundle.info.sha256
     smears = init_from_keys(load_bundle("smear-shufflenet"))
     assert (smears["method"], smears["side"], smears["normalise"]) == ("mm-mimo", 112, "stain")
-    assert init_from_keys(load_bundle("virtual-shufflenet"))["method"] == "mm-mimo", "without teachers"
+    assert init_from_keys(load_bundle("virtual-shufflenet"))["method"] == "mm-mimo", (
+        "without teachers"
+    )
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
         ({"init_from": ""}, ConfigError, "this recipe starts from random weights; name the bundle"),
-        ({"init_from": "0" * 64}, ConfigError, "starts from weights 000000000000; name the bundle that has them"),
-        ({"backbone": "resnet34"}, ConfigError, "'taught' is mm-mimo on shufflenet_v2_x1_0, the recipe mm-mimo on res"),
+        (
+            {"init_from": "0" * 64},
+            ConfigError,
+            "starts from weights 000000000000; name the bundle that has them",
+        ),
+        (
+            {"backbone": "resnet34"},
+            ConfigError,
+            "'taught' is mm-mimo on shufflenet_v2_x1_0, the recipe mm-mimo on res",
+        ),
         ({"method": "early-fusion"}, ConfigError, "the recipe early-fusion on shufflenet"),
         ({"method": "late-fusion"}, ConfigError, "late fusion has a network for each modality"),
     ],
@@ -131,7 +166,11 @@ def test_a_recipe_that_does_not_fit_is_refused(
     ],
 )
 def test_cells_that_do_not_fit_are_refused(
-    bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path, settings: dict[str, Any], text: str
+    bundle: Bundle,
+    write_store: Callable[..., CellStore],
+    tmp_path: Path,
+    settings: dict[str, Any],
+    text: str,
 ) -> None:
     store = write_store("odd", 60, **settings)
     with pytest.raises(TrainingDataError, match=text):
@@ -148,12 +187,23 @@ def test_the_command_starts_from_a_bundle_and_says_so(
     bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
 ) -> None:
     write_store("mine", 60, fields=30, seed=5)
-    words = ["train", "mine", "--data", str(tmp_path), "--out", str(tmp_path / "m"), "--device", "cpu"]
-    few = ["--epochs", "2", "--batch-size", "16"]
+    words = [
+        "train",
+        "mine",
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "m"),
+        "--device",
+        "cpu",
+    ]
+    few = ["--epochs", "2", "--batch-size", "16", "--set", "min_steps=4"]
     done = CliRunner().invoke(cli, [*words, *few, "--init-from", str(bundle.path)])
     assert done.exit_code == 0, done.output
     made = load_bundle(tmp_path / "m" / "m")
-    assert made.info.training.init_from == BundleReference(bundle="taught", sha256=bundle.info.sha256)
+    assert made.info.training.init_from == BundleReference(
+        bundle="taught", sha256=bundle.info.sha256
+    )
     recipe = made.info.training.recipe
     assert (recipe["init_from"], recipe["side"], recipe["lr"]) == (bundle.info.sha256, 32, 0.001)
     assert f"started from the weights of `taught` (SHA-256 `{bundle.info.sha256}`)" in (

@@ -1,4 +1,6 @@
-"""Few cells: a kept threshold, a gain with its interval, and steps that follow the number of cells."""
+"""Few cells: a kept threshold, a gain with its interval, and steps that follow the number of
+cells.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,14 @@ CPU = TrainingOptions(device="cpu")
 
 
 def starting(bundle: Bundle, **changes: Any) -> Recipe:
-    keys = {**init_from_keys(bundle), "batch_size": 16, "start_side": 32, "epochs": 1, **changes}
+    keys = {
+        **init_from_keys(bundle),
+        "batch_size": 16,
+        "start_side": 32,
+        "epochs": 1,
+        "min_steps": 4,
+    }
+    keys |= changes
     return Recipe.model_validate(keys)
 
 
@@ -43,7 +52,9 @@ def test_a_bundle_of_few_cells_keeps_its_parents_threshold(
 ) -> None:
     cells = load_cells([("mine", write_store("mine", count, fields=2).path)], 32)
     options = replace(CPU, init_from=tiny_bundle)
-    info = build_bundle(cells, None, starting(tiny_bundle), name="mine", out=tmp_path / "out", options=options).info
+    info = build_bundle(
+        cells, None, starting(tiny_bundle), name="mine", out=tmp_path / "out", options=options
+    ).info
     assert info.calibration.threshold == tiny_bundle.info.calibration.threshold > 0
     assert info.calibration.risk_bounds is None
     assert info.calibration.head_disagreement is not None, "an alarm without a bound"
@@ -60,17 +71,28 @@ def test_enough_cells_are_bounded_by_cross_validation(
 ) -> None:
     cells = load_cells([("s1", write_store("s1", 120, fields=2).path)], 32)
     options = replace(CPU, init_from=tiny_bundle)
-    made = build_bundle(cells, None, starting(tiny_bundle), name="m", out=tmp_path / "out", options=options)
+    made = build_bundle(
+        cells, None, starting(tiny_bundle), name="m", out=tmp_path / "out", options=options
+    )
     bounds = made.info.calibration.risk_bounds
     assert bounds is not None
     assert bounds.assumption.endswith(CROSS_VALIDATED)
     assert made.info.calibration.threshold >= tiny_bundle.info.calibration.threshold
-    again = build_bundle(cells, None, starting(tiny_bundle), name="m", out=tmp_path / "out", options=options)
+    again = build_bundle(
+        cells, None, starting(tiny_bundle), name="m", out=tmp_path / "out", options=options
+    )
     assert again.info.sha256 == made.info.sha256, "a finished training is used again"
-    assert json.loads((made.path / "bundle.json").read_text())["validation"]["improvement"]["seen_by_parent"] is True
+    assert (
+        json.loads((made.path / "bundle.json").read_text())["validation"]["improvement"][
+            "seen_by_parent"
+        ]
+        is True
+    )
 
 
-def test_cells_that_the_user_names_are_held_out_as_they_are(tiny_bundle: Bundle, cells: CellSet) -> None:
+def test_cells_that_the_user_names_are_held_out_as_they_are(
+    tiny_bundle: Bundle, cells: CellSet
+) -> None:
     recipe = starting(tiny_bundle)
     assert cross_validation_folds(cells, None, recipe) == 5
     assert cross_validation_folds(cells, cells, recipe) == 0
@@ -81,19 +103,23 @@ def test_cells_that_the_user_names_are_held_out_as_they_are(tiny_bundle: Bundle,
 
 
 @pytest.mark.parametrize(("default", "target"), [(0.0, 0.99), (0.4, 0.99), (0.7, 0.9)])
-def test_a_threshold_is_fitted_by_as_many_cells_as_show_the_target(default: float, target: float) -> None:
+def test_a_threshold_is_fitted_by_as_many_cells_as_show_the_target(
+    default: float, target: float
+) -> None:
     labels = np.arange(240) % 3
     sure = np.eye(3)[labels][:, None] * 9
     few = calibrate(sure[:60], labels[:60], target_accuracy=target, default_threshold=default)[0]
     assert few.threshold == default
     many = calibrate(sure, labels, target_accuracy=target, default_threshold=default)[0]
-    enough = 120 >= cells_needed(1 - target, thresholds=1)
+    enough = cells_needed(1 - target, thresholds=1) <= 120
     assert many.threshold == (0.0 if enough else default)
     assert many.risk_bounds is not None
 
 
 @pytest.mark.parametrize(
-    ("cells", "steps"), [(16, 32), (25, 50), (50, 100), (79, 100), (125, None)], ids=lambda value: str(value)
+    ("cells", "steps"),
+    [(16, 32), (25, 50), (50, 100), (79, 100), (125, None)],
+    ids=lambda value: str(value),
 )
 def test_steps_follow_the_number_of_cells(cells: int, steps: int | None) -> None:
     found = with_defaults_for({"init_from": "0" * 64, "method": "mm-mimo"}, "stained-rgb", cells)
@@ -104,7 +130,16 @@ def test_the_command_says_how_much_better_the_network_is(
     tiny_bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
 ) -> None:
     write_store("mine", 30, fields=2, seed=5)
-    words = ["train", "mine", "--data", str(tmp_path), "--out", str(tmp_path / "m"), "--device", "cpu"]
+    words = [
+        "train",
+        "mine",
+        "--data",
+        str(tmp_path),
+        "--out",
+        str(tmp_path / "m"),
+        "--device",
+        "cpu",
+    ]
     more = ["--epochs", "1", "--batch-size", "16", "--init-from", str(tiny_bundle.path)]
     done = CliRunner().invoke(cli, [*words, *more])
     assert done.exit_code == 0, done.output
@@ -112,7 +147,10 @@ def test_the_command_says_how_much_better_the_network_is(
     assert "% by tiny: " in done.stdout
     assert "95 % interval" in done.stdout
     assert "threshold 0.3 of the parent" in done.stdout
-    assert "no error bound: 30 validation cells; a bound of 10 % needs 120, 5 % needs 172" in done.stdout
+    assert (
+        "no error bound: 30 validation cells; a bound of 10 % needs 120, 5 % needs 172"
+        in done.stdout
+    )
     card = (load_bundle(tmp_path / "m" / "m").path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "Compared with the bundle that the training started from" in card
     assert "too few validation cells to bound the error" in card

@@ -16,12 +16,23 @@ from safetensors import safe_open
 from wbcpipe.classify.models.normalise import fit_normalisation
 from wbcpipe.classify.training.augment import Augmentation, augment
 from wbcpipe.classify.training.checkpoint import load_state
+from wbcpipe.classify.training.distill import total_loss
 from wbcpipe.classify.training.folds import holdout
-from wbcpipe.classify.training.progress import EpochReport, TrainingOptions
+from wbcpipe.classify.training.progress import EpochReport, StepReport, TrainingOptions
 from wbcpipe.classify.training.randaugment import RandAugment
 from wbcpipe.classify.training.recipe import Recipe, with_defaults_for
-from wbcpipe.classify.training.train import TrainingTask, late_fusion_of, one_cycle, predict_logits, train_network
-from wbcpipe.classify.training.train_and_validate import cross_validate, markdown_table, train_and_validate
+from wbcpipe.classify.training.teacher import late_fusion_of
+from wbcpipe.classify.training.train import (
+    TrainingTask,
+    one_cycle,
+    predict_logits,
+    train_network,
+)
+from wbcpipe.classify.training.train_and_validate import (
+    cross_validate,
+    markdown_table,
+    train_and_validate,
+)
 from wbcpipe.classify.training.training_run import Patience
 from wbcpipe.errors import ConfigError, TrainingDataError
 from wbcpipe.pipeline import cli
@@ -30,9 +41,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from wbcpipe.classify.networks import FusionNetwork
     from wbcpipe.classify.training.data import CellSet
-    from wbcpipe.classify.training.training_run import TrainingRun
     from wbcpipe.samples.cell_store import CellStore
 
 TINY = Recipe(side=32, start_side=32, batch_size=16, lr=4e-3, epochs=3, teacher_epochs=2)
@@ -40,16 +52,21 @@ TINY = Recipe(side=32, start_side=32, batch_size=16, lr=4e-3, epochs=3, teacher_
 
 def same_weights(first: FusionNetwork, second: FusionNetwork) -> bool:
     return all(
-        torch.equal(a, b) for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True)
     )
 
 
 def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
     train, test = holdout(cells.labels, cells.groups, 0.25, 0)
-    recipe = TINY.model_copy(update={"epochs": 8, "teacher_epochs": 5})
+    recipe = TINY.model_copy(update={"epochs": 8})
     reports: list[EpochReport] = []
     outcome = train_and_validate(
-        cells.subset(train), cells.subset(test), recipe, tmp_path / "w", TrainingOptions(on_epoch=reports.append)
+        cells.subset(train),
+        cells.subset(test),
+        recipe,
+        tmp_path / "w",
+        TrainingOptions(on_epoch=reports.append),
     )
     assert list(outcome.scores) == ["color1", "color2", "fluorescence", "late-fusion", "mm-mimo-kd"]
     assert outcome.scores["mm-mimo-kd"]["f1_weighted"] > 0.8
@@ -65,7 +82,11 @@ def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
 
     again: list[EpochReport] = []
     second = train_and_validate(
-        cells.subset(train), cells.subset(test), recipe, tmp_path / "w", TrainingOptions(on_epoch=again.append)
+        cells.subset(train),
+        cells.subset(test),
+        recipe,
+        tmp_path / "w",
+        TrainingOptions(on_epoch=again.append),
     )
     assert all(r.seconds == 0 for r in again)
     assert same_weights(outcome.network, second.network)
@@ -85,7 +106,9 @@ def test_mimo_with_teachers_learns(cells: CellSet, tmp_path: Path) -> None:
     ],
     ids=["plain", "ema", "randaugment", "patience", "patience-ema", "modality-dropout"],
 )
-def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Path, options: dict[str, object]) -> None:
+def test_a_broken_training_ends_in_the_same_weights(
+    cells: CellSet, tmp_path: Path, options: dict[str, object]
+) -> None:
     part = cells.subset(np.arange(48))
     normalisation = fit_normalisation(part.images)
     recipe = TINY.model_copy(update={"method": "mm-mimo", **options})
@@ -100,11 +123,15 @@ def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Pa
 
     with pytest.raises(Stopped):
         train_network(
-            TrainingTask(part, normalisation, recipe, "x"), tmp_path / "broken", TrainingOptions(on_epoch=stop)
+            TrainingTask(part, normalisation, recipe, "x"),
+            tmp_path / "broken",
+            TrainingOptions(on_epoch=stop),
         )
     left: list[EpochReport] = []
     resumed = train_network(
-        TrainingTask(part, normalisation, recipe, "x"), tmp_path / "broken", TrainingOptions(on_epoch=left.append)
+        TrainingTask(part, normalisation, recipe, "x"),
+        tmp_path / "broken",
+        TrainingOptions(on_epoch=left.append),
     )
     assert [r.epoch for r in left] == [3]
     assert same_weights(whole, resumed)
@@ -114,28 +141,25 @@ def test_a_broken_training_ends_in_the_same_weights(cells: CellSet, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("two_threads")
-def test_a_stop_in_mid_epoch_loses_that_epoch_only(
-    cells: CellSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import wbcpipe.classify.training.train as module
-
+def test_a_stop_in_mid_epoch_loses_that_epoch_only(cells: CellSet, tmp_path: Path) -> None:
     part = cells.subset(np.arange(48))
     normalisation = fit_normalisation(part.images)
     recipe = TINY.model_copy(update={"method": "early-fusion"})
     whole = train_network(TrainingTask(part, normalisation, recipe, "x"), tmp_path / "whole")
-    step, calls = module._step, []
 
-    def dies(*arguments: object) -> object:
-        calls.append(1)
-        if len(calls) == 5:  # the second of three steps of the second epoch
+    def dies(report: StepReport) -> None:
+        if report.step == 5:  # the second of three steps of the second epoch
             raise KeyboardInterrupt
-        return step(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_step", dies)
     with pytest.raises(KeyboardInterrupt):
-        train_network(TrainingTask(part, normalisation, recipe, "x"), tmp_path / "broken")
-    monkeypatch.undo()
-    assert same_weights(whole, train_network(TrainingTask(part, normalisation, recipe, "x"), tmp_path / "broken"))
+        train_network(
+            TrainingTask(part, normalisation, recipe, "x"),
+            tmp_path / "broken",
+            TrainingOptions(on_step=dies),
+        )
+    assert same_weights(
+        whole, train_network(TrainingTask(part, normalisation, recipe, "x"), tmp_path / "broken")
+    )
 
 
 def test_other_cells_or_another_recipe_are_refused(cells: CellSet, tmp_path: Path) -> None:
@@ -144,9 +168,13 @@ def test_other_cells_or_another_recipe_are_refused(cells: CellSet, tmp_path: Pat
     normalisation = fit_normalisation(part.images)
     train_network(TrainingTask(part, normalisation, recipe, "x"), tmp_path)
     with pytest.raises(TrainingDataError, match="other cells or another recipe"):
-        train_network(TrainingTask(cells.subset(np.arange(33)), normalisation, recipe, "x"), tmp_path)
+        train_network(
+            TrainingTask(cells.subset(np.arange(33)), normalisation, recipe, "x"), tmp_path
+        )
     with pytest.raises(TrainingDataError, match="give another --out"):
-        train_network(TrainingTask(part, normalisation, recipe.model_copy(update={"seed": 1}), "x"), tmp_path)
+        train_network(
+            TrainingTask(part, normalisation, recipe.model_copy(update={"seed": 1}), "x"), tmp_path
+        )
     (tmp_path / "state.safetensors").write_bytes(b"no tensors")
     with pytest.raises(TrainingDataError, match="cannot be read"):
         load_state(tmp_path / "state.safetensors", "x")
@@ -154,17 +182,30 @@ def test_other_cells_or_another_recipe_are_refused(cells: CellSet, tmp_path: Pat
 
 def test_teachers_do_not_depend_on_the_students_options() -> None:
     other = TINY.model_copy(
-        update={"epochs": 90, "temperature": 7.0, "input_repetition_prob": 0.1, "method": "early-fusion-kd"}
+        update={
+            "epochs": 90,
+            "temperature": 7.0,
+            "input_repetition_prob": 0.1,
+            "method": "early-fusion-kd",
+        }
     )
     assert other.for_teacher("color1") == TINY.for_teacher("color1")
     assert TINY.for_teacher("color1").epochs == TINY.teacher_epochs
 
 
-@pytest.mark.parametrize("method", ["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo"])
+@pytest.mark.parametrize(
+    "method", ["single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo"]
+)
 def test_every_method_runs(cells: CellSet, tmp_path: Path, method: str) -> None:
     part = cells.subset(np.arange(48))
     recipe = Recipe.model_validate(
-        {**TINY.model_dump(), "method": method, "epochs": 1, "teacher_epochs": 1, "modality": "color2"}
+        {
+            **TINY.model_dump(),
+            "method": method,
+            "epochs": 1,
+            "teacher_epochs": 1,
+            "modality": "color2",
+        }
     )
     outcome = train_and_validate(part, part, recipe, tmp_path)
     assert list(outcome.scores)[-1] == ("color2" if method == "single" else method)
@@ -192,22 +233,6 @@ def test_late_fusion_is_its_members(cells: CellSet, tmp_path: Path) -> None:
         np.testing.assert_allclose(together[:, i], alone[:, 0], atol=1e-4)
 
 
-def test_the_heads_of_a_trained_mimo_follow_their_own_modality(cells: CellSet, tmp_path: Path) -> None:
-    """Section 3.3 of the paper: given cells of different classes, each head answers for its own input."""
-    recipe = TINY.model_copy(update={"method": "mm-mimo", "input_repetition_prob": 0.0, "epochs": 16})
-    normalisation = fit_normalisation(cells.images)
-    network = train_network(TrainingTask(cells, normalisation, recipe, "x"), tmp_path)
-    rng = np.random.default_rng(0)
-    table = np.stack([rng.permutation(len(cells)) for _ in range(3)], axis=1)
-    mixed = cells.images[table, np.arange(3)[None, :]]
-    with torch.no_grad():
-        logits = network(torch.from_numpy(normalisation.apply(mixed))).numpy()
-    right = logits.argmax(-1) == cells.labels[table]
-    assert (right.mean(axis=0) > 0.55).all()  # chance is 1 / 3
-    others = np.stack([logits.argmax(-1)[:, i] == cells.labels[table[:, (i + 1) % 3]] for i in range(3)])
-    assert right.mean() > others.mean() + 0.2
-
-
 def test_small_pictures_come_first() -> None:
     recipe = Recipe(side=112, start_side=64, epochs=10)
     sides = [recipe.side_at(epoch) for epoch in range(10)]
@@ -222,7 +247,11 @@ def test_cross_validation_is_resumable_and_makes_a_table(cells: CellSet, tmp_pat
     assert partial["finished"] == [1]
     seen: list[tuple[int | None, float]] = []
     table = cross_validate(
-        cells, recipe, tmp_path, folds=2, options=TrainingOptions(on_epoch=lambda r: seen.append((r.fold, r.seconds)))
+        cells,
+        recipe,
+        tmp_path,
+        folds=2,
+        options=TrainingOptions(on_epoch=lambda r: seen.append((r.fold, r.seconds))),
     )
     assert [n for n, seconds in seen if seconds] == [0]  # fold 1 was trained before
     assert table["finished"] == [0, 1]
@@ -255,20 +284,24 @@ def test_patience_ends_training_and_keeps_the_best_weights(
 
     losses = iter([3.0, 1.0, 2.0, 2.0, 0.5])
     networks: list[FusionNetwork] = []
-    watch = module._watch
+    predict = module.predict_logits
 
-    def watched(run: TrainingRun) -> None:
-        networks.append(copy.deepcopy(run.network))
-        watch(run)
+    def watched(network: FusionNetwork, *rest: Any, **options: Any) -> NDArray[np.float32]:
+        networks.append(copy.deepcopy(network))
+        return predict(network, *rest, **options)
 
     monkeypatch.setattr(module, "cross_entropy_over_heads", lambda *_: torch.tensor(next(losses)))
-    monkeypatch.setattr(module, "_watch", watched)
+    monkeypatch.setattr(module, "predict_logits", watched)
     part = cells.subset(np.arange(48))
     normalisation = fit_normalisation(part.images)
-    recipe = TINY.model_copy(update={"method": "early-fusion", "epochs": 5, "patience": 2, "holdout": 0.3})
+    recipe = TINY.model_copy(
+        update={"method": "early-fusion", "epochs": 5, "patience": 2, "holdout": 0.3}
+    )
     reports: list[EpochReport] = []
     network = train_network(
-        TrainingTask(part, normalisation, recipe, "x"), tmp_path, TrainingOptions(on_epoch=reports.append)
+        TrainingTask(part, normalisation, recipe, "x"),
+        tmp_path,
+        TrainingOptions(on_epoch=reports.append),
     )
     assert [report.epoch for report in reports] == [1, 2, 3, 4]
     assert reports[-1].work == 1.0
@@ -277,13 +310,17 @@ def test_patience_ends_training_and_keeps_the_best_weights(
 
     again: list[EpochReport] = []
     second = train_network(
-        TrainingTask(part, normalisation, recipe, "x"), tmp_path, TrainingOptions(on_epoch=again.append)
+        TrainingTask(part, normalisation, recipe, "x"),
+        tmp_path,
+        TrainingOptions(on_epoch=again.append),
     )
     assert same_weights(network, second)
     assert [(report.epoch, report.seconds, report.work) for report in again] == [(4, 0.0, 1.0)]
     kept = load_state(tmp_path / "state.safetensors", json.loads(_header(tmp_path))["fingerprint"])
     assert kept is not None
-    assert not [name for name in kept[0] if name.startswith("opt.")], "a finished training needs no optimiser"
+    assert not [name for name in kept[0] if name.startswith("opt.")], (
+        "a finished training needs no optimiser"
+    )
 
 
 def _header(folder: Path) -> str:
@@ -315,10 +352,23 @@ def test_the_rate_rises_and_falls_once() -> None:
     assert rates[100] == pytest.approx(1e-3)
 
 
-def test_any_key_of_the_recipe_can_be_set(write_store: Callable[..., CellStore], tmp_path: Path) -> None:
-    words = ["train", str(write_store(count=48).path), "--method", "early-fusion", "--side", "32", "--epochs", "1"]
+def test_any_key_of_the_recipe_can_be_set(
+    write_store: Callable[..., CellStore], tmp_path: Path
+) -> None:
+    words = [
+        "train",
+        str(write_store(count=48).path),
+        "--method",
+        "early-fusion",
+        "--side",
+        "32",
+        "--epochs",
+        "1",
+    ]
     words += ["--folds", "2", "--fold", "0", "--out", str(tmp_path / "out"), "--json"]
-    done = CliRunner().invoke(cli, [*words, "--set", "start_side=32,batch_size=8", "--set", "randaugment.magnitude=9"])
+    done = CliRunner().invoke(
+        cli, [*words, "--set", "start_side=32,batch_size=8", "--set", "randaugment.magnitude=9"]
+    )
     assert done.exit_code == 0, done.output
     recipe = json.loads(done.stdout)["recipe"]
     assert (recipe["batch_size"], recipe["randaugment"]) == (8, {"operations": 2, "magnitude": 9})
@@ -334,7 +384,11 @@ def test_any_key_of_the_recipe_can_be_set(write_store: Callable[..., CellStore],
     )
     assert done.exit_code == 0, done.output
     recipe = Recipe.model_validate(json.loads(done.stdout)["recipe"])
-    assert (recipe.randaugment, recipe.input_repetition_prob, recipe.sampling) == (RandAugment(), 0.0, "natural")
+    assert (recipe.randaugment, recipe.input_repetition_prob, recipe.sampling) == (
+        RandAugment(),
+        0.0,
+        "natural",
+    )
     assert (recipe.side, recipe.epochs, recipe.method) == (32, 1, "early-fusion")
     assert recipe.distillation.weight == 2.0
     refused = CliRunner().invoke(cli, [*words, "--set", "no_such_key=1"])
@@ -354,9 +408,17 @@ def test_the_published_recipe_is_the_papers_at_any_side() -> None:
 
 
 def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
-    smear = Recipe.model_validate(with_defaults_for({"augmentation": {"stain": 0.1}}, "stained-rgb", 5000))
-    assert (smear.normalise, smear.augmentation.stain, smear.augmentation.stain_mixing) == ("stain", 0.1, 0.1)
-    amounts = Recipe.model_validate(with_defaults_for({"normalise": "fixed"}, "stained-rgb", 5000)).augmentation
+    smear = Recipe.model_validate(
+        with_defaults_for({"augmentation": {"stain": 0.1}}, "stained-rgb", 5000)
+    )
+    assert (smear.normalise, smear.augmentation.stain, smear.augmentation.stain_mixing) == (
+        "stain",
+        0.1,
+        0.1,
+    )
+    amounts = Recipe.model_validate(
+        with_defaults_for({"normalise": "fixed"}, "stained-rgb", 5000)
+    ).augmentation
     assert (amounts.gain, amounts.offset, amounts.gamma, amounts.scale, amounts.lossless_prob) == (
         0.0,
         0.0,
@@ -364,9 +426,9 @@ def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
         0.0,
         1.0,
     )
-    assert Recipe.model_validate(with_defaults_for({"method": "early-fusion"}, "scope", 5000)) == Recipe(
-        method="early-fusion"
-    )
+    assert Recipe.model_validate(
+        with_defaults_for({"method": "early-fusion"}, "scope", 5000)
+    ) == Recipe(method="early-fusion")
     lamps = Recipe.model_validate(
         with_defaults_for({"single_modality_prob": 0.0}, "scope", 5000)
     )  # these fail one by one, colours do not
@@ -376,17 +438,49 @@ def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
     assert with_defaults_for(paper, "stained-rgb", 5000) == paper
 
 
-def test_pictures_keep_their_amounts_where_amounts_tell(write_store: Callable[..., CellStore], tmp_path: Path) -> None:
-    options = Recipe.model_validate(with_defaults_for({"normalise": "fixed"}, "scope", 5000)).augmentation
+def test_pictures_keep_their_amounts_where_amounts_tell(
+    write_store: Callable[..., CellStore], tmp_path: Path
+) -> None:
+    options = Recipe.model_validate(
+        with_defaults_for({"normalise": "fixed"}, "scope", 5000)
+    ).augmentation
     images = torch.rand((8, 2, 32, 32))
-    # Cells stand in the middle: what a shift loses at one side and mirrors in at the other is ground.
+    # Cells stand in the middle: what a shift loses at one side and mirrors in at the other is
+    # ground.
     images[:, :, :4], images[:, :, -4:], images[..., :4], images[..., -4:] = 0.0, 0.0, 0.0, 0.0
-    changed = augment(images.clone(), torch.zeros(8, dtype=torch.bool), 2, options, torch.Generator().manual_seed(1))
+    changed = augment(
+        images.clone(),
+        torch.zeros(8, dtype=torch.bool),
+        2,
+        options,
+        torch.Generator().manual_seed(1),
+    )
     torch.testing.assert_close(changed.sum(dim=(2, 3)), images.sum(dim=(2, 3)))
     assert not torch.equal(changed, images)
     store = str(write_store(count=48).path)
-    words = ["train", store, "--method", "early-fusion", "--side", "32", "--epochs", "1", "--normalise", "fixed"]
-    words += ["--folds", "2", "--fold", "0", "--out", str(tmp_path / "out"), "--json", "--set", "augmentation.gain=0.3"]
+    words = [
+        "train",
+        store,
+        "--method",
+        "early-fusion",
+        "--side",
+        "32",
+        "--epochs",
+        "1",
+        "--normalise",
+        "fixed",
+    ]
+    words += [
+        "--folds",
+        "2",
+        "--fold",
+        "0",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+        "--set",
+        "augmentation.gain=0.3",
+    ]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
     used = json.loads(done.stdout)["recipe"]["augmentation"]
@@ -400,13 +494,13 @@ def test_few_cells_are_drawn_again_until_the_steps_are_enough(
 
     part = cells.subset(np.arange(20))
     recipe = TINY.model_copy(update={"method": "mm-mimo", "min_steps": 10})
-    sizes, step = [], module._step
+    sizes: list[int] = []
 
-    def counted(run: Any, images: torch.Tensor, *rest: Any) -> tuple[float, int, int]:
-        sizes.append(len(images))
-        return step(run, images, *rest)
+    def counted(logits: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        sizes.append(len(logits))
+        return total_loss(logits, *rest, **options)
 
-    monkeypatch.setattr(module, "_step", counted)
+    monkeypatch.setattr(module, "total_loss", counted)
     reports: list[EpochReport] = []
     train_network(
         TrainingTask(part, fit_normalisation(part.images), recipe, "x"),
@@ -417,8 +511,13 @@ def test_few_cells_are_drawn_again_until_the_steps_are_enough(
     assert [report.epoch for report in reports] == [1, 2, 3]
     assert recipe.for_teacher("color1").min_steps == 10
     assert Recipe.model_validate(with_defaults_for({}, "scope", 100)).min_steps == 1500
-    assert Recipe.model_validate(with_defaults_for({"init_from": "0" * 64}, "scope", 40)).min_steps == 80
+    assert (
+        Recipe.model_validate(with_defaults_for({"init_from": "0" * 64}, "scope", 40)).min_steps
+        == 80
+    )
     assert "min_steps" not in with_defaults_for({"init_from": "0" * 64}, "scope", 300)
     assert Recipe.model_validate(with_defaults_for({"min_steps": 0}, "scope", 100)).min_steps == 0
-    assert Recipe.model_validate(with_defaults_for({"epochs": 60}, "stained-rgb", 100)).min_steps == 0
+    assert (
+        Recipe.model_validate(with_defaults_for({"epochs": 60}, "stained-rgb", 100)).min_steps == 0
+    )
     assert Recipe.model_validate(with_defaults_for({}, "stained-rgb", 1200)).min_steps == 0

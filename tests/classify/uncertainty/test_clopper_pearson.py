@@ -8,7 +8,9 @@ from scipy.stats import binomtest
 from wbcpipe.classify.uncertainty.clopper_pearson import clopper_pearson
 
 
-@pytest.mark.parametrize(("count", "total"), [(0, 10), (3, 7), (20, 200), (64, 100), (1, 1000), (10, 10)])
+@pytest.mark.parametrize(
+    ("count", "total"), [(0, 10), (3, 7), (20, 200), (64, 100), (1, 1000), (10, 10)]
+)
 @pytest.mark.parametrize("tail", [0.025, 0.01])
 def test_limits_equal_scipys(count: int, total: int, tail: float) -> None:
     exact = binomtest(count, total).proportion_ci(1 - 2 * tail, method="exact")

@@ -15,12 +15,14 @@ from wbcpipe.classify.uncertainty.probability_calibration import (
 )
 from wbcpipe.classify.uncertainty.risk_control import split_cells
 
-WITHOUT_POOL = """{"temperatures": [0.8, 0.7], "weights": [0.25, 0.75], "fused_temperature": 0.93, "threshold": 0.61,
-"target_accuracy": 0.99, "accepted_accuracy": 0.94, "unidentified_fraction": 0.05, "cells": 300, "nll_before": 0.3,
-"nll_after": 0.2}"""
+WITHOUT_POOL = """{"temperatures": [0.8, 0.7], "weights": [0.25, 0.75],
+"fused_temperature": 0.93, "threshold": 0.61, "target_accuracy": 0.99, "accepted_accuracy": 0.94,
+"unidentified_fraction": 0.05, "cells": 300, "nll_before": 0.3, "nll_after": 0.2}"""
 
 
-def drawn(count: int, skill: tuple[float, ...] = (2.0, 2.0), seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def drawn(
+    count: int, skill: tuple[float, ...] = (2.0, 2.0), seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, count)
     noise = rng.normal(size=(count, len(skill), 4))

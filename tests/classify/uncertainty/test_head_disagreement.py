@@ -18,7 +18,9 @@ HEADS = 3
 def probabilities(count: int, seed: int, astray: int | None = None) -> np.ndarray:
     """(N, 3, 4) of heads that mostly agree; one may be of other cells."""
     rng = np.random.default_rng(seed)
-    evidence = 4 * np.eye(4)[rng.integers(0, 4, count)][:, None] + rng.normal(size=(count, HEADS, 4))
+    evidence = 4 * np.eye(4)[rng.integers(0, 4, count)][:, None] + rng.normal(
+        size=(count, HEADS, 4)
+    )
     powers = np.exp(evidence)
     found: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
     if astray is not None:

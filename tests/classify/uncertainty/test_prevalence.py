@@ -17,7 +17,10 @@ BLOOD = np.array([0.60, 0.29, 0.03, 0.07, 0.01])
 
 
 def cells(count: int, share: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and honest probabilities (N, 5) for classes that are equally frequent; neighbours look alike."""
+    """Labels and honest probabilities (N, 5) for classes that are equally frequent.
+
+    Neighbours look alike.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.choice(5, count, p=share)
     place = 1.6 * np.stack([np.cos(np.arange(5) * 1.2566), np.sin(np.arange(5) * 1.2566)], axis=1)
@@ -37,7 +40,9 @@ def test_two_classes_are_rogan_and_gladens() -> None:
     rates = np.array([[0.9, 0.1], [0.2, 0.8]])
     # (apparent - false positives) / (sensitivity - false positives) = (0.40 - 0.1) / (0.8 - 0.1)
     expected = [4 / 7, 3 / 7]
-    assert true_shares(np.array([600.0, 400.0]), rates).tolist() == pytest.approx(expected, abs=1e-4)
+    assert true_shares(np.array([600.0, 400.0]), rates).tolist() == pytest.approx(
+        expected, abs=1e-4
+    )
     # fewer positive calls than false ones: none is, not less than none
     assert true_shares(np.array([950.0, 50.0]), rates)[1] == pytest.approx(0, abs=1e-3)
 
@@ -62,7 +67,9 @@ def test_rare_classes_are_not_swamped() -> None:
 
 def test_balanced_samples_stay_as_they_are() -> None:
     _, probability = cells(4000, np.full(5, 0.2), 3)
-    assert adjust_posteriors(probability, np.full(5, 0.2)).tolist() == pytest.approx([0.2] * 5, abs=0.025)
+    assert adjust_posteriors(probability, np.full(5, 0.2)).tolist() == pytest.approx(
+        [0.2] * 5, abs=0.025
+    )
 
 
 def test_intervals_hold_the_truth_and_narrow_with_cells() -> None:

@@ -20,8 +20,12 @@ from wbcpipe.classify.uncertainty.probability_calibration import (
 PLAIN = {"temperatures": (1.0, 1.0), "weights": (0.5, 0.5)}
 
 
-def sampled(count: int, skill: tuple[float, ...], scale: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Logits (N, heads, 4) of heads with some skill, made ``scale`` times too confident, and labels drawn."""
+def sampled(
+    count: int, skill: tuple[float, ...], scale: float, seed: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Logits (N, heads, 4) of heads with some skill, made ``scale`` times too confident, and labels
+    drawn.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 4, count)
     truth = np.eye(4)[labels]
@@ -70,10 +74,13 @@ def test_better_heads_weigh_more_and_few_cells_keep_weights_equal() -> None:
 
 def test_fusing_plain_heads_is_their_mean() -> None:
     probability = np.array([[[0.9, 0.1], [0.5, 0.5]]])
-    assert fuse(probability, ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5))).tolist() == [
-        pytest.approx([0.7, 0.3])
-    ]
-    sharper = fuse(probability, ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5), fused_temperature=0.5))
+    assert fuse(
+        probability, ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5))
+    ).tolist() == [pytest.approx([0.7, 0.3])]
+    sharper = fuse(
+        probability,
+        ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5), fused_temperature=0.5),
+    )
     assert sharper[0, 0] == pytest.approx(0.49 / (0.49 + 0.09))
 
 
@@ -121,7 +128,9 @@ def test_what_was_reached_is_recorded() -> None:
     accepted = fused.max(axis=1) >= found.threshold
     assert found.unidentified_fraction == pytest.approx(1 - accepted.mean())
     assert 0 < found.unidentified_fraction <= 0.05
-    assert found.accepted_accuracy == pytest.approx((fused.argmax(axis=1) == labels)[accepted].mean())
+    assert found.accepted_accuracy == pytest.approx(
+        (fused.argmax(axis=1) == labels)[accepted].mean()
+    )
     assert found.cells == 800
 
 

@@ -52,7 +52,9 @@ def test_the_lowest_threshold_that_suffices_is_chosen() -> None:
     assert found.level_for(0.05).threshold == 0.3
     assert found.level_at(0.3) is not None
     assert found.level_at(0.31) is None
-    with pytest.raises(ConfigError, match=r"at most 0\.1 % cannot be guaranteed: 400 test cells bound it by 1\.2 %"):
+    with pytest.raises(
+        ConfigError, match=r"at most 0\.1 % cannot be guaranteed: 400 test cells bound it by 1\.2 %"
+    ):
         found.level_for(0.001)
 
 

@@ -17,12 +17,16 @@ CLASSES = 4
 
 
 def independent(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, 2, 4) of two calibrated heads that saw independent evidence of the class, and the classes."""
+    """Probabilities (N, 2, 4) of two calibrated heads that saw independent evidence of the class,
+    and the classes.
+    """
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, CLASSES, count)
     seen = np.eye(CLASSES)[labels][:, None] + rng.normal(size=(count, 2, CLASSES))
     # Bayes: log p(class | seen) is seen for unit noise, up to a constant
-    return head_probability(seen, ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5))), labels
+    return head_probability(
+        seen, ProbabilityCalibration(temperatures=(1, 1), weights=(0.5, 0.5))
+    ), labels
 
 
 def product(probability: np.ndarray) -> np.ndarray:
@@ -42,7 +46,9 @@ def test_a_head_that_swaps_two_classes_is_corrected() -> None:
     probability, labels = independent(800)
     swapped = probability[:, :, [1, 0, 2, 3]]
     fused = fit_stacking(swapped[:400], labels[:400]).fuse(swapped[400:])
-    stacked, plain = (negative_log_likelihood(labels[400:], item) for item in (fused, product(swapped[400:])))
+    stacked, plain = (
+        negative_log_likelihood(labels[400:], item) for item in (fused, product(swapped[400:]))
+    )
     assert stacked < plain - 0.2
 
 

@@ -1,4 +1,7 @@
-"""Documents of three samples: parsed back to the same figures, and refused with line and reason when changed."""
+"""Documents of three samples.
+
+Parsed back to the same figures, and refused with line and reason when changed.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,9 @@ HL7 = (DocumentFormat.ORU, DocumentFormat.OUL)
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_document_reads_back_to_the_same_result(result: ResultMessage, kind: DocumentFormat) -> None:
+def test_a_document_reads_back_to_the_same_result(
+    result: ResultMessage, kind: DocumentFormat
+) -> None:
     content = write_document(result, ENVELOPE, kind)
     found, envelope = read_document(content)
     assert found == result
@@ -46,7 +51,9 @@ def test_a_document_reads_back_to_the_same_result(result: ResultMessage, kind: D
 def test_a_cancellation_has_a_reason_and_no_figures(
     make_document: Callable[..., DifferentialRecord], kind: DocumentFormat, state: ResultState
 ) -> None:
-    inputs = ResultInputs(document=make_document({"NEU": 5}), lab=Lab(), review=Review(state=state), sequence=3)
+    inputs = ResultInputs(
+        document=make_document({"NEU": 5}), lab=Lab(), review=Review(state=state), sequence=3
+    )
     message = build_cancellation(inputs, "slides exchanged")
     content = write_document(message, ENVELOPE, kind)
     assert read_document(content)[0] == message
@@ -56,7 +63,11 @@ def test_a_cancellation_has_a_reason_and_no_figures(
 def test_the_figures_of_hl7_are_those_that_another_library_reads(result: ResultMessage) -> None:
     for kind in HL7:
         parsed = hl7.parse(write_document(result, ENVELOPE, kind).decode())
-        rows = {(str(row[3][0][0]), str(row[4])): row for row in parsed.segments("OBX") if str(row[2]) in ("NM", "SN")}
+        rows = {
+            (str(row[3][0][0]), str(row[4])): row
+            for row in parsed.segments("OBX")
+            if str(row[2]) in ("NM", "SN")
+        }
         for number, line in enumerate(result.classes, 1):
             row = rows[(line.percent.code.code, str(number))]
             assert Decimal(str(row[5])) == line.percent.value
@@ -90,10 +101,14 @@ def _references(value: Any) -> list[str]:
     if isinstance(value, dict):
         own = [value["reference"]] if "reference" in value else []
         return own + [text for inner in value.values() for text in _references(inner)]
-    return [text for inner in value for text in _references(inner)] if isinstance(value, list) else []
+    return (
+        [text for inner in value for text in _references(inner)] if isinstance(value, list) else []
+    )
 
 
-def test_a_class_with_a_count_of_zero_is_sent_with_its_interval(make_message: Callable[..., ResultMessage]) -> None:
+def test_a_class_with_a_count_of_zero_is_sent_with_its_interval(
+    make_message: Callable[..., ResultMessage],
+) -> None:
     line = make_message({"NEU": 99, "LYM": 1, "BAS": 0}).classes[2]
     assert (line.count, line.percent.value) == (0, Decimal("0.0"))
     assert line.percent.interval == (Decimal("0.0"), Decimal("3.6"))
@@ -107,14 +122,24 @@ def written(make_message: Callable[..., ResultMessage], kind: DocumentFormat) ->
 
 #: What is replaced in the HL7 document of all classes, by what, and what the refusal says.
 HL7_MUTATIONS = {
-    "text_as_number": ("|NM|26511-6", "|60.0|", "|sixty|", "line 5, OBX-5: 'sixty' is not a figure"),
+    "text_as_number": (
+        "|NM|26511-6",
+        "|60.0|",
+        "|sixty|",
+        "line 5, OBX-5: 'sixty' is not a figure",
+    ),
     "exponent": ("|NM|26511-6", "|60.0|", "|6e1|", "'6e1' is not a figure"),
     "comma": ("|NM|26511-6", "|60.0|", "|60,0|", "'60,0' is not a figure"),
     "negative": ("|NM|26511-6", "|60.0|", "|-60.0|", "'-60.0' is not a figure"),
     "not_a_number": ("|NM|26511-6", "|60.0|", "|NaN|", "'NaN' is not a figure"),
     "another_value": ("|NM|26511-6", "|60.0|", "|61.0|", "120 of 200 cells are 60.00 %"),
     "above_100": ("|NM|26511-6", "|60.0|", "|600.0|", "OBX: key 'classes.0.percent'"),
-    "status_unknown": ("|NM|26511-6", "|||F|||", "|||Q9|||", "OBX-11: 'Q9'; allowed: C, F, P, W, X"),
+    "status_unknown": (
+        "|NM|26511-6",
+        "|||F|||",
+        "|||Q9|||",
+        "OBX-11: 'Q9'; allowed: C, F, P, W, X",
+    ),
     "status_of_one": ("|NM|26511-6", "|||F|||", "|||P|||", "OBX-11: 'P', where F is expected"),
     "status_of_the_order": ("OBR|", "|HM|F", "|HM|P", "OBR-25: 'P', where F is expected"),
     "unit_unknown": ("|NM|26511-6", "%^percent^UCUM", "%%^percent^UCUM", "OBX-6: the unit"),
@@ -125,8 +150,18 @@ HL7_MUTATIONS = {
         "CI95 without its figure",
     ),
     "unit_system": ("|NM|26511-6", "%^percent^UCUM", "%^percent^ANSI", "OBX-6: the unit"),
-    "flag_unknown": ("|NM|26511-6", "|40.0-75.0|N|", "|40.0-75.0|ZZ|", "OBX-8: the flag 'ZZ' is not known"),
-    "flag_wrong": ("|NM|26511-6", "|40.0-75.0|N|", "|40.0-75.0|H|", "the flag H contradicts the value 60.0"),
+    "flag_unknown": (
+        "|NM|26511-6",
+        "|40.0-75.0|N|",
+        "|40.0-75.0|ZZ|",
+        "OBX-8: the flag 'ZZ' is not known",
+    ),
+    "flag_wrong": (
+        "|NM|26511-6",
+        "|40.0-75.0|N|",
+        "|40.0-75.0|H|",
+        "the flag H contradicts the value 60.0",
+    ),
     "reference": ("|NM|26511-6", "|40.0-75.0|", "|75.0-40.0|", "does not ascend"),
     "reference_text": ("|NM|26511-6", "|40.0-75.0|", "|normal|", "OBX-7: 'normal' is no interval"),
     "code": ("|NM|26511-6", "26511-6", "26511-7", "MSH-10"),
@@ -162,7 +197,9 @@ def test_a_changed_message_is_refused(
     with pytest.raises(DocumentError) as refused:
         read_document("\r".join(lines).encode())
     assert str(refused.value).startswith("line ")
-    if not (kind is DocumentFormat.OUL and reason.startswith("line 5")):  # it has two more segments before
+    if not (
+        kind is DocumentFormat.OUL and reason.startswith("line 5")
+    ):  # it has two more segments before
         assert reason in str(refused.value)
 
 
@@ -179,18 +216,46 @@ FHIR_MUTATIONS: dict[str, tuple[tuple[str | int, ...], Any, str]] = {
     "unit": ((*FIRST, "valueQuantity", "code"), "percent", "allowed: %, 10*3/uL"),
     "unit_text": ((*FIRST, "valueQuantity", "unit"), "per mille", "allowed: percent"),
     "unit_system": ((*FIRST, "valueQuantity", "system"), "http://example.org", "unitsofmeasure"),
-    "flag": ((*FIRST, "interpretation", 0, "coding", 0, "code"), "ZZ", "allowed: H, HH, IND, L, LL, N"),
-    "flag_wrong": ((*FIRST, "interpretation", 0, "coding", 0, "code"), "L", "the flag L contradicts"),
+    "flag": (
+        (*FIRST, "interpretation", 0, "coding", 0, "code"),
+        "ZZ",
+        "allowed: H, HH, IND, L, LL, N",
+    ),
+    "flag_wrong": (
+        (*FIRST, "interpretation", 0, "coding", 0, "code"),
+        "L",
+        "the flag L contradicts",
+    ),
     "flag_display": ((*FIRST, "interpretation", 0, "coding", 0, "display"), "High", "where"),
     "reference": ((*FIRST, "referenceRange", 0, "low", "value"), 80.0, "does not ascend"),
     "code": ((*FIRST, "code", "coding", 0, "code"), "26478-8", "identifier.value"),
-    "code_system": ((*FIRST, "code", "coding", 0, "system"), "http://snomed.info/sct", "allowed: http://loinc.org"),
-    "interval": ((*FIRST, "component", 0, "valueRange", "high", "value"), 50.0, "lies outside its interval"),
+    "code_system": (
+        (*FIRST, "code", "coding", 0, "system"),
+        "http://snomed.info/sct",
+        "allowed: http://loinc.org",
+    ),
+    "interval": (
+        (*FIRST, "component", 0, "valueRange", "high", "value"),
+        50.0,
+        "lies outside its interval",
+    ),
     "count": ((*FIRST, "component", 1, "valueInteger"), 121, "add up to 201"),
     "count_half": ((*FIRST, "component", 1, "valueInteger"), 120.5, "line "),
-    "count_code": ((*FIRST, "component", 1, "code", "coding", 0, "code"), "CELLS", "allowed: CI95, COUNT"),
-    "fact": (("entry", 1, "resource", "component", 0, "code", "coding", 0, "code"), "STAT", "'STAT'; allowed"),
-    "state": (("entry", 1, "resource", "component", 0, "valueString"), "bogus", "'preliminary', 'final'"),
+    "count_code": (
+        (*FIRST, "component", 1, "code", "coding", 0, "code"),
+        "CELLS",
+        "allowed: CI95, COUNT",
+    ),
+    "fact": (
+        ("entry", 1, "resource", "component", 0, "code", "coding", 0, "code"),
+        "STAT",
+        "'STAT'; allowed",
+    ),
+    "state": (
+        ("entry", 1, "resource", "component", 0, "valueString"),
+        "bogus",
+        "'preliminary', 'final'",
+    ),
     "control_id": (("identifier", "value"), "0" * 20, "identifier.value"),
     "bundle_type": (("type",), "message", "where"),
     "reference_url": (("entry", 0, "resource", "result", 0, "reference"), "urn:uuid:0", "where"),
@@ -222,16 +287,22 @@ def test_a_changed_bundle_is_refused(make_message: Callable[..., ResultMessage],
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-@pytest.mark.parametrize("damage", [lambda text: text[:-40], lambda text: b"\xff" + text, lambda text: b""])
+@pytest.mark.parametrize(
+    "damage", [lambda text: text[:-40], lambda text: b"\xff" + text, lambda _text: b""]
+)
 def test_a_damaged_document_is_refused(
-    make_message: Callable[..., ResultMessage], kind: DocumentFormat, damage: Callable[[bytes], bytes]
+    make_message: Callable[..., ResultMessage],
+    kind: DocumentFormat,
+    damage: Callable[[bytes], bytes],
 ) -> None:
     with pytest.raises(DocumentError, match=r"^line [0-9]+, "):
         read_document(damage(written(make_message, kind)))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test_a_removed_line_is_refused(make_message: Callable[..., ResultMessage], kind: DocumentFormat) -> None:
+def test_a_removed_line_is_refused(
+    make_message: Callable[..., ResultMessage], kind: DocumentFormat
+) -> None:
     separator = "\n" if kind is DocumentFormat.FHIR else "\r"
     lines = written(make_message, kind).decode().split(separator)
     for number in range(0, len(lines) - 1, len(lines) // 15):

@@ -42,7 +42,9 @@ def disc(side: int, centre: tuple[float, float], radius: float) -> np.ndarray:
 def sample(tmp_path: Path) -> Sample:
     """One field with four drawn cells, called NEU, LYM, EOS, BAS."""
     found = Sample.open(tmp_path / "data", "S1")
-    found.write(SampleRecord(sample="S1", kind="stained-rgb", modalities=MODALITIES, pixel_um=PIXEL_UM))
+    found.write(
+        SampleRecord(sample="S1", kind="stained-rgb", modalities=MODALITIES, pixel_um=PIXEL_UM)
+    )
     rng = np.random.default_rng(3)
     frames = rng.normal(50_000, 300, (4, SIDE, SIDE))
     frames[3] = rng.normal(500, 30, (SIDE, SIDE))
@@ -54,7 +56,10 @@ def sample(tmp_path: Path) -> Sample:
         x_um=1000.0,
         y_um=-500.0,
         pixel_um=PIXEL_UM,
-        frames=tuple(FrameInfo(modality=name, wavelength_nm=None, exposure_ms=1.0, z_um=0.0) for name in MODALITIES),
+        frames=tuple(
+            FrameInfo(modality=name, wavelength_nm=None, exposure_ms=1.0, z_um=0.0)
+            for name in MODALITIES
+        ),
         kind="stained-rgb",
     )
     raw = found.raw_path()
@@ -77,9 +82,13 @@ def sample(tmp_path: Path) -> Sample:
         "qc_flags": np.array([0, 0, 1, 0], np.uint16),
     }
     images = np.zeros((number, 4, CROP, CROP), np.uint16)
-    attributes = CellAttributes(modalities=MODALITIES, pixel_um=PIXEL_UM, classes=CLASSES, kind="stained-rgb")
+    attributes = CellAttributes(
+        modalities=MODALITIES, pixel_um=PIXEL_UM, classes=CLASSES, kind="stained-rgb"
+    )
     store = CellStore.create(
-        found.cells_path, [CellBlock(images, np.stack([mask] * number), columns, ["", "LYM", "", ""])], attributes
+        found.cells_path,
+        [CellBlock(images, np.stack([mask] * number), columns, ["", "LYM", "", ""])],
+        attributes,
     )
     probability = np.random.default_rng(1).dirichlet(np.ones(5), (number, 4)).astype(np.float32)
     store.write_predictions(
@@ -103,10 +112,14 @@ def call(sample: Sample, kind: str, out: Path) -> None:
 def test_fields_as_ome_zarr(sample: Sample, tmp_path: Path) -> None:
     out = tmp_path / "S1.ome.zarr"
     call(sample, "ome-zarr", out)
-    yaozarrs.validate_zarr_store(str(out))
-    root: Any = zarr.open_group(out, mode="r")  # zarr types what lies in a group as one of all kinds
+    for group in (".", "7", "7/labels", "7/labels/cells"):
+        yaozarrs.validate_zarr_store(str(out / group))
+    root: Any = zarr.open_group(
+        out, mode="r"
+    )  # zarr types what lies in a group as one of all kinds
     assert root["OME"].attrs["ome"]["series"] == ["7"]
-    (described,) = from_xml((out / "OME" / "METADATA.ome.xml").read_text()).images
+    metadata = (out / "OME" / "METADATA.ome.xml").read_text(encoding="utf-8")
+    (described,) = from_xml(metadata, validate=True).images
     assert described.id == "Image:7"
     assert (described.name, described.pixels.size_x) == ("field 7", 540)
     assert [channel.name for channel in described.pixels.channels] == list(MODALITIES)
@@ -149,7 +162,9 @@ def test_cells_as_anndata(sample: Sample, tmp_path: Path) -> None:
     assert list(table.obs["counted"]) == [True, True, False, True]
     assert list(table.obs["exclusion_reason"]) == ["", "", "border", ""]
     np.testing.assert_array_equal(table.obsm["probability_color2"], rows.probability[:, 1])
-    np.testing.assert_array_equal(table[:, "area_um2"].X[:, 0], rows.columns["area_um2"].astype(np.float32))
+    np.testing.assert_array_equal(
+        table[:, "area_um2"].X[:, 0], rows.columns["area_um2"].astype(np.float32)
+    )
     assert {"shift_px_color1_y", "shift_px_color3_x", "sharpness"} <= set(table.var_names)
     assert table.var.loc["area_um2", "unit"] == "um2"
     np.testing.assert_array_equal(table.obsm["spatial"][:, 1], rows.columns["y_um"])

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 def test_codes_and_units(make_message: Callable[..., ResultMessage]) -> None:
     message = make_message(wbc=6.2)
-    codes = {line.key: (line.percent.code.code, line.absolute and line.absolute.code.code) for line in message.classes}
+    codes = {
+        line.key: (line.percent.code.code, line.absolute and line.absolute.code.code)
+        for line in message.classes
+    }
     assert codes == {
         "NEU": ("26511-6", "26499-4"),
         "LYM": ("26478-8", "26474-7"),
@@ -39,7 +42,9 @@ def test_codes_and_units(make_message: Callable[..., ResultMessage]) -> None:
     ("neutrophils", "flag", "borderline"),
     [(120, "N", False), (155, "H", True), (190, "H", False), (60, "L", False), (76, "L", True)],
 )
-def test_flags(make_message: Callable[..., ResultMessage], neutrophils: int, flag: str, borderline: bool) -> None:
+def test_flags(
+    make_message: Callable[..., ResultMessage], neutrophils: int, flag: str, borderline: bool
+) -> None:
     figure = make_message({"NEU": neutrophils, "LYM": 200 - neutrophils}).classes[0].percent
     assert (figure.flag, figure.borderline) == (flag, borderline)
 
@@ -55,9 +60,18 @@ def test_critical_values_and_rules_in_three_languages(
         '[result]\nlanguage = "LANGUAGE"\n'
     )
     texts = {
-        "en": ("Basophils 10 % > 2 %: a second reader is needed", "Cells counted 50 < 100: count more cells"),
-        "de": ("Basophile 10 % > 2 %: Zweitbefundung nötig", "Gezählte Zellen 50 < 100: mehr Zellen zählen"),
-        "ar": ("القعدات 10 % > 2 %: يلزم قارئ ثانٍ", "الخلايا المعدودة 50 < 100: يجب عدّ المزيد من الخلايا"),
+        "en": (
+            "Basophils 10 % > 2 %: a second reader is needed",
+            "Cells counted 50 < 100: count more cells",
+        ),
+        "de": (
+            "Basophile 10 % > 2 %: Zweitbefundung nötig",
+            "Gezählte Zellen 50 < 100: mehr Zellen zählen",
+        ),
+        "ar": (
+            "القعدات 10 % > 2 %: يلزم قارئ ثانٍ",
+            "الخلايا المعدودة 50 < 100: يجب عدّ المزيد من الخلايا",
+        ),
     }
     for language, expected in texts.items():
         lab = make_lab(text.replace("LANGUAGE", language))
@@ -75,10 +89,17 @@ def test_critical_values_and_rules_in_three_languages(
 def test_a_class_without_loinc_has_a_code_of_ours(
     make_message: Callable[..., ResultMessage], make_lab: Callable[[str], Lab]
 ) -> None:
-    lab = make_lab('[[extra_class]]\nname = "Hairy cell (?)"\nmeaning = "hairy cells"\nwhite_cell = true\n')
+    lab = make_lab(
+        '[[extra_class]]\nname = "Hairy cell (?)"\nmeaning = "hairy cells"\nwhite_cell = true\n'
+    )
     line = make_message({"NEU": 10, "Hairy cell (?)": 2}, lab=lab).classes[1]
     code = line.percent.code
-    assert (line.key, code.code, code.system, code.name) == ("Hairy cell (?)", "Hairy-cell-PCT", "99WBC", "hairy cells")
+    assert (line.key, code.code, code.system, code.name) == (
+        "Hairy cell (?)",
+        "Hairy-cell-PCT",
+        "99WBC",
+        "hairy cells",
+    )
 
 
 def test_the_version_of_the_file_is_in_the_message(
@@ -98,11 +119,17 @@ def test_without_cells_there_is_nothing_to_send(make_message: Callable[..., Resu
         make_message({"NEU": 0, "LYM": 0})
 
 
-def test_the_control_id_depends_on_the_content_alone(make_message: Callable[..., ResultMessage]) -> None:
+def test_the_control_id_depends_on_the_content_alone(
+    make_message: Callable[..., ResultMessage],
+) -> None:
     first = make_message()
     assert first.control_id == make_message(created=first_day()).control_id
     assert len(first.control_id) == 20
-    others = [make_message({"NEU": 121, "LYM": 57}), make_message(sequence=2), make_message(wbc=6.0)]
+    others = [
+        make_message({"NEU": 121, "LYM": 57}),
+        make_message(sequence=2),
+        make_message(wbc=6.0),
+    ]
     assert len({first.control_id, *(one.control_id for one in others)}) == 4
 
 

@@ -2,9 +2,10 @@
 
     python mllp_listener.py PORT ACCEPTED FAULTS SEED
 
-Each message that is new is noted in the file ACCEPTED and flushed before it is acknowledged; a message that is known
-already is acknowledged again and noted as a duplicate. FAULTS is the share of answers that are wrong: a delay, an
-answer to another message, a broken connection before or after the message is noted, a rejection, or nonsense.
+Each message that is new is noted in the file ACCEPTED and flushed before it is acknowledged; a
+message that is known already is acknowledged again and noted as a duplicate. FAULTS is the share of
+answers that are wrong: a delay, an answer to another message, a broken connection before or after
+the message is noted, a rejection, or nonsense.
 """
 
 import asyncio
@@ -17,7 +18,12 @@ from typing import Any
 import hl7
 from hl7.mllp import start_hl7_server
 
-PORT, ACCEPTED, FAULTS, SEED = int(sys.argv[1]), Path(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4])
+PORT, ACCEPTED, FAULTS, SEED = (
+    int(sys.argv[1]),
+    Path(sys.argv[2]),
+    float(sys.argv[3]),
+    int(sys.argv[4]),
+)
 CHANCE = random.Random(SEED)
 KINDS = ("delay", "before", "other", "reject", "nonsense", "after")
 
@@ -30,13 +36,19 @@ def note(kind: str, identifier: str) -> None:
 
 
 async def serve(reader: Any, writer: Any) -> None:
-    known = {line.split()[1] for line in ACCEPTED.read_text().splitlines()} if ACCEPTED.exists() else set()
+    known = (
+        {line.split()[1] for line in ACCEPTED.read_text().splitlines()}
+        if ACCEPTED.exists()
+        else set()
+    )
     try:
         while not writer.is_closing():
             message = await reader.readmessage()
             identifier = str(message.segment("MSH")[10])
             fault = (
-                CHANCE.choice("delay before other reject nonsense after".split()) if CHANCE.random() < FAULTS else ""
+                CHANCE.choice(["delay", "before", "other", "reject", "nonsense", "after"])
+                if CHANCE.random() < FAULTS
+                else ""
             )
             if fault == "before":
                 break
@@ -44,7 +56,11 @@ async def serve(reader: Any, writer: Any) -> None:
                 writer.writemessage(hl7.parse(answer("AR", identifier)))
                 await writer.drain()
                 continue
-            known |= {line.split()[1] for line in ACCEPTED.read_text().splitlines()} if ACCEPTED.exists() else set()
+            known |= (
+                {line.split()[1] for line in ACCEPTED.read_text().splitlines()}
+                if ACCEPTED.exists()
+                else set()
+            )
             note("duplicate" if identifier in known else "accepted", identifier)
             known.add(identifier)
             if fault == "after":
@@ -54,7 +70,9 @@ async def serve(reader: Any, writer: Any) -> None:
             if fault == "nonsense":
                 writer.writeblock(b"hello")
             else:
-                writer.writemessage(hl7.parse(answer("AA", "0" * 20 if fault == "other" else identifier)))
+                writer.writemessage(
+                    hl7.parse(answer("AA", "0" * 20 if fault == "other" else identifier))
+                )
             await writer.drain()
     except (asyncio.IncompleteReadError, ConnectionError):
         pass

@@ -1,4 +1,7 @@
-"""Strips are made once and kept; damage, a full disk and other cells make them anew; outlines and similar cells."""
+"""Strips are made once and kept; damage, a full disk and other cells make them anew.
+
+Outlines and similar cells.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import io
 import sqlite3
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,13 +63,17 @@ def test_looked_up_colours_are_the_computed_ones(images: CellImages) -> None:
     plane = rng.integers(0, 65536, (4, 9, 9)).astype(np.uint16)
     low, high = images.contrast.low[1], images.contrast.high[1]
     grey = (np.clip((plane[1] - low) / (high - low), 0, 1) * 255).round()
-    np.testing.assert_array_equal(display_panel(plane, images.contrast, (1,)), np.stack([grey] * 3, axis=-1))
+    np.testing.assert_array_equal(
+        display_panel(plane, images.contrast, (1,)), np.stack([grey] * 3, axis=-1)
+    )
     assert images.contrast.composite is not None
     colour = display_panel(plane, images.contrast, images.contrast.composite)
     np.testing.assert_array_equal(colour[..., images.contrast.composite.index(1)], grey)
 
 
-def test_strips_are_made_once(images: CellImages, planted: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_strips_are_made_once(
+    images: CellImages, planted: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = [images.strip(row) for row in (0, 7, 119)]
     images.close()
     monkeypatch.setattr(cell_images, "make_strip", None)  # a call would fail
@@ -79,15 +87,18 @@ def test_strips_are_made_once(images: CellImages, planted: Sample, monkeypatch: 
 def test_all_strips_are_made_ahead(images: CellImages, planted: Sample) -> None:
     images.make_ahead(range(119, -1, -1))
     images.make_ahead(range(120))
-    assert images._maker is not None
-    images._maker.join()
-    images.close()
+    for thread in threading.enumerate():
+        if thread.name == "wbcpipe-strips":
+            thread.join(120)
+    images.close()  # ends what has not ended
     cache = ImageCache(planted.work_path / "review", images.digest)
     assert cache.numbers() == set(range(120))
     cache.close()
 
 
-def test_other_cells_have_other_strips(images: CellImages, planted: Sample, plant_sample: Any) -> None:
+def test_other_cells_have_other_strips(
+    images: CellImages, planted: Sample, plant_sample: Any
+) -> None:
     before = images.strip(0)
     images.close()
     plant_sample(planted.path.parent, calls=["NEU"] * 40, flags=[0] * 40)
@@ -101,7 +112,9 @@ def test_other_cells_have_other_strips(images: CellImages, planted: Sample, plan
 def test_labels_and_classes_do_not_change_the_strips(planted: Sample, classify_again: Any) -> None:
     store = CellStore(planted.cells_path)
     before = images_digest(store)
-    store.write_labels(["NEU"] * 120, ("NEU",), LabelImport(source="x", sha256="0" * 64, cells=120, date=""))
+    store.write_labels(
+        ["NEU"] * 120, ("NEU",), LabelImport(source="x", sha256="0" * 64, cells=120, date="")
+    )
     assert images_digest(store) == before
     classify_again(store, ["LYM"] * 120)
     assert images_digest(store) == before
@@ -131,7 +144,9 @@ def test_a_damaged_file_is_made_anew(images: CellImages, planted: Sample, damage
     third.close()
 
 
-def test_a_file_that_another_process_holds_costs_the_strips_alone(images: CellImages, planted: Sample) -> None:
+def test_a_file_that_another_process_holds_costs_the_strips_alone(
+    images: CellImages, planted: Sample
+) -> None:
     first = images.strip(0)
     images.close()
     (path,) = cache_files(planted)

@@ -38,7 +38,9 @@ def _frames() -> np.ndarray[Any, np.dtype[np.uint16]]:
     for row, column in CENTRES:
         inside |= np.hypot(y - row, x - column) < DISC_PX
     bright = np.stack([40000 - step * inside for step in (9000, 14000, 6000)])
-    images = np.concatenate([bright, (2000 + 30000 * inside)[None]]) + rng.normal(0, 150, (4, SIDE, SIDE))
+    images = np.concatenate([bright, (2000 + 30000 * inside)[None]]) + rng.normal(
+        0, 150, (4, SIDE, SIDE)
+    )
     return images.clip(0, 65535).astype(np.uint16)
 
 
@@ -55,7 +57,9 @@ def scanned(tmp_path: Path) -> Sample:
         x_um=(0, 3 * side_um),
         y_um=(0, 2 * side_um),
     )
-    record = SampleRecord(sample="S1", kind="stained-rgb", modalities=MODALITIES, plan=plan, pixel_um=PIXEL_UM)
+    record = SampleRecord(
+        sample="S1", kind="stained-rgb", modalities=MODALITIES, plan=plan, pixel_um=PIXEL_UM
+    )
     sample.write(record)
     raw, images = sample.raw_path(), _frames()
     raw.mkdir(parents=True)
@@ -100,7 +104,9 @@ def _write_cells(sample: Sample, at: dict[int, tuple[float, float]], side_um: fl
     masks = np.repeat(mask[None], number, axis=0)
     masks[-1] = 0  # a cell without a mask
     attributes = CellAttributes(modalities=MODALITIES, pixel_um=PIXEL_UM, kind="stained-rgb")
-    CellStore.create(sample.cells_path, [CellBlock(images, masks, columns, [""] * number)], attributes)
+    CellStore.create(
+        sample.cells_path, [CellBlock(images, masks, columns, [""] * number)], attributes
+    )
 
 
 @pytest.fixture
@@ -145,7 +151,10 @@ def test_the_map_shows_every_field_that_was_tried(scanned: Sample) -> None:
         4: "complete",
     }
     side_um = SIDE * PIXEL_UM
-    places = {field["index"]: (field["y_um"] / side_um, field["x_um"] / side_um) for field in found["fields"]}
+    places = {
+        field["index"]: (field["y_um"] / side_um, field["x_um"] / side_um)
+        for field in found["fields"]
+    }
     assert places[2] == pytest.approx((0.5, 2.5), abs=1e-3)
     assert places[3] == pytest.approx((1.5, 2.5), abs=1e-3)
     assert all(field["width_um"] == pytest.approx(side_um, abs=1e-3) for field in found["fields"])
@@ -156,5 +165,8 @@ def test_the_map_shows_every_field_that_was_tried(scanned: Sample) -> None:
 def test_a_damaged_field_is_missing_on_the_map(scanned: Sample) -> None:
     path = field_path(scanned.raw_path(), 1)
     path.write_bytes(path.read_bytes()[:1000])
-    states = {field["index"]: field["state"] for field in slide_map(scanned, CellStore(scanned.cells_path))["fields"]}
+    states = {
+        field["index"]: field["state"]
+        for field in slide_map(scanned, CellStore(scanned.cells_path))["fields"]
+    }
     assert states[1] == "missing"

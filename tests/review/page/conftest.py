@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +30,6 @@ from wbcpipe.segment.run import segment_sample
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from playwright.sync_api import Browser, BrowserContext, Page
 
@@ -36,6 +37,8 @@ MODALITIES = ("color1", "color2", "color3", "fluorescence")
 SIDE = 32
 PER_FIELD = 12
 FIELD_PX = 640
+DRAWN = 200
+"""Cells that are drawn for a sample; further ones look like these."""
 LAB = """
 version = "test"
 
@@ -88,23 +91,34 @@ def _columns(number: int, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def write_sample(root: Path, name: str, number: int) -> Sample:
-    """Write a classified sample of drawn cells: a few are unidentified, and on some the heads differ."""
+    """Write a classified sample of drawn cells: a few are unidentified, and on some the heads
+    differ.
+    """
     rng = np.random.default_rng(number)
     calls = rng.choice(5, number, p=[0.62, 0.26, 0.06, 0.05, 0.01])
     confidence = np.clip(1 - rng.exponential(0.1, number), 0.3, 1).astype(np.float32)
     heads = np.where(rng.random((number, 4)) < 0.95, calls[:, None], (calls[:, None] + 1) % 5)
     sample = Sample.open(root, name)
     sample.write(SampleRecord.model_validate({"sample": name}))
-    images, masks = _images(number, rng)
-    block = CellBlock(images=images, masks=masks, columns=_columns(number, rng), label=[""] * number)
+    images, masks = _images(min(number, DRAWN), rng)
+    images, masks = (np.resize(each, (number, *each.shape[1:])) for each in (images, masks))
+    block = CellBlock(
+        images=images, masks=masks, columns=_columns(number, rng), label=[""] * number
+    )
     attributes = CellAttributes(
-        modalities=MODALITIES, pixel_um=0.25, classes=CLASSES, field_quality={}, provenance={"software": "test"}
+        modalities=MODALITIES,
+        pixel_um=0.25,
+        classes=CLASSES,
+        field_quality={},
+        provenance={"software": "test"},
     )
     _classify(CellStore.create(sample.cells_path, [block], attributes), calls, heads, confidence)
     return sample
 
 
-def _classify(store: CellStore, calls: np.ndarray, heads: np.ndarray, confidence: np.ndarray) -> None:
+def _classify(
+    store: CellStore, calls: np.ndarray, heads: np.ndarray, confidence: np.ndarray
+) -> None:
     """Write classes: those of the heads (N, 4), all together (N,), and how sure they are (N,)."""
     probability = np.full((len(calls), 4, 5), 0.02, np.float32)
     np.put_along_axis(probability, heads[..., None], 0.92, axis=2)
@@ -119,13 +133,18 @@ def _classify(store: CellStore, calls: np.ndarray, heads: np.ndarray, confidence
             classes=CLASSES,
             heads=MODALITIES,
             threshold=0.5,
-            risk_control=RiskControl(error_bound=0.05, confidence=0.95, cells=150, assumption="of the same kind"),
+            risk_control=RiskControl(
+                error_bound=0.05, confidence=0.95, cells=150, assumption="of the same kind"
+            ),
         ),
     )
 
 
 def write_slide(root: Path, name: str) -> Sample:
-    """Write two fields of the virtual scope, segmented; the classes of the cells are not a model's."""
+    """Write two fields of the virtual scope, segmented.
+
+    The classes of the cells are not a model's.
+    """
     sample = Sample.open(root, name)
     sample.write(SampleRecord(sample=name, modalities=MODALITIES))
     sample.raw_path().mkdir(parents=True)
@@ -134,13 +153,26 @@ def write_slide(root: Path, name: str) -> Sample:
     for index, x_um in enumerate((500.0, 560.0)):
         z_um = specimen.focus_um(x_um, 700.0)
         states = [
-            OpticalState(x_um, 700.0, z_um, light, 5.0 + 15.0 * (light == "fluorescence")) for light in MODALITIES
+            OpticalState(x_um, 700.0, z_um, light, 5.0 + 15.0 * (light == "fluorescence"))
+            for light in MODALITIES
         ]
-        info = FieldInfo(index, x_um, 700.0, 0.1, tuple(FrameInfo(state.light, state.exposure_ms) for state in states))
-        write_field(field_path(sample.raw_path(), index), np.stack([scope.expose(state) for state in states]), info)
+        info = FieldInfo(
+            index,
+            x_um,
+            700.0,
+            0.1,
+            tuple(FrameInfo(state.light, state.exposure_ms) for state in states),
+        )
+        write_field(
+            field_path(sample.raw_path(), index),
+            np.stack([scope.expose(state) for state in states]),
+            info,
+        )
     store = segment_sample(sample, pixel_um=0.1)
     calls = np.arange(len(store)) % 5
-    _classify(store, calls, np.repeat(calls[:, None], 4, axis=1), np.full(len(store), 0.9, np.float32))
+    _classify(
+        store, calls, np.repeat(calls[:, None], 4, axis=1), np.full(len(store), 0.9, np.float32)
+    )
     return sample
 
 
@@ -186,37 +218,58 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     address = ServerAddress("127.0.0.1", listening.getsockname()[1])
     options = ServerOptions(root=root, address=address, lab=find_lab(root))
     app = ReviewApp(options)
-    config = uvicorn.Config(app.asgi, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
+    config = uvicorn.Config(
+        app.asgi, http="h11", ws="none", lifespan="off", log_config=None, access_log=False
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     while not server.started and thread.is_alive():
         time.sleep(0.01)
     yield Site(address.url, root, options.sessions.begin, cookie_name(address))
-    server.should_exit = True
+    server.should_exit = server.force_exit = True
     thread.join(10)
     listening.close()
     app.close()
 
 
+_chromium = ExitStack()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """End Chromium with the last of these tests: it keeps an event loop running in this thread, in
+    which others run one of their own.
+    """
+    if nextitem is None or not nextitem.path.is_relative_to(Path(__file__).parent):
+        _chromium.close()
+
+
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def browser() -> Browser:
     """A headless Chromium."""
     sync_api = pytest.importorskip(
         "playwright.sync_api", reason="playwright is missing: pip install 'wbcpipe[browser]'"
     )
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    path = (
+        shutil.which("chromium")
+        or shutil.which("chromium-browser")
+        or shutil.which("google-chrome")
+    )
     if path is None:
         pytest.skip("no Chromium on the path: install the package `chromium`")
-    with sync_api.sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield found
-        found.close()
+    playwright = _chromium.enter_context(sync_api.sync_playwright())
+    found: Browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+    _chromium.callback(found.close)
+    return found
 
 
 @pytest.fixture
 def make_sample(site: Site) -> Callable[..., Sample]:
-    """Write a sample below the data root of the server, by default under a new name; see `write_sample`."""
+    """Write a sample below the data root of the server, by default under a new name.
+
+    See `write_sample`.
+    """
 
     def make(number: int = 60, name: str = "") -> Sample:
         site.samples.append(name or f"S{len(site.samples) + 1}")
@@ -234,17 +287,27 @@ def slide(site: Site) -> Sample:
 
 @pytest.fixture
 def open_review(site: Site, browser: Browser) -> Iterator[Callable[..., Page]]:
-    """Open the review page of the last sample as a reader; a fault in a script fails the test that opened it."""
+    """Open the review page of the last sample as a reader.
+
+    A fault in a script fails the test that opened it.
+    """
     faults: list[str] = []
     contexts: list[BrowserContext] = []
 
-    def open_page(reader: str = "anna", context: BrowserContext | None = None, **options: Any) -> Page:
+    def open_page(
+        reader: str = "anna", context: BrowserContext | None = None, **options: Any
+    ) -> Page:
         if context is None:
             context = site.login(browser, reader, **options)
         contexts.append(context)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.on("console", lambda message: faults.append(message.text) if "Content Security" in message.text else None)
+        page.on(
+            "console",
+            lambda message: (
+                faults.append(message.text) if "Content Security" in message.text else None
+            ),
+        )
         page.goto(f"{site.url}/samples/{site.samples[-1]}")
         page.wait_for_selector("body[data-ready]", timeout=30_000)
         return page

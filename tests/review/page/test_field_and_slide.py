@@ -1,4 +1,6 @@
-"""The field around a cell, the map of the slide, and the cell-location test, on fields of the virtual scope."""
+"""The field around a cell, the map of the slide, and the cell-location test, on fields of the
+virtual scope.
+"""
 
 from __future__ import annotations
 
@@ -19,18 +21,24 @@ def test_the_field_shows_neighbours_and_the_map_and_goes_back_to_the_same_place(
     assert slide.exists()
     page = open_review()
     page.keyboard.press("ArrowRight")
-    row, cursor = page.evaluate("[wbcpipeReview.gallery.active, wbcpipeReview.gallery.selection.cursor]")
+    row, cursor = page.evaluate(
+        "[wbcpipeReview.gallery.active, wbcpipeReview.gallery.selection.cursor]"
+    )
     page.keyboard.press("Enter")
     page.wait_for_selector(".outline.here")
     page.wait_for_function("() => document.querySelector('.picture img').naturalWidth > 0")
     field = page.evaluate(f"wbcpipeReview.review.cells.field[{row}]")
-    same = page.evaluate(f"wbcpipeReview.review.cells.field.filter((one) => one === {field}).length")
+    same = page.evaluate(
+        f"wbcpipeReview.review.cells.field.filter((one) => one === {field}).length"
+    )
     assert page.locator(".outline").count() == same
     assert page.locator(".outline.here").get_attribute("data-row") == str(row)
     assert page.locator(".map .field").count() == 2
     assert page.locator(".map .cells circle").count() == page.evaluate("wbcpipeReview.review.size")
     page.keyboard.press("7")
-    page.wait_for_function("() => document.querySelector('.picture img').src.includes('modality=fluorescence')")
+    page.wait_for_function(
+        "() => document.querySelector('.picture img').src.includes('modality=fluorescence')"
+    )
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog", state="detached")
     after = page.evaluate("[wbcpipeReview.gallery.active, wbcpipeReview.gallery.selection.cursor]")
@@ -40,8 +48,12 @@ def test_the_field_shows_neighbours_and_the_map_and_goes_back_to_the_same_place(
     page.keyboard.press("Enter")
     page.wait_for_selector(".outline.here")
     page.click(".map .field:not(.here)")
-    page.wait_for_function(f"() => !document.querySelector('.picture img').src.includes('/fields/{field}.webp')")
-    page.wait_for_selector(".outline.here", state="detached")  # the outlines are those of the other field
+    page.wait_for_function(
+        f"() => !document.querySelector('.picture img').src.includes('/fields/{field}.webp')"
+    )
+    page.wait_for_selector(
+        ".outline.here", state="detached"
+    )  # the outlines are those of the other field
     page.wait_for_selector(".outline")
     other = int(page.locator(".outline").first.get_attribute("data-row") or -1)
     page.locator(".outline").first.click(force=True)

@@ -26,14 +26,18 @@ def url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     from wbcpipe.review.server.app import ReviewApp
     from wbcpipe.review.server.options import ServerOptions
 
-    monkeypatch.setattr(passwords, "_N", 2**4)
+    monkeypatch.setattr(passwords, "SCRYPT_N", 2**4)
     passwords.set_password(tmp_path / "readers.txt", "anna", PASSWORD)
     root = tmp_path / "data"
     root.mkdir()
     with listen("127.0.0.1", 0) as listening:
         address = ServerAddress("127.0.0.1", listening.getsockname()[1])
-        app = ReviewApp(ServerOptions(root, address, passwords.PasswordFile(tmp_path / "readers.txt")))
-        config = uvicorn.Config(app.asgi, http="h11", ws="none", lifespan="off", log_config=None, access_log=False)
+        app = ReviewApp(
+            ServerOptions(root, address, passwords.PasswordFile(tmp_path / "readers.txt"))
+        )
+        config = uvicorn.Config(
+            app.asgi, http="h11", ws="none", lifespan="off", log_config=None, access_log=False
+        )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()

@@ -12,7 +12,7 @@ from wbcpipe.report.verify_journal import verify_journal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
     from wbcpipe.samples.sample import Sample
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 
 def saved(page: Page) -> None:
-    page.wait_for_function("() => !wbcpipeReview.journal.unsaved && !wbcpipeReview.review.estimated")
+    page.wait_for_function(
+        "() => !wbcpipeReview.journal.unsaved && !wbcpipeReview.review.estimated"
+    )
 
 
 def journal(sample: Sample, action: str) -> list[dict[str, Any]]:
@@ -43,7 +45,9 @@ def read_blind(page: Page, keys: str) -> None:
     page.mouse.move(5, 5)
     page.keyboard.type(keys)
     page.wait_for_function("() => !wbcpipeReview.journal.unsaved")
-    assert page.evaluate("wbcpipeReview.review.reading.rows.every((row) => wbcpipeReview.review.cells.now[row])")
+    assert page.evaluate(
+        "wbcpipeReview.review.reading.rows.every((row) => wbcpipeReview.review.cells.now[row])"
+    )
 
 
 def finish_blind(page: Page) -> None:
@@ -51,7 +55,9 @@ def finish_blind(page: Page) -> None:
     page.wait_for_selector("#state[data-state=preliminary]")
 
 
-def test_a_blind_reading_hides_the_model_and_the_other_reader(make_sample: MakeSample, open_review: OpenReview) -> None:
+def test_a_blind_reading_hides_the_model_and_the_other_reader(
+    make_sample: MakeSample, open_review: OpenReview
+) -> None:
     sample = make_sample(30)
     other = open_review(reader="ben")
     other.keyboard.press("b")
@@ -71,7 +77,11 @@ def test_a_blind_reading_hides_the_model_and_the_other_reader(make_sample: MakeS
         "call",
         "call",
     ]
-    assert sorted(page.locator(".tile:not([hidden]) .call").all_inner_texts()) == ["EOS", "LYM", "NEU"]
+    assert sorted(page.locator(".tile:not([hidden]) .call").all_inner_texts()) == [
+        "EOS",
+        "LYM",
+        "NEU",
+    ]
     assert page.locator(".total").inner_text() == "3 cells counted"
     assert page.locator(".head-call").count() == 0
     page.locator(".tiles").focus()
@@ -83,7 +93,7 @@ def test_a_blind_reading_hides_the_model_and_the_other_reader(make_sample: MakeS
 
 
 def test_two_readings_agreement_and_adjudication(
-    make_sample: MakeSample, open_review: OpenReview, site: Any, browser: Browser
+    make_sample: MakeSample, open_review: OpenReview, site: Any
 ) -> None:
     sample = make_sample(30)
     anna, ben = open_review(reader="anna"), open_review(reader="ben")
@@ -107,7 +117,10 @@ def test_two_readings_agreement_and_adjudication(
     judge.get_by_role("button", name="Adjudicate").click()
     assert len(judge.evaluate("wbcpipeReview.gallery.layout.rows")) == len(differ)
     first = judge.evaluate("wbcpipeReview.review.cells.key[wbcpipeReview.gallery.active]")
-    assert f"anna: {calls[0][first]} · ben: {calls[1][first]}" in judge.locator(".between").first.inner_text()
+    assert (
+        f"anna: {calls[0][first]} · ben: {calls[1][first]}"
+        in judge.locator(".between").first.inner_text()
+    )
     judge.fill("#mode input", "granules under AO")
     judge.locator(".tiles").focus()
     judge.keyboard.press("e")
@@ -137,7 +150,9 @@ def test_sign_amend_and_sign_again(make_sample: MakeSample, open_review: OpenRev
     page.wait_for_selector("dialog .checks .bad")
     assert page.get_by_role("button", name="Sign", exact=True).is_disabled()
     page.keyboard.press("Escape")
-    unidentified = page.evaluate("wbcpipeReview.review.cells.now.filter((one) => one === 'unidentified').length")
+    unidentified = page.evaluate(
+        "wbcpipeReview.review.cells.now.filter((one) => one === 'unidentified').length"
+    )
     if unidentified:
         page.locator(".others [data-answer=unidentified] button").click()
         page.keyboard.press("Control+a")
@@ -183,7 +198,9 @@ def test_sign_amend_and_sign_again(make_sample: MakeSample, open_review: OpenRev
 
 
 @pytest.mark.parametrize("name", ["S-evil.1", "a.b_c-d"])
-def test_names_and_texts_never_become_script(make_sample: MakeSample, open_review: OpenReview, name: str) -> None:
+def test_names_and_texts_never_become_script(
+    make_sample: MakeSample, open_review: OpenReview, name: str
+) -> None:
     make_sample(12, name)
     page = open_review(reader="<script>alert(1)</script>")
     alerts: list[str] = []
@@ -193,7 +210,10 @@ def test_names_and_texts_never_become_script(make_sample: MakeSample, open_revie
     saved(page)
     other = page.context.new_page()  # whose refused script is no fault of the page
     other.goto(page.url)
-    other.evaluate("const s = document.createElement('script'); s.textContent = 'hacked = 1'; document.body.append(s)")
+    other.evaluate(
+        "const s = document.createElement('script'); s.textContent = 'hacked = 1'; "
+        "document.body.append(s)"
+    )
     assert other.evaluate("typeof hacked") == "undefined"
     assert "<script>" in page.locator(".side").first.inner_text()
     assert alerts == []

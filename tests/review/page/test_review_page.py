@@ -27,7 +27,9 @@ SHOWN = "() => wbcpipeReview.view.shown"
 
 def saved(page: Page) -> None:
     """Wait until every edit is in the journal and the differential is the server's."""
-    page.wait_for_function("() => !wbcpipeReview.journal.unsaved && !wbcpipeReview.review.estimated")
+    page.wait_for_function(
+        "() => !wbcpipeReview.journal.unsaved && !wbcpipeReview.review.estimated"
+    )
 
 
 def journal(sample: Sample, action: str = "assign") -> list[dict[str, Any]]:
@@ -37,7 +39,9 @@ def journal(sample: Sample, action: str = "assign") -> list[dict[str, Any]]:
 
 
 def shown_percent(page: Page, name: str) -> float:
-    return float(page.locator(f".differential tr[data-answer={name}] .now").inner_text().strip("●↑↓ "))
+    return float(
+        page.locator(f".differential tr[data-answer={name}] .now").inner_text().strip("●↑↓ ")
+    )
 
 
 def shown_total(page: Page) -> int:
@@ -73,7 +77,9 @@ def test_a_key_assigns_the_cell_and_moves_on(page: Page, sample: Sample) -> None
 
 def test_the_numbers_take_the_most_likely_classes(page: Page) -> None:
     row = page.evaluate(ROW)
-    third = page.evaluate(f"wbcpipeReview.review.classes[wbcpipeReview.review.cells.order3[{row}][2]]")
+    third = page.evaluate(
+        f"wbcpipeReview.review.classes[wbcpipeReview.review.cells.order3[{row}][2]]"
+    )
     page.keyboard.press("3")
     saved(page)
     assert page.evaluate(NOW)[row] == third
@@ -107,7 +113,17 @@ def test_arrows_home_end_and_pages_move_the_cursor(page: Page) -> None:
     columns = page.evaluate("wbcpipeReview.gallery.layout.columns")
     last = len(page.evaluate(ROWS)) - 1
     places = []
-    for key in ("ArrowRight", "ArrowDown", "ArrowLeft", "ArrowUp", "End", "ArrowRight", "PageUp", "Home", "PageDown"):
+    for key in (
+        "ArrowRight",
+        "ArrowDown",
+        "ArrowLeft",
+        "ArrowUp",
+        "End",
+        "ArrowRight",
+        "PageUp",
+        "Home",
+        "PageDown",
+    ):
         page.keyboard.press(key)
         places.append(page.evaluate(CURSOR))
     length = page.evaluate("wbcpipeReview.gallery.pageLength")
@@ -211,14 +227,21 @@ def test_a_cell_stays_in_its_place_until_it_is_sorted_again(page: Page) -> None:
 
 def test_sorts_and_filters(page: Page) -> None:
     page.locator(".order input[type=checkbox]").uncheck()
-    for sort, column in (("disagreement", "disagreement"), ("size", "area_um2"), ("doubt", "doubt")):
+    for sort, column in (
+        ("disagreement", "disagreement"),
+        ("size", "area_um2"),
+        ("doubt", "doubt"),
+    ):
         page.select_option("select[name=sort]", sort)
         values = page.evaluate(
-            f"wbcpipeReview.gallery.layout.rows.map((row) => wbcpipeReview.review.cells.{column}[row])"
+            f"wbcpipeReview.gallery.layout.rows.map((row) => "
+            f"wbcpipeReview.review.cells.{column}[row])"
         )
         assert values == sorted(values, reverse=True), sort
     page.select_option("select[name=sort]", "field")
-    fields = page.evaluate("wbcpipeReview.gallery.layout.rows.map((row) => wbcpipeReview.review.cells.field[row])")
+    fields = page.evaluate(
+        "wbcpipeReview.gallery.layout.rows.map((row) => wbcpipeReview.review.cells.field[row])"
+    )
     assert fields == sorted(fields)
     page.select_option("select[name=flag]", label="doublet")
     assert page.evaluate(ROWS) == [16, 33, 50]
@@ -263,19 +286,25 @@ def test_a_modality_shows_as_long_as_its_key_is_held(page: Page) -> None:
 def test_contrast_is_set_and_reset(page: Page) -> None:
     page.click(".popover:has-text('Brightness') summary")
     page.get_by_label("Contrast in per cent").fill("180")
-    assert "contrast(1.8)" in page.evaluate("getComputedStyle(document.querySelector('.tile canvas')).filter")
+    assert "contrast(1.8)" in page.evaluate(
+        "getComputedStyle(document.querySelector('.tile canvas')).filter"
+    )
     page.get_by_role("button", name="Reset").click()
-    assert page.evaluate("getComputedStyle(document.querySelector('.tile canvas')).filter") == "none"
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.tile canvas')).filter") == "none"
+    )
 
 
 def test_each_head_says_what_it_calls_the_cell(page: Page) -> None:
     split = page.evaluate(
-        "wbcpipeReview.gallery.layout.rows.findIndex((row) => new Set(wbcpipeReview.review.cells.heads[row]).size > 1)"
+        "wbcpipeReview.gallery.layout.rows.findIndex((row) => new "
+        "Set(wbcpipeReview.review.cells.heads[row]).size > 1)"
     )
     page.evaluate(f"wbcpipeReview.gallery.moveTo({split})")
     calls = page.locator(".card:not([hidden]) .head-call").all_inner_texts()
     heads = page.evaluate(
-        "wbcpipeReview.review.cells.heads[wbcpipeReview.gallery.active].map((c) => wbcpipeReview.review.classes[c])"
+        "wbcpipeReview.review.cells.heads[wbcpipeReview.gallery.active].map((c) => "
+        "wbcpipeReview.review.classes[c])"
     )
     assert calls == heads
     assert "The heads disagree" in page.locator(".card:not([hidden]) .says").inner_text()

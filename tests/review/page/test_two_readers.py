@@ -19,7 +19,9 @@ NOW = "() => wbcpipeReview.review.cells.now"
 
 
 def saved(page: Page) -> None:
-    page.wait_for_function("() => !wbcpipeReview.journal.unsaved && !wbcpipeReview.review.estimated")
+    page.wait_for_function(
+        "() => !wbcpipeReview.journal.unsaved && !wbcpipeReview.review.estimated"
+    )
 
 
 def still(page: Page) -> None:
@@ -69,11 +71,15 @@ def test_an_edit_of_the_same_cell_is_not_written_and_both_are_shown(
     notice.get_by_role("button", name="Write mine after all").click()
     saved(ben)
     assert ben.evaluate(NOW)[3] == "MO"
-    assert [(change["from"], change["to"]) for change in entries(sample)[-1]["cells"]] == [("EOS", "MO")]
+    assert [(change["from"], change["to"]) for change in entries(sample)[-1]["cells"]] == [
+        ("EOS", "MO")
+    ]
     anna.wait_for_function("() => wbcpipeReview.review.cells.now[3] === 'MO'")
 
 
-def test_a_reader_undoes_the_own_edits_alone(make_sample: MakeSample, open_review: OpenReview) -> None:
+def test_a_reader_undoes_the_own_edits_alone(
+    make_sample: MakeSample, open_review: OpenReview
+) -> None:
     make_sample(40)
     anna = open_review(reader="anna")
     assign(anna, 3, "e")

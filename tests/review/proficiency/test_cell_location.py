@@ -63,9 +63,13 @@ def test_results_are_kept_in_order_and_a_torn_line_is_left_out(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("damage", [(b"97.0", b"99.0"), (b"Ann", b"\xff"), (b"demo", b"dem\x00")])
-def test_a_damaged_line_is_refused_with_its_number(tmp_path: Path, damage: tuple[bytes, bytes]) -> None:
+def test_a_damaged_line_is_refused_with_its_number(
+    tmp_path: Path, damage: tuple[bytes, bytes]
+) -> None:
     append_result(tmp_path, _result(96))
     path = append_result(tmp_path, _result(97))
     path.write_bytes(path.read_bytes().replace(*damage))
-    with pytest.raises(SampleStateError, match=r"location\.jsonl.*(line [12]|not UTF-8).*restore it from a copy"):
+    with pytest.raises(
+        SampleStateError, match=r"location\.jsonl.*(line [12]|not UTF-8).*restore it from a copy"
+    ):
         read_results(tmp_path, LocationResult)

@@ -21,7 +21,10 @@ def test_a_fall_is_told_with_its_slope() -> None:
 
 def test_chance_is_seldom_taken_for_a_trend() -> None:
     rng = np.random.default_rng(4)
-    told = [find_trend(_days(12), rng.normal(97, 1, 12).tolist()).direction != "none" for _ in range(300)]
+    told = [
+        find_trend(_days(12), rng.normal(97, 1, 12).tolist()).direction != "none"
+        for _ in range(300)
+    ]
     assert np.mean(told) <= 0.08
 
 

@@ -50,16 +50,23 @@ def create_sample(
     for row, value in (flags or {}).items():
         quality[row] = value
     columns: dict[str, Any] = {
-        **{column: zeros + 50 for column in ("y_px", "x_px", "area_um2", "nucleus_area_um2", "sharpness", "y_um")},
+        **{
+            column: zeros + 50
+            for column in ("y_px", "x_px", "area_um2", "nucleus_area_um2", "sharpness", "y_um")
+        },
         "field_index": np.arange(number) // 4,
         "x_um": 100.0 * np.arange(number),
         "shift_px": np.zeros((number, 3, 2)),
         "shift_residual_px": np.zeros((number, 3)),
         "qc_flags": quality,
     }
-    images = np.random.default_rng(number).integers(0, 4000, (number, 4, SIDE, SIDE)).astype(np.uint16)
+    images = (
+        np.random.default_rng(number).integers(0, 4000, (number, 4, SIDE, SIDE)).astype(np.uint16)
+    )
     block = CellBlock(images, np.zeros((number, SIDE, SIDE), np.uint8), columns, [""] * number)
-    attributes = CellAttributes(modalities=MODALITIES, pixel_um=0.1, classes=CLASSES, provenance={"software": "test"})
+    attributes = CellAttributes(
+        modalities=MODALITIES, pixel_um=0.1, classes=CLASSES, provenance={"software": "test"}
+    )
     store = CellStore.create(sample.cells_path, [block], attributes)
     probability = np.full((number, 4, 5), 0.025, np.float32)
     for row, call in enumerate(calls):
@@ -70,7 +77,12 @@ def create_sample(
         np.full(number, 0.9, np.float32),
         np.full(number, 0.05, np.float32),
         classification=Classification(
-            bundle="test", sha256="c" * 64, classes=CLASSES, heads=MODALITIES, threshold=0.5, risk_control=None
+            bundle="test",
+            sha256="c" * 64,
+            classes=CLASSES,
+            heads=MODALITIES,
+            threshold=0.5,
+            risk_control=None,
         ),
     )
     return sample
@@ -99,9 +111,13 @@ class Desk:
         """Read cells blind, given by their row."""
         self._readings += 1
         name, keys = f"r{self._readings}", self.keys
-        start = Reading(event="start", reading=name, seed=1, cells=tuple(keys[row] for row in calls))
+        start = Reading(
+            event="start", reading=name, seed=1, cells=tuple(keys[row] for row in calls)
+        )
         called = [Call(reading=name, cell=keys[row], to=to) for row, to in calls.items()]
-        self.write(reader, start, *called, *([Reading(event="finish", reading=name)] if finish else []))
+        self.write(
+            reader, start, *called, *([Reading(event="finish", reading=name)] if finish else [])
+        )
 
     def assign(self, reader: str, row: int, to: str) -> None:
         self.write(reader, Assign(cells=(Change(cell=self.keys[row], before="", to=to),)))
@@ -111,12 +127,16 @@ class Desk:
 
     def sign(self, reader: str) -> None:
         basis = SignBasis(
-            cells_sha256=self.read.rows.digest(), reference=ReferenceUsed(percent={}, source="test"), created=TIME
+            cells_sha256=self.read.rows.digest(),
+            reference=ReferenceUsed(percent={}, source="test"),
+            created=TIME,
         )
         self.write(reader, Sign(differential="d" * 64, counts={}, basis=basis))
 
     def adjudicate(self, reader: str, row: int, to: str) -> None:
-        self.write(reader, Adjudicate(cell=self.keys[row], to=to, between=("ann", "ben"), why="nucleus"))
+        self.write(
+            reader, Adjudicate(cell=self.keys[row], to=to, between=("ann", "ben"), why="nucleus")
+        )
 
 
 @pytest.fixture

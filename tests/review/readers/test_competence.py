@@ -10,7 +10,11 @@ from click.testing import CliRunner
 
 from wbcpipe.errors import SampleStateError
 from wbcpipe.pipeline import cli
-from wbcpipe.review.proficiency.competence import begin_competence, reference_cells, score_competence
+from wbcpipe.review.proficiency.competence import (
+    begin_competence,
+    reference_cells,
+    score_competence,
+)
 from wbcpipe.review.readers.compare import compare_two
 from wbcpipe.samples.review.entries import Call, Reading
 
@@ -53,7 +57,20 @@ def test_a_test_is_scored_once_and_decides_nothing(desk: Any, tmp_path: Path) ->
     where = ["--data", str(tmp_path / "data")]
     begun = CliRunner().invoke(
         cli,
-        ["review", "competence", "--reader", "cat", "--begin", "S1", "--cells", "9", "--seed", "1", "--json", *where],
+        [
+            "review",
+            "competence",
+            "--reader",
+            "cat",
+            "--begin",
+            "S1",
+            "--cells",
+            "9",
+            "--seed",
+            "1",
+            "--json",
+            *where,
+        ],
         catch_exceptions=False,
     )
     reading = json.loads(begun.output)
@@ -61,14 +78,26 @@ def test_a_test_is_scored_once_and_decides_nothing(desk: Any, tmp_path: Path) ->
     with pytest.raises(SampleStateError, match="no finished competence test"):
         score_competence([desk.read], "cat")
     labels = {item.cell: item.label for item in reference_cells([desk.read])}
-    right = [Call(reading=reading["reading"], cell=cell, to=labels[cell]) for cell in reading["cells"][:8]]
-    desk.write("cat", *right, Reading(event="finish", reading=reading["reading"]))  # the ninth is not called
+    right = [
+        Call(reading=reading["reading"], cell=cell, to=labels[cell])
+        for cell in reading["cells"][:8]
+    ]
+    desk.write(
+        "cat", *right, Reading(event="finish", reading=reading["reading"])
+    )  # the ninth is not called
     assert compare_two(desk.read, "ann", "ben") == before
     assert [item.readers for item in reference_cells([desk.read])] == [("ann", "ben")] * 19
-    shown = CliRunner().invoke(cli, ["review", "competence", "--reader", "cat", *where], catch_exceptions=False)
+    shown = CliRunner().invoke(
+        cli, ["review", "competence", "--reader", "cat", *where], catch_exceptions=False
+    )
     assert "cat: 8 of 9 cells right, 88.9 %" in shown.output
     assert "FAILED (limit 90 %); no trend can be told from 1 tests" in shown.output
     with pytest.raises(SampleStateError, match="no finished competence test that was not scored"):
-        CliRunner().invoke(cli, ["review", "competence", "--reader", "cat", *where], catch_exceptions=False)
+        CliRunner().invoke(
+            cli, ["review", "competence", "--reader", "cat", *where], catch_exceptions=False
+        )
     shown = CliRunner().invoke(cli, ["review", "library", *where], catch_exceptions=False)
-    assert "19 reference cells of 1 samples: BAS 3, LYM 4, NEU 12 (16 agreed, 3 adjudicated)" in shown.output
+    assert (
+        "19 reference cells of 1 samples: BAS 3, LYM 4, NEU 12 (16 agreed, 3 adjudicated)"
+        in shown.output
+    )

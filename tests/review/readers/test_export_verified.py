@@ -1,4 +1,7 @@
-"""Verified cells become a training set: whose class counts, what is left out, and that training reads it."""
+"""Verified cells become a training set.
+
+Whose class counts, what is left out, and that training reads it.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,9 @@ if TYPE_CHECKING:
     Create = Callable[..., Any]
 
 
-def test_each_way_to_verify_a_cell_and_each_reason_to_leave_one_out(create: Create, tmp_path: Path) -> None:
+def test_each_way_to_verify_a_cell_and_each_reason_to_leave_one_out(
+    create: Create, tmp_path: Path
+) -> None:
     machine = ["NEU"] * 12
     desk = create(machine, flags={10: int(QcFlag.BORDER)})
     desk.blind("ann", {0: "NEU", 1: "LYM", 2: "LYM", 3: "LYM", 9: "EOS"})
@@ -50,7 +55,10 @@ def test_each_way_to_verify_a_cell_and_each_reason_to_leave_one_out(create: Crea
     }
     assert found.classes == {"NEU": 3, "LYM": 0, "EOS": 1, "MO": 1, "BAS": 1}
     assert found.lacks == {"NEU": 0, "LYM": 2, "EOS": 1, "MO": 1, "BAS": 1}
-    source, copy = CellStore(desk.sample.cells_path), CellStore(tmp_path / "out" / "S1" / "cells.zarr")
+    source, copy = (
+        CellStore(desk.sample.cells_path),
+        CellStore(tmp_path / "out" / "S1" / "cells.zarr"),
+    )
     assert copy.labels() == ["NEU", "MO", "BAS", "NEU", "NEU", "EOS"]
     rows = [0, 1, 3, 6, 7, 9]
     np.testing.assert_array_equal(copy.images(), source.images()[rows])
@@ -64,16 +72,33 @@ def test_a_majority_of_three_readers_counts(create: Create, tmp_path: Path) -> N
     for reader, to in {"ann": "LYM", "ben": "LYM", "cat": "MO"}.items():
         desk.blind(reader, {0: to})
     (entry,) = export_verified([desk.sample], tmp_path / "out").samples
-    assert (entry.sources, entry.classes["LYM"], entry.readers) == ({"majority": 1}, 1, ("ann", "ben", "cat"))
+    assert (entry.sources, entry.classes["LYM"], entry.readers) == (
+        {"majority": 1},
+        1,
+        ("ann", "ben", "cat"),
+    )
 
 
-def test_training_reads_the_folder_and_keeps_the_slides_apart(create: Create, tmp_path: Path) -> None:
+def test_training_reads_the_folder_and_keeps_the_slides_apart(
+    create: Create, tmp_path: Path
+) -> None:
     for name in ("S1", "S2"):
         desk = create(["NEU", "LYM"] * 10, name=name)
         for row in range(20):
             desk.assign("ann", row, ("LYM", "NEU")[row % 2])
-    command = ["labels", "export", "S1", "S2", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "set")]
-    shown = CliRunner().invoke(cli, [*command, "--verified", "--target", "21"], catch_exceptions=False)
+    command = [
+        "labels",
+        "export",
+        "S1",
+        "S2",
+        "--data",
+        str(tmp_path / "data"),
+        "--out",
+        str(tmp_path / "set"),
+    ]
+    shown = CliRunner().invoke(
+        cli, [*command, "--verified", "--target", "21"], catch_exceptions=False
+    )
     assert "S1 (preliminary): 20 cells (20 assigned)" in shown.output
     assert "lacking of 21 cells of each class: NEU 1, LYM 1, EOS 21, MO 21, BAS 21" in shown.output
     cells = load_cells(cell_sources(tmp_path / "data", [str(tmp_path / "set")]), 8)
@@ -86,7 +111,9 @@ def test_training_reads_the_folder_and_keeps_the_slides_apart(create: Create, tm
     assert json.loads(again.output)["lacks"]["EOS"] == 25
 
 
-def test_what_is_not_a_training_set_is_neither_overwritten_nor_read(create: Create, tmp_path: Path) -> None:
+def test_what_is_not_a_training_set_is_neither_overwritten_nor_read(
+    create: Create, tmp_path: Path
+) -> None:
     desk = create(["NEU"] * 3)
     with pytest.raises(ImportDataError, match="no cell has a class that a person gave"):
         export_verified([desk.sample], tmp_path / "out")

@@ -1,4 +1,7 @@
-"""Two readers, blind: their cells, their agreement, what is adjudicated, and the reference that results."""
+"""Two readers, blind.
+
+Their cells, their agreement, what is adjudicated, and the reference that results.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,9 @@ def test_readers_are_given_the_same_cells_in_different_order() -> None:
     ann, ben = (draw_cells("S1", cells, 200, seed=seed) for seed in (1, 2))
     assert set(ann) == set(ben)
     assert ann != ben
-    assert ann == draw_cells("S1", cells[::-1], 200, seed=1), "the same again, in whatever order the cells lie"
+    assert ann == draw_cells("S1", cells[::-1], 200, seed=1), (
+        "the same again, in whatever order the cells lie"
+    )
     assert set(ann) != set(draw_cells("S2", cells, 200, seed=1)), "another sample, another draw"
     assert len(draw_cells("S1", cells, 500, seed=1)) == 300
     assert not set(draw_cells("S1", cells, 200, seed=3, apart_from=ann)) & set(ann)
@@ -42,7 +47,9 @@ def test_readers_are_given_the_same_cells_in_different_order() -> None:
 
 def test_the_drawn_cells_are_a_fair_sample() -> None:
     cells = [f"f{n}y0x0" for n in range(1000)]
-    drawn = [int(cell[1:-4]) for name in range(50) for cell in draw_cells(f"S{name}", cells, 100, seed=0)]
+    drawn = [
+        int(cell[1:-4]) for name in range(50) for cell in draw_cells(f"S{name}", cells, 100, seed=0)
+    ]
     assert 480 < sum(drawn) / len(drawn) < 520
 
 
@@ -79,7 +86,9 @@ def test_a_reader_against_the_machine(create: Create) -> None:
     desk = create([*MACHINE, "NEU"], flags={10: int(QcFlag.DEBRIS)})
     desk.blind("ann", dict(enumerate([*MACHINE[:9], "EOS", "NEU"])))
     found = compare_two(desk.read, "ann", "machine")
-    assert (found.agreement.cells, found.agreement.agreed) == (10, 9), "excluded cells are no calls of the machine"
+    assert (found.agreement.cells, found.agreement.agreed) == (10, 9), (
+        "excluded cells are no calls of the machine"
+    )
     assert [cell.row for cell in found.differ] == [9]
 
 
@@ -97,7 +106,9 @@ def test_classes_given_in_view_of_the_machines_are_told_as_not_blind(create: Cre
     found = calls_of(desk.read, "ann")
     assert list(found.by_cell.values()) == ["NEU", "EOS"]
     assert not found.blind
-    with pytest.raises(SampleStateError, match="'zoe' called no cell; readers of this sample: 'ann', and 'machine'"):
+    with pytest.raises(
+        SampleStateError, match="'zoe' called no cell; readers of this sample: 'ann', and 'machine'"
+    ):
         calls_of(desk.read, "zoe")
 
 
@@ -122,7 +133,11 @@ def test_adjudication_decides_what_differs_and_can_be_undone(create: Create) -> 
 
 def test_a_third_reader_decides_by_majority(create: Create) -> None:
     desk = create(MACHINE)
-    for reader, calls in {"ann": ["NEU", "LYM"], "ben": ["LYM", "EOS"], "cat": ["LYM", "MO"]}.items():
+    for reader, calls in {
+        "ann": ["NEU", "LYM"],
+        "ben": ["LYM", "EOS"],
+        "cat": ["LYM", "MO"],
+    }.items():
         desk.blind(reader, dict(enumerate(calls)))
     found = consensus_of(desk.read)
     assert [(item.to, item.how) for item in found] == [("LYM", "majority"), ("", "open")]
@@ -166,7 +181,10 @@ def test_adjudicated_cells_of_both_readers_count_as_decided(create: Create) -> N
     desk.adjudicate("chief", 7, "LYM")
     desk.adjudicate("chief", 8, "artefact")
     found = build_reference(desk.read, ["ann", "ben"])
-    assert [(count.white, count.adjudicated, count.counts["NEU"]) for count in found.readers] == [(9, 2, 6), (9, 1, 6)]
+    assert [(count.white, count.adjudicated, count.counts["NEU"]) for count in found.readers] == [
+        (9, 2, 6),
+        (9, 1, 6),
+    ]
     assert found.white_cells == 9
     assert found.classes[0].percent == pytest.approx(100 * 6 / 9)
     assert found.classes[0].by_reader == pytest.approx((100 * 8 / 9, 60))
@@ -186,7 +204,9 @@ def test_a_third_reader_decides_for_the_reference(create: Create) -> None:
     found = build_reference(desk.read, ["ann", "ben", "cat"])
     shares = {entry.name: entry.percent for entry in found.classes}
     # Cell 3 is MO for two of three; on cell 4 all differ, and each counts as read.
-    assert shares == pytest.approx({"NEU": 700 / 12, "LYM": 100 / 12, "EOS": 100 / 12, "MO": 25, "BAS": 0})
+    assert shares == pytest.approx(
+        {"NEU": 700 / 12, "LYM": 100 / 12, "EOS": 100 / 12, "MO": 25, "BAS": 0}
+    )
     assert found.open_cells == (desk.keys[3],)
     assert [count.adjudicated for count in found.readers] == [1, 0, 0]
 
@@ -218,7 +238,9 @@ def test_the_commands_print_and_write_the_same(create: Create, tmp_path: Path) -
     found = json.loads(CliRunner().invoke(cli, [*command, "--json"]).output)
     assert found["agreement"]["kappa"][0] == pytest.approx(0.8936, abs=1e-4)
     path = tmp_path / "out" / "reference.json"
-    shown = CliRunner().invoke(cli, ["review", "reference", *where, "--out", str(path)], catch_exceptions=False)
+    shown = CliRunner().invoke(
+        cli, ["review", "reference", *where, "--out", str(path)], catch_exceptions=False
+    )
     assert "S1: 20 white cells by 2 readers (ann 20, ben 20)" in shown.output
     assert "Not adjudicated: 1 of the cells that the readers call differently" in shown.output
     assert read_reference_differential(path, CLASSES).percent["NEU"] == pytest.approx(62.5)

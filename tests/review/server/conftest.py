@@ -1,4 +1,6 @@
-"""The application of the review server, and a client that sends requests to it as a browser does."""
+"""The application of the review server, and a client that sends requests to it as a browser
+does.
+"""
 
 from __future__ import annotations
 
@@ -52,15 +54,23 @@ class Client:
         return self.request("GET", path, headers=headers)
 
     def post(self, path: str, json: Any, headers: dict[str, str] | None = None) -> httpx.Response:
-        return self.request("POST", path, headers={"origin": self.origin, **(headers or {})}, json=json)
+        return self.request(
+            "POST", path, headers={"origin": self.origin, **(headers or {})}, json=json
+        )
 
-    def request(self, method: str, path: str, headers: dict[str, str] | None = None, **content: Any) -> httpx.Response:
-        cookie = {"cookie": f"{cookie_name(self.options.address)}={self.secret}"} if self.secret else {}
+    def request(
+        self, method: str, path: str, headers: dict[str, str] | None = None, **content: Any
+    ) -> httpx.Response:
+        cookie = (
+            {"cookie": f"{cookie_name(self.options.address)}={self.secret}"} if self.secret else {}
+        )
 
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self.app.asgi, raise_app_exceptions=False)
             async with httpx.AsyncClient(transport=transport, base_url=self.origin) as client:
-                return await client.request(method, path, headers={**cookie, **(headers or {})}, **content)
+                return await client.request(
+                    method, path, headers={**cookie, **(headers or {})}, **content
+                )
 
         return asyncio.run(send())
 
@@ -69,7 +79,9 @@ class Client:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def write(self, *entries: dict[str, Any], base: str | None = None, name: str = "S1") -> httpx.Response:
+    def write(
+        self, *entries: dict[str, Any], base: str | None = None, name: str = "S1"
+    ) -> httpx.Response:
         """Write entries, by default based on the last one of the journal."""
         if base is None:
             base = self.get(f"/api/samples/{name}/entries?after=").json()["head"]
@@ -78,10 +90,15 @@ class Client:
 
 @pytest.fixture
 def serve(tmp_path: Path) -> Iterator[Callable[..., Client]]:
-    """Return a client of a server on ``tmp_path / "data"``; a second call is another browser, or another server."""
+    """Return a client of a server on ``tmp_path / "data"``.
+
+    A second call is another browser, or another server.
+    """
     apps: list[ReviewApp] = []
 
-    def start(reader: str = "Ada", *, like: Client | None = None, tls: bool = False, **options: Any) -> Client:
+    def start(
+        reader: str = "Ada", *, like: Client | None = None, tls: bool = False, **options: Any
+    ) -> Client:
         if like is not None:
             return Client(like.app, like.options, reader)
         given = ServerOptions(
@@ -99,8 +116,12 @@ def serve(tmp_path: Path) -> Iterator[Callable[..., Client]]:
 
 
 @pytest.fixture(scope="module")
-def shared_client(tmp_path_factory: pytest.TempPathFactory, plant_sample: Callable[..., Sample]) -> Iterator[Client]:
-    """A reader's browser on a server with the sample ``S1``, for tests of a module that write nothing."""
+def shared_client(
+    tmp_path_factory: pytest.TempPathFactory, plant_sample: Callable[..., Sample]
+) -> Iterator[Client]:
+    """A reader's browser on a server with the sample ``S1``, for tests of a module that write
+    nothing.
+    """
     root = tmp_path_factory.mktemp("shared") / "data"
     plant_sample(root)
     options = ServerOptions(root=root, address=ServerAddress("127.0.0.1", PORT))
@@ -110,6 +131,9 @@ def shared_client(tmp_path_factory: pytest.TempPathFactory, plant_sample: Callab
 
 
 @pytest.fixture
-def client(serve: Callable[..., Client], planted: Sample) -> Client:
+def client(
+    serve: Callable[..., Client],
+    planted: Sample,  # noqa: ARG001 - writes the sample that the server shows
+) -> Client:
     """A reader's browser on a server with the sample ``S1``."""
     return serve()

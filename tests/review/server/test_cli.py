@@ -87,6 +87,8 @@ def test_help_loads_neither_the_server_nor_zarr() -> None:
         "heavy = {'starlette', 'uvicorn', 'zarr', 'numpy', 'torch'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT.parent, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "Usage: wbcpipe review" in done.stdout

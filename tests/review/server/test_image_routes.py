@@ -1,4 +1,7 @@
-"""Images over the network: strips, outlines, similar cells, and rows and fields that do not exist."""
+"""Images over the network.
+
+Strips, outlines, similar cells, and rows and fields that do not exist.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,11 @@ def test_similar_cells_follow_the_chosen_ones(shared_client: Any) -> None:
 
 
 def test_a_cell_without_mask_has_no_outline(shared_client: Any) -> None:
-    assert shared_client.get("/api/samples/S1/outlines/0.json").json() == {"side_px": 16, "cell": [], "nucleus": []}
+    assert shared_client.get("/api/samples/S1/outlines/0.json").json() == {
+        "side_px": 16,
+        "cell": [],
+        "nucleus": [],
+    }
 
 
 def test_the_map_of_imported_cells_has_no_fields(shared_client: Any) -> None:

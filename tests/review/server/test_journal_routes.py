@@ -1,4 +1,7 @@
-"""Edits over the network: what is written, merged, refused; two tabs, two readers, a signature, a blind reading."""
+"""Edits over the network: what is written, merged, refused.
+
+Two tabs, two readers, a signature, a blind reading.
+"""
 
 from __future__ import annotations
 
@@ -67,7 +70,9 @@ def test_edits_are_written_undone_and_brought_back_over_a_restart(client: Any, s
     assert counts(answer)["LYM"] == 37
     assert [entry["reader"] for entry in answer["newer"]] == ["Ada"]
     assert answer["newer"][0]["cells"] == [{"cell": key, "from": "NEU", "to": "LYM"}]
-    undone = serve("Ada").write({"action": "undo", "target": answer["undo"][-1]}).json()  # another server
+    undone = (
+        serve("Ada").write({"action": "undo", "target": answer["undo"][-1]}).json()
+    )  # another server
     assert counts(undone)["LYM"] == 36
     again = client.write({"action": "redo", "target": undone["redo"][-1]}).json()
     assert counts(again)["LYM"] == 37
@@ -105,7 +110,8 @@ def test_an_edit_on_a_stale_base_writes_nothing_and_shows_the_newer_one(
     assert client.get("/api/samples/S1/entries?after=nonsense").status_code == 409
 
 
-def test_script_in_names_and_comments_is_text(serve: Any, planted: Sample, lab: Lab) -> None:
+@pytest.mark.usefixtures("planted")
+def test_script_in_names_and_comments_is_text(serve: Any, lab: Lab) -> None:
     name = "<img src=x onerror=alert(1)>"
     client = serve(name, lab=lab)
     key = client.sample()["cells"]["key"][0]
@@ -147,7 +153,9 @@ def test_a_name_that_no_sample_can_have_is_not_found(shared_client: Any, name: s
         )
 
 
-def test_a_folder_outside_the_data_root_is_not_served(client: Any, planted: Sample, plant_sample: Any) -> None:
+def test_a_folder_outside_the_data_root_is_not_served(
+    client: Any, planted: Sample, plant_sample: Any
+) -> None:
     plant_sample(planted.path.parents[1] / "elsewhere", "S9")
     link = planted.path.parent / "S9"
     assert client.get("/api/samples/S9").status_code == 404
@@ -184,7 +192,12 @@ def test_a_class_or_cell_that_is_not_known_is_refused(client: Any, planted: Samp
     assert "not known" in client.write(assign(key, "XYZ"), base="").json()["error"]
     answer = client.write(assign("f999y1x1", "NEU"), base="")
     assert (answer.status_code, "no cell f999y1x1" in answer.json()["error"]) == (409, True)
-    assert client.post("/api/samples/S1/entries", {"base": 3, "entries": [assign(key, "NEU")]}).status_code == 400
+    assert (
+        client.post(
+            "/api/samples/S1/entries", {"base": 3, "entries": [assign(key, "NEU")]}
+        ).status_code
+        == 400
+    )
     assert read_journal(planted) == ()
 
 
@@ -200,13 +213,23 @@ def test_a_sample_is_signed_amended_and_signed_again(serve: Any, planted: Sample
     assert (refused.status_code, "signed" in refused.json()["error"]) == (409, True)
     entry = client.get("/api/samples").json()[0]
     assert (entry["state"], entry["verified_by"], entry["changed"]) == ("verified", "Ada", 1)
-    assert client.post("/api/samples/S1/amend", {"base": signed["head"], "why": ""}).status_code == 400
-    amended = client.post("/api/samples/S1/amend", {"base": signed["head"], "why": "a smudge was a cell"}).json()
+    assert (
+        client.post("/api/samples/S1/amend", {"base": signed["head"], "why": ""}).status_code == 400
+    )
+    amended = client.post(
+        "/api/samples/S1/amend", {"base": signed["head"], "why": "a smudge was a cell"}
+    ).json()
     assert amended["state"] == "preliminary"
     head = client.write(assign(key, "NEU")).json()["head"]
-    assert client.post("/api/samples/S1/sign", {"base": head, "comment": ""}).json()["state"] == "corrected"
+    assert (
+        client.post("/api/samples/S1/sign", {"base": head, "comment": ""}).json()["state"]
+        == "corrected"
+    )
     head = client.get("/api/samples/S1/entries?after=").json()["head"]
-    assert client.post("/api/samples/S1/unsign", {"base": head, "why": "not yet"}).json()["state"] == "preliminary"
+    assert (
+        client.post("/api/samples/S1/unsign", {"base": head, "why": "not yet"}).json()["state"]
+        == "preliminary"
+    )
 
 
 def test_a_hard_check_forbids_to_sign(client: Any) -> None:
@@ -219,7 +242,7 @@ def test_a_hard_check_forbids_to_sign(client: Any) -> None:
 def test_a_sample_that_a_stage_holds_is_locked(
     serve: Any, planted: Sample, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wbcpipe.review.signing.sign._WAIT_S", 0.1)
+    monkeypatch.setattr("wbcpipe.review.signing.sign.WAIT_S", 0.1)
     soft = serve(lab=lab)
     with planted.lock("segment"):
         answer = soft.post("/api/samples/S1/sign", {"base": "", "comment": ""})
@@ -248,9 +271,16 @@ def test_a_blind_reader_sees_neither_the_model_nor_another_reader(client: Any, s
     assert begun["rows"] == begun["reading"]["rows"]
     assert bo.post("/api/samples/S1/readings", {"mode": "blind", "cells": 20}).status_code == 409
     found = bo.sample()
-    assert not {"machine", "confidence", "disagreement", "heads", "order3", "doubt", "now", "changed"} & set(
-        found["cells"]
-    )
+    assert not {
+        "machine",
+        "confidence",
+        "disagreement",
+        "heads",
+        "order3",
+        "doubt",
+        "now",
+        "changed",
+    } & set(found["cells"])
     assert not {"differential", "comments", "checks"} & set(found)
     client.write({"action": "comment", "cell": keys[1], "text": "Ada's"})
     seen = bo.get("/api/samples/S1/entries?after=").json()["newer"]
@@ -273,16 +303,30 @@ def test_a_blind_reader_sees_neither_the_model_nor_another_reader(client: Any, s
 def test_adjudicated_cells_come_into_the_library(client: Any) -> None:
     assert client.get("/api/library").json() == []
     keys = client.sample()["cells"]["key"]
-    entry = {"action": "adjudicate", "cell": keys[3], "to": "BAS", "why": "granules", "between": ["Bo", "Cy"]}
+    entry = {
+        "action": "adjudicate",
+        "cell": keys[3],
+        "to": "BAS",
+        "why": "granules",
+        "between": ["Bo", "Cy"],
+    }
     assert client.write(entry).status_code == 200
     library = client.get("/api/library").json()
-    assert [(cell["class"], "adjudicated by Ada" in cell["source"]) for cell in library] == [("BAS", True)]
+    assert [(cell["class"], "adjudicated by Ada" in cell["source"]) for cell in library] == [
+        ("BAS", True)
+    ]
     assert client.get(library[0]["url"]).headers["content-type"] == "image/webp"
 
 
 def test_the_library_tells_a_blind_reader_nothing_of_the_sample(client: Any, serve: Any) -> None:
     keys = client.sample()["cells"]["key"]
-    entry = {"action": "adjudicate", "cell": keys[3], "to": "BAS", "why": "", "between": ["Bo", "Cy"]}
+    entry = {
+        "action": "adjudicate",
+        "cell": keys[3],
+        "to": "BAS",
+        "why": "",
+        "between": ["Bo", "Cy"],
+    }
     client.write(entry)
     cat = serve("Cat", like=client)
     assert len(cat.get("/api/library").json()) == 1
@@ -291,7 +335,9 @@ def test_the_library_tells_a_blind_reader_nothing_of_the_sample(client: Any, ser
     assert len(client.get("/api/library").json()) == 1
 
 
-def test_cells_that_are_classified_again_are_read_again(client: Any, planted: Sample, classify_again: Any) -> None:
+def test_cells_that_are_classified_again_are_read_again(
+    client: Any, planted: Sample, classify_again: Any
+) -> None:
     from wbcpipe.samples.cell_store import CellStore
 
     key = client.sample()["cells"]["key"][0]
@@ -329,5 +375,14 @@ def test_the_worklist_shows_every_sample_and_its_state(
     client.write({"action": "look", "cells": keys[:5]})
     client.write(assign(keys[7], "LYM"), assign(keys[8], "NEU"), assign(keys[9], "unidentified"))
     found = {entry["sample"]: entry for entry in client.get("/api/samples").json()}
-    shown = {name: found["S1"][name] for name in ("looked", "changed", "counted", "unidentified", "state")}
-    assert shown == {"looked": 8, "changed": 2, "counted": 114, "unidentified": 4, "state": "preliminary"}
+    shown = {
+        name: found["S1"][name]
+        for name in ("looked", "changed", "counted", "unidentified", "state")
+    }
+    assert shown == {
+        "looked": 8,
+        "changed": 2,
+        "counted": 114,
+        "unidentified": 4,
+        "state": "preliminary",
+    }

@@ -43,7 +43,12 @@ def smear(tmp_path: Path) -> Sample:
     probability = np.full((5, len(store.modalities), 2), 0.5, np.float32)
     half = np.full(5, 0.5, np.float32)
     how = Classification(
-        bundle="test", sha256="c" * 64, classes=("NEU", "LYM"), heads=store.modalities, threshold=0.4, risk_control=None
+        bundle="test",
+        sha256="c" * 64,
+        classes=("NEU", "LYM"),
+        heads=store.modalities,
+        threshold=0.4,
+        risk_control=None,
     )
     store.write_predictions(probability, ["NEU"] * 5, half, half, classification=how)
     return sample
@@ -54,7 +59,11 @@ def test_marks_become_a_result_with_its_trend(smear: Sample, serve: Callable[...
     path = f"/api/samples/{smear.name}/location-test"
     begun = client.get(path).json()
     assert (begun["fields"], begun["results"], begun["trend"]["tests"]) == ([0, 1], [], 0)
-    places = [(300, 40), (302, 41), (92, 91)]  # one missed cell, marked twice, and one that was found
+    places = [
+        (300, 40),
+        (302, 41),
+        (92, 91),
+    ]  # one missed cell, marked twice, and one that was found
     marks = [{"action": "location_mark", "field": 0, "y_px": y, "x_px": x} for y, x in places]
     assert client.write(*marks, name=smear.name).status_code == 200
     other = serve("Ben", like=client)
@@ -64,13 +73,19 @@ def test_marks_become_a_result_with_its_trend(smear: Sample, serve: Callable[...
     assert result["percent"] == pytest.approx(500 / 6)
     assert result["passed"] is False
     second = client.post(path, {"fields": [1]}).json()
-    assert (second["result"]["found"], second["result"]["missed"], second["result"]["passed"]) == (2, 0, True)
+    assert (second["result"]["found"], second["result"]["missed"], second["result"]["passed"]) == (
+        2,
+        0,
+        True,
+    )
     assert [item["fields"] for item in second["results"]] == [2, 1]
     assert second["trend"]["tests"] == 2
 
 
 @pytest.mark.parametrize("fields", [[], [7], ["0"], [True], None, {"0": 1}, [[0]]])
-def test_fields_that_do_not_exist_are_refused(smear: Sample, serve: Callable[..., Any], fields: Any) -> None:
+def test_fields_that_do_not_exist_are_refused(
+    smear: Sample, serve: Callable[..., Any], fields: Any
+) -> None:
     client = serve("Ada")
     answer = client.post(f"/api/samples/{smear.name}/location-test", {"fields": fields})
     assert answer.status_code == 400

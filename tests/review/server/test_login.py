@@ -23,7 +23,7 @@ RIGHT = "correct horse battery"
 @pytest.fixture(autouse=True)
 def _cheap_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hash in a millisecond."""
-    monkeypatch.setattr(passwords, "_N", 2**4)
+    monkeypatch.setattr(passwords, "SCRYPT_N", 2**4)
 
 
 @pytest.fixture
@@ -82,15 +82,20 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path, text: str, reason: str) 
         PasswordFile(path)
 
 
-@pytest.mark.parametrize(("reader", "password"), [("Ada", "short"), ("", RIGHT), ("a\nb", RIGHT), ("x" * 65, RIGHT)])
-def test_a_name_or_password_that_is_refused_changes_nothing(password_file: Path, reader: str, password: str) -> None:
+@pytest.mark.parametrize(
+    ("reader", "password"), [("Ada", "short"), ("", RIGHT), ("a\nb", RIGHT), ("x" * 65, RIGHT)]
+)
+def test_a_name_or_password_that_is_refused_changes_nothing(
+    password_file: Path, reader: str, password: str
+) -> None:
     before = password_file.read_bytes()
     with pytest.raises(ConfigError):
         set_password(password_file, reader, password)
     assert password_file.read_bytes() == before
 
 
-def test_a_reader_logs_in_and_out(serve: Callable[..., Any], planted: Any, password_file: Path) -> None:
+@pytest.mark.usefixtures("planted")
+def test_a_reader_logs_in_and_out(serve: Callable[..., Any], password_file: Path) -> None:
     client = serve("", passwords=PasswordFile(password_file))
     assert client.get("/static/login.css").status_code == 200
     page = client.get("/samples/S1")
@@ -111,14 +116,18 @@ def test_a_reader_logs_in_and_out(serve: Callable[..., Any], planted: Any, passw
     assert client.get("/api/samples").status_code == 403
 
 
-def test_a_login_with_script_in_the_name_shows_text(serve: Callable[..., Any], password_file: Path) -> None:
+def test_a_login_with_script_in_the_name_shows_text(
+    serve: Callable[..., Any], password_file: Path
+) -> None:
     client = serve("", passwords=PasswordFile(password_file))
     answer = log_in(client, '"><script>alert(1)</script>', "wrong password")
     assert "<script>alert" not in answer.text
     assert "&lt;script&gt;" in answer.text
 
 
-def test_a_form_of_another_site_does_not_log_in(serve: Callable[..., Any], password_file: Path) -> None:
+def test_a_form_of_another_site_does_not_log_in(
+    serve: Callable[..., Any], password_file: Path
+) -> None:
     client = serve("", passwords=PasswordFile(password_file))
     headers = {"origin": "http://evil.example", "content-type": "application/x-www-form-urlencoded"}
     body = urlencode({"reader": "Ada", "password": RIGHT}).encode()

@@ -11,15 +11,22 @@ if TYPE_CHECKING:
 
 
 def _read(client: Any, seed: int, to: Callable[[int], str]) -> None:
-    begun = client.post("/api/samples/S1/readings", {"mode": "blind", "cells": 20, "seed": seed}).json()
+    begun = client.post(
+        "/api/samples/S1/readings", {"mode": "blind", "cells": 20, "seed": seed}
+    ).json()
     reading, rows = begun["reading_id"], sorted(begun["rows"])
     keys = client.sample()["cells"]["key"]
-    calls = [{"action": "call", "reading": reading, "cell": keys[row], "to": to(at)} for at, row in enumerate(rows)]
+    calls = [
+        {"action": "call", "reading": reading, "cell": keys[row], "to": to(at)}
+        for at, row in enumerate(rows)
+    ]
     finish = {"action": "reading", "event": "finish", "reading": reading}
     assert client.write(*calls, finish).status_code == 200
 
 
-def test_agreement_of_two_blind_readers_has_their_reference(client: Any, serve: Callable[..., Any]) -> None:
+def test_agreement_of_two_blind_readers_has_their_reference(
+    client: Any, serve: Callable[..., Any]
+) -> None:
     other = serve("Bo", like=client)
     _read(client, 1, lambda at: "NEU" if at < 12 else "LYM")
     _read(other, 2, lambda at: "NEU" if at < 13 else "LYM")

@@ -1,4 +1,6 @@
-"""Kappa equals published and scikit-learn's values, and its intervals hold the true value as often as they say."""
+"""Kappa equals published and scikit-learn's values, and its intervals hold the true value as often
+as they say.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ CLASSES = ("NEU", "LYM", "EOS", "MO", "BAS")
 
 
 def test_the_published_example_of_kappa_and_its_error() -> None:
-    # Fleiss, Levin and Paik, Statistical Methods for Rates and Proportions (3rd ed., 2003), tables 18.1 and 18.3.
+    # Fleiss, Levin and Paik, Statistical Methods for Rates and Proportions (3rd ed., 2003), tables
+    # 18.1 and 18.3.
     found = cohen_kappa(np.array([[75, 1, 4], [5, 4, 1], [0, 0, 10]]))
     assert found is not None
     assert found.value == pytest.approx(0.68, abs=0.005)
@@ -29,14 +32,20 @@ def test_kappa_equals_scikit_learns(seed: int) -> None:
     assert found.kappa.value == pytest.approx(cohen_kappa_score(first, second))
     for entry in found.by_class:
         assert entry.kappa is not None
-        assert entry.kappa.value == pytest.approx(cohen_kappa_score(first == entry.name, second == entry.name))
+        assert entry.kappa.value == pytest.approx(
+            cohen_kappa_score(first == entry.name, second == entry.name)
+        )
         assert entry.kappa.low <= entry.kappa.value <= entry.kappa.high
         assert entry.both + entry.only_first + entry.only_second + entry.neither == 200
     assert found.agreed == int((first == second).sum())
 
 
-def _table(prevalence: float, first: tuple[float, float], second: tuple[float, float]) -> np.ndarray:
-    """Shares (2, 2) of two readers of given sensitivity and false-positive rate, independent given the cell."""
+def _table(
+    prevalence: float, first: tuple[float, float], second: tuple[float, float]
+) -> np.ndarray:
+    """Shares (2, 2) of two readers of given sensitivity and false-positive rate, independent given
+    the cell.
+    """
     joint = np.zeros((2, 2))
     for weight, a, b in ((prevalence, first[0], second[0]), (1 - prevalence, first[1], second[1])):
         joint += weight * np.outer([a, 1 - a], [b, 1 - b])
@@ -72,7 +81,11 @@ def test_the_interval_over_all_classes_holds_the_true_kappa() -> None:
     true = (np.trace(shares) - chance) / (1 - chance)
     draws = np.random.default_rng(6).multinomial(200, shares.ravel(), 1000).reshape(-1, 5, 5)
     intervals = [cohen_kappa(draw) for draw in draws]
-    assert 0.92 < np.mean([found.low <= true <= found.high for found in intervals if found is not None]) < 0.98
+    assert (
+        0.92
+        < np.mean([found.low <= true <= found.high for found in intervals if found is not None])
+        < 0.98
+    )
 
 
 def test_complete_agreement_of_few_cells_proves_less_than_that_of_many() -> None:

@@ -1,4 +1,7 @@
-"""When a review may stop: the bound holds on drawn truths, and the number falls to none as cells are looked at."""
+"""When a review may stop.
+
+The bound holds on drawn truths, and the number falls to none as cells are looked at.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,9 @@ SHARES = np.array([0.60, 0.29, 0.03, 0.07, 0.01])
 
 
 def draw(rng: np.random.Generator, cells: int, sharpness: float) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities (N, 5) that are calibrated by construction: the true class (N,) is drawn from them."""
+    """Probabilities (N, 5) that are calibrated by construction: the true class (N,) is drawn from
+    them.
+    """
     start = rng.choice(5, cells, p=SHARES)
     logits = rng.normal(0, 1, (cells, 5))
     logits[np.arange(cells), start] += rng.gamma(4, sharpness / 4, cells)
@@ -36,9 +41,16 @@ def state(probability: np.ndarray, now: np.ndarray, looked: np.ndarray) -> Unrev
     return UnreviewedCells(probability, now, looked, counts.tolist(), int(counts.sum()), REFERENCE)
 
 
-def review(probability: np.ndarray, truth: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """Look at cells in the order of doubt until the differential cannot change; return the classes, and who looked."""
-    now = np.where(probability.max(axis=1) >= threshold, probability.argmax(axis=1), UNIDENTIFIED_CLASS)
+def review(
+    probability: np.ndarray, truth: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Look at cells in the order of doubt until the differential cannot change.
+
+    Return the classes, and who looked.
+    """
+    now = np.where(
+        probability.max(axis=1) >= threshold, probability.argmax(axis=1), UNIDENTIFIED_CLASS
+    )
     looked = np.zeros(len(now), bool)
     while (found := remaining_doubt(state(probability, now, looked))).decisive:
         row = found.order[: max(found.decisive // 4, 1)]
@@ -47,9 +59,13 @@ def review(probability: np.ndarray, truth: np.ndarray, threshold: float) -> tupl
 
 
 def moved(now: np.ndarray, truth: np.ndarray) -> bool:
-    """Whether a class of the true differential lies outside its interval, or across a reference limit."""
+    """Whether a class of the true differential lies outside its interval, or across a reference
+    limit.
+    """
     counts, total = np.bincount(now, minlength=5), len(now)
-    for count, true, (low, high) in zip(counts, np.bincount(truth, minlength=5), REFERENCE, strict=True):
+    for count, true, (low, high) in zip(
+        counts, np.bincount(truth, minlength=5), REFERENCE, strict=True
+    ):
         before, after = 100 * count / total, 100 * true / total
         bounds = clopper_pearson(int(count), total)
         if not 100 * bounds[0] <= after <= 100 * bounds[1]:
@@ -59,9 +75,15 @@ def moved(now: np.ndarray, truth: np.ndarray) -> bool:
     return False
 
 
-@pytest.mark.parametrize(("sharpness", "threshold"), [(8.0, 0.5), (5.0, 0.6)], ids=["sure model", "unsure model"])
-def test_the_differential_does_not_change_when_it_cannot(sharpness: float, threshold: float) -> None:
-    """Of 150 slides whose probabilities are calibrated, at most 5 % may change after the review stopped."""
+@pytest.mark.parametrize(
+    ("sharpness", "threshold"), [(8.0, 0.5), (5.0, 0.6)], ids=["sure model", "unsure model"]
+)
+def test_the_differential_does_not_change_when_it_cannot(
+    sharpness: float, threshold: float
+) -> None:
+    """Of 150 slides whose probabilities are calibrated, at most 5 % may change after the review
+    stopped.
+    """
     rng = np.random.default_rng(17)
     failures, looks = 0, []
     for _ in range(150):
@@ -99,7 +121,9 @@ def test_a_sure_model_needs_no_look() -> None:
 
 
 def test_only_cells_that_touch_an_open_class_come_first() -> None:
-    """One cell more would make the eosinophils high: those that may be some are looked at first, not the others."""
+    """One cell more would make the eosinophils high: those that may be some are looked at first,
+    not the others.
+    """
     now = np.repeat([0, 1, 2], [60, 34, 6])
     probability = np.full((100, 5), 1e-9)
     probability[np.arange(100), now] = 1 - 4e-9
@@ -134,7 +158,10 @@ def test_unidentified_cells_come_first_and_excluded_ones_never() -> None:
 @given(st.integers(0, 2**32 - 1), st.integers(1, 40), st.floats(0.2, 6))
 @settings(deadline=None, max_examples=60)
 def test_looking_at_what_it_names_ends_the_doubt(seed: int, cells: int, sharpness: float) -> None:
-    """When the decisive cells were looked at and kept their class, none is left; with one fewer, one is."""
+    """When the decisive cells were looked at and kept their class, none is left.
+
+    With one fewer, some are: which classes are open decides the order, so perhaps not that one.
+    """
     rng = np.random.default_rng(seed)
     probability, _ = draw(rng, cells, sharpness)
     now, looked = probability.argmax(axis=1), rng.random(cells) < 0.2
@@ -144,11 +171,13 @@ def test_looking_at_what_it_names_ends_the_doubt(seed: int, cells: int, sharpnes
     assert remaining_doubt(state(probability, now, looked)).decisive == 0
     if found.decisive:
         looked[found.order[found.decisive - 1]] = False
-        assert remaining_doubt(state(probability, now, looked)).decisive == 1
+        assert remaining_doubt(state(probability, now, looked)).decisive >= 1
 
 
 def test_a_sample_without_cells_or_with_all_looked_at() -> None:
-    none = UnreviewedCells(np.zeros((0, 5)), np.zeros(0, int), np.zeros(0, bool), [0] * 5, 0, [None] * 5)
+    none = UnreviewedCells(
+        np.zeros((0, 5)), np.zeros(0, int), np.zeros(0, bool), [0] * 5, 0, [None] * 5
+    )
     assert remaining_doubt(none).decisive == 0
     probability, truth = draw(np.random.default_rng(0), 30, 3.0)
     done: RemainingDoubt = remaining_doubt(state(probability, truth, np.ones(30, bool)))

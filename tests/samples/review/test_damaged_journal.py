@@ -1,4 +1,7 @@
-"""Whatever happens to the bytes of a journal: what is read is what was written, or it is refused."""
+"""Whatever happens to the bytes of a journal.
+
+What is read is what was written, or it is refused.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +53,9 @@ steps = st.one_of(
     st.builds(lambda c: Look(cells=(c,), seen=("NEU",)), cell),
     st.builds(lambda c: Comment(cell=c, text="x"), cell),
     st.builds(lambda c, t: Adjudicate(cell=c, to=t, between=("Ada", "Bob")), cell, to),
-    st.builds(lambda n: Reading(event="start", reading=n, cells=tuple(CELLS)), st.sampled_from("ab")),
+    st.builds(
+        lambda n: Reading(event="start", reading=n, cells=tuple(CELLS)), st.sampled_from("ab")
+    ),
     st.builds(lambda n: Reading(event="finish", reading=n), st.sampled_from("ab")),
     st.builds(lambda n, c, t: Call(reading=n, cell=c, to=t), st.sampled_from("ab"), cell, to),
     st.just(Sign(differential="b" * 64, counts={}, basis=BASIS)),
@@ -61,7 +66,9 @@ steps = st.one_of(
     st.just(LocationMark(field=0, y_px=1, x_px=2)),
     st.tuples(st.sampled_from([Undo, Redo]), st.integers(0, 30)),
 )
-many = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+many = settings(
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def fresh(tmp_path: Path) -> Journal:
@@ -87,7 +94,9 @@ def apply(journal: Journal, reader: str, step: Any) -> bool:
 
 @many
 @given(st.lists(st.tuples(st.sampled_from(["Ada", "Bob"]), steps), max_size=25))
-def test_every_sequence_that_is_allowed_is_replayed(tmp_path: Path, sequence: list[tuple[str, Any]]) -> None:
+def test_every_sequence_that_is_allowed_is_replayed(
+    tmp_path: Path, sequence: list[tuple[str, Any]]
+) -> None:
     journal = fresh(tmp_path)
     written = sum(apply(journal, reader, step) for reader, step in sequence)
     again = Journal(journal.path)
@@ -106,7 +115,9 @@ def test_every_sequence_that_is_allowed_is_replayed(tmp_path: Path, sequence: li
 
 @many
 @given(st.lists(steps, min_size=1, max_size=8), st.data())
-def test_one_changed_byte_is_noticed(tmp_path: Path, sequence: list[Any], data: st.DataObject) -> None:
+def test_one_changed_byte_is_noticed(
+    tmp_path: Path, sequence: list[Any], data: st.DataObject
+) -> None:
     journal = fresh(tmp_path)
     for step in sequence:
         apply(journal, "Ada", step)
@@ -126,7 +137,9 @@ def test_one_changed_byte_is_noticed(tmp_path: Path, sequence: list[Any], data: 
 
 @many
 @given(st.lists(steps, min_size=1, max_size=8), st.data())
-def test_a_file_cut_anywhere_keeps_the_entries_before(tmp_path: Path, sequence: list[Any], data: st.DataObject) -> None:
+def test_a_file_cut_anywhere_keeps_the_entries_before(
+    tmp_path: Path, sequence: list[Any], data: st.DataObject
+) -> None:
     journal = fresh(tmp_path)
     for step in sequence:
         apply(journal, "Ada", step)
@@ -144,7 +157,9 @@ def test_a_file_cut_anywhere_keeps_the_entries_before(tmp_path: Path, sequence: 
     assert (aside.read_bytes() if aside.exists() else b"") == (torn + b"\n" if torn else b"")
 
 
-def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_journal_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     journal = fresh(tmp_path)
     edit = Assign(cells=(Change(cell=CELLS[0], before="", to="NEU"),))
     journal.append([edit], reader="Ada", base="")

@@ -66,11 +66,16 @@ assigns = st.builds(
     texts,
 )
 looks = st.builds(
-    lambda cells: Look(cells=tuple(cells)), st.lists(st.sampled_from(CELLS), min_size=1, max_size=5, unique=True)
+    lambda cells: Look(cells=tuple(cells)),
+    st.lists(st.sampled_from(CELLS), min_size=1, max_size=5, unique=True),
 )
-comments = st.builds(lambda cell, text: Comment(cell=cell, text=f"x{text}"), st.sampled_from([*CELLS, None]), texts)
+comments = st.builds(
+    lambda cell, text: Comment(cell=cell, text=f"x{text}"), st.sampled_from([*CELLS, None]), texts
+)
 actions = st.one_of(assigns, looks, comments)
-quick = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @quick
@@ -91,7 +96,9 @@ def test_what_was_appended_is_read_again(tmp_path: Path, steps: list[tuple[str, 
 @quick
 @given(st.lists(st.one_of(assigns, st.sampled_from(["undo", "redo"])), max_size=25))
 def test_undo_and_redo_are_those_of_an_editor(tmp_path: Path, steps: list[Any]) -> None:
-    """Compare with a list of the classes after each edit, in which undo and redo step back and forth."""
+    """Compare with a list of the classes after each edit, in which undo and redo step back and
+    forth.
+    """
     journal = Journal(tmp_path / f"{time.monotonic_ns()}" / "journal.jsonl")
     history: list[dict[str, str]] = [{}]
     position = 0
@@ -120,7 +127,10 @@ def test_undo_and_redo_are_those_of_an_editor(tmp_path: Path, steps: list[Any]) 
 @quick
 @given(st.lists(st.tuples(st.booleans(), assigns, st.booleans()), max_size=20))
 def test_two_writers_merge_or_conflict(tmp_path: Path, steps: list[tuple[bool, Any, bool]]) -> None:
-    """Each of two readers knows the journal up to their last request; nobody's edit is lost or overwritten unseen."""
+    """Each of two readers knows the journal up to their last request.
+
+    Nobody's edit is lost or overwritten unseen.
+    """
     path = tmp_path / f"{time.monotonic_ns()}" / "journal.jsonl"
     journals = {True: Journal(path), False: Journal(path)}
     seen = {True: "", False: ""}
@@ -166,7 +176,11 @@ def test_threads_and_processes_append_to_one_chain(tmp_path: Path) -> None:
         thread.join()
     entries = Journal(path).entries()
     assert len(entries) == 45
-    assert [sum(entry.reader == f"r{number}" for entry in entries) for number in range(3)] == [15, 15, 15]
+    assert [sum(entry.reader == f"r{number}" for entry in entries) for number in range(3)] == [
+        15,
+        15,
+        15,
+    ]
 
 
 _WRITER = """
@@ -176,7 +190,8 @@ from wbcpipe.samples.review.entries import Look
 from wbcpipe.samples.review.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 while True:
-    entry = journal.append([Look(cells=tuple(f"f1y{n}x{n}" for n in range(300)))], reader="killed", base="")[-1]
+    look = Look(cells=tuple(f"f1y{n}x{n}" for n in range(300)))
+    entry = journal.append([look], reader="killed", base="")[-1]
     print(entry.id, flush=True)
 """
 
@@ -185,7 +200,10 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
     path = tmp_path / "review" / "journal.jsonl"
     for kill in range(3):
         process = subprocess.Popen(
-            [sys.executable, "-c", _WRITER, str(path)], stdout=subprocess.PIPE, text=True, env=dict(os.environ)
+            [sys.executable, "-c", _WRITER, str(path)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env=dict(os.environ),
         )
         assert process.stdout is not None
         acknowledged = [process.stdout.readline().strip() for _ in range(5 + kill)]
@@ -201,7 +219,9 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(tmp_path: Path) -> N
         assert Journal(path).entries() == entries
 
 
-@pytest.mark.parametrize("kept", [1, 40, -1], ids=["one byte", "a part", "all but the end of the line"])
+@pytest.mark.parametrize(
+    "kept", [1, 40, -1], ids=["one byte", "a part", "all but the end of the line"]
+)
 def test_a_line_cut_short_is_moved_aside(tmp_path: Path, kept: int) -> None:
     path = tmp_path / "review" / "journal.jsonl"
     journal = Journal(path)
@@ -241,7 +261,18 @@ def _three(path: Path) -> list[bytes]:
         (lambda lines: [*lines, b"[1]\n"], 4),
         (lambda lines: [*lines, b'{"action":"erase","n":4}\n'], 4),
     ],
-    ids=["class", "reader", "layout", "removed", "exchanged", "repeated", "empty", "bytes", "list", "no entry"],
+    ids=[
+        "class",
+        "reader",
+        "layout",
+        "removed",
+        "exchanged",
+        "repeated",
+        "empty",
+        "bytes",
+        "list",
+        "no entry",
+    ],
 )
 def test_a_changed_line_is_refused_with_its_number(tmp_path: Path, change: Any, line: int) -> None:
     path = tmp_path / "review" / "journal.jsonl"
@@ -356,16 +387,26 @@ def test_a_signed_sample_takes_no_edit_until_it_is_amended(tmp_path: Path) -> No
     journal.append([assign(CELLS[0])], reader="Ada", base="")
     journal.append([sign()], reader="Ada", base=journal.head())
     assert journal.state().state == "verified"
-    for action in (assign(CELLS[1]), Comment(text="late"), sign(), Undo(target=journal.entries()[0].id)):
+    for action in (
+        assign(CELLS[1]),
+        Comment(text="late"),
+        sign(),
+        Undo(target=journal.entries()[0].id),
+    ):
         with pytest.raises(JournalConflictError, match="the sample is signed"):
             journal.append([action], reader="Ada", base=journal.head())
     journal.append([Look(cells=(CELLS[2],))], reader="Bob", base=journal.head())
-    journal.append([parse_action({"action": "amend", "why": "a monocyte"})], reader="Bob", base=journal.head())
+    journal.append(
+        [parse_action({"action": "amend", "why": "a monocyte"})], reader="Bob", base=journal.head()
+    )
     assert journal.state().state == "preliminary"
     journal.append([assign(CELLS[1])], reader="Bob", base=journal.head())
     journal.append([sign()], reader="Bob", base=journal.head())
     assert journal.state().state == "corrected"
-    assert [signature.state for signature in journal.state().signatures] == ["verified", "corrected"]
+    assert [signature.state for signature in journal.state().signatures] == [
+        "verified",
+        "corrected",
+    ]
     assert journal.state().signed is not None
     assert journal.state().signed.reason == "a monocyte"  # type: ignore[union-attr]
     journal.append([Unsign(why="too early")], reader="Bob", base=journal.head())

@@ -23,14 +23,23 @@ BRIGHT = 18000.0
 
 def found_in(picture: NDArray[np.float32], pixel_um: float = PIXEL_UM) -> Detections:
     noise = np.random.default_rng(0).normal(0, 150, picture.shape)
-    return detect_cells(np.clip(picture + 900 + noise, 0, 65535).astype(np.uint16), pixel_um, "fluorescence")
+    return detect_cells(
+        np.clip(picture + 900 + noise, 0, 65535).astype(np.uint16), pixel_um, "fluorescence"
+    )
 
 
-def lattice(pitch_um: float, side_um: float, radius_um: float) -> list[tuple[float, float, float, float]]:
+def lattice(
+    pitch_um: float, side_um: float, radius_um: float
+) -> list[tuple[float, float, float, float]]:
     steps = np.arange(pitch_um / 2, side_um, pitch_um) / PIXEL_UM
     rng = np.random.default_rng(1)
     return [
-        (y + rng.normal(0, 2), x + rng.normal(0, 2), radius_um / PIXEL_UM, BRIGHT * rng.uniform(0.6, 1.4))
+        (
+            y + rng.normal(0, 2),
+            x + rng.normal(0, 2),
+            radius_um / PIXEL_UM,
+            BRIGHT * rng.uniform(0.6, 1.4),
+        )
         for y in steps
         for x in steps
     ]
@@ -42,7 +51,9 @@ def test_nuclei_that_cover_a_third_of_the_field_and_more_are_found(
 ) -> None:
     nuclei = lattice(pitch_um, 60.0, radius_um)
     found = found_in(draw((300, 300), nuclei))
-    distance = np.hypot(*(np.stack([found.y_px, found.x_px])[:, None] - np.array(nuclei)[:, :2].T[..., None]))
+    distance = np.hypot(
+        *(np.stack([found.y_px, found.x_px])[:, None] - np.array(nuclei)[:, :2].T[..., None])
+    )
     assert np.count_nonzero(distance.min(1) < radius_um / PIXEL_UM) >= 0.9 * len(nuclei)
     assert found.unassigned_um2 < 0.02 * 60.0**2
 
@@ -52,7 +63,9 @@ def test_a_clump_is_flagged(draw: Callable[..., NDArray[np.float32]], count: int
     """Nuclei that overlap by half have no necks between them."""
     rng = np.random.default_rng(count)
     clump = [(150 + rng.normal(0, 20), 150 + rng.normal(0, 20), 18, BRIGHT) for _ in range(count)]
-    flat = np.minimum(draw((300, 600), [*clump, (60, 450, 18, BRIGHT), (230, 520, 18, BRIGHT)]), BRIGHT)
+    flat = np.minimum(
+        draw((300, 600), [*clump, (60, 450, 18, BRIGHT), (230, 520, 18, BRIGHT)]), BRIGHT
+    )
     found = found_in(flat)
     near = np.hypot(found.y_px - 150, found.x_px - 150) < 60
     assert near.sum() < count
@@ -88,7 +101,10 @@ def test_large_and_segmented_nuclei_are_no_clumps(draw: Callable[..., NDArray[np
     single = [(50 + 60 * (k // 5), 50 + 60 * (k % 5), 17, BRIGHT) for k in range(10)]
     lobes = [(220, 80, 8, BRIGHT), (222, 98, 8, BRIGHT), (238, 90, 8, BRIGHT)]
     found = found_in(
-        np.minimum(draw((300, 520), [*single, (80, 420, 29, BRIGHT), (220, 430, 28, BRIGHT), *lobes]), BRIGHT)
+        np.minimum(
+            draw((300, 520), [*single, (80, 420, 29, BRIGHT), (220, 430, 28, BRIGHT), *lobes]),
+            BRIGHT,
+        )
     )
     assert len(found) >= 13
     assert not (found.quality & QcFlag.CLUMP).any()
@@ -99,7 +115,10 @@ def test_nuclei_of_other_people(shared_data: Path) -> None:
     import tifffile
 
     folder = shared_data / "crowded_nuclei"
-    nuclear, labels = tifffile.imread(folder / "tcells.tif")[2], tifffile.imread(folder / "nuclei.tif")
+    nuclear, labels = (
+        tifffile.imread(folder / "tcells.tif")[2],
+        tifffile.imread(folder / "nuclei.tif"),
+    )
     found = detect_cells(nuclear, 0.377, "fluorescence")
     hit = labels[np.round(found.y_px).astype(int), np.round(found.x_px).astype(int)]
     true = np.unique(labels[labels > 0])
@@ -110,7 +129,9 @@ def test_nuclei_of_other_people(shared_data: Path) -> None:
     assert found.unassigned_um2 < 0.02 * nuclear.size * 0.377**2
 
 
-def test_nuclei_too_dim_or_too_small_for_a_cell_are_told_as_area(draw: Callable[..., NDArray[np.float32]]) -> None:
+def test_nuclei_too_dim_or_too_small_for_a_cell_are_told_as_area(
+    draw: Callable[..., NDArray[np.float32]],
+) -> None:
     small = [(24 + 42 * k, 24 + 42 * j, 6, BRIGHT) for k in range(7) for j in range(7)]
     found = found_in(draw((300, 300), small))
     assert (found.quality & QcFlag.DEBRIS).all()

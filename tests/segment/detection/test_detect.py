@@ -25,15 +25,29 @@ BRIGHT, CYTOPLASM = 20000.0, 2500.0
 
 #: (y, x, radius, brightness) in pixels of 0.1 um; the cell's body first, then its nucleus.
 LYMPHOCYTE = [(300, 400, 45, CYTOPLASM), (300, 400, 35, BRIGHT)]
-THREE_LOBES = [(300, 400, 65, CYTOPLASM), (275, 370, 20, BRIGHT), (265, 425, 19, BRIGHT), (330, 420, 21, BRIGHT)]
-TOUCHING = [(300, 350, 42, CYTOPLASM), (300, 350, 33, BRIGHT), (300, 432, 42, CYTOPLASM), (300, 432, 34, BRIGHT)]
+THREE_LOBES = [
+    (300, 400, 65, CYTOPLASM),
+    (275, 370, 20, BRIGHT),
+    (265, 425, 19, BRIGHT),
+    (330, 420, 21, BRIGHT),
+]
+TOUCHING = [
+    (300, 350, 42, CYTOPLASM),
+    (300, 350, 33, BRIGHT),
+    (300, 432, 42, CYTOPLASM),
+    (300, 432, 34, BRIGHT),
+]
 PLATELETS = [(100 + 120 * k, 100 + 200 * j, 13, BRIGHT / 2) for k in range(4) for j in range(4)]
 CUT = [(3, 400, 60, CYTOPLASM), (5, 400, 40, BRIGHT)]
 
 
-def noisy(picture: NDArray[np.float32], *, background: float | NDArray[np.float64] = 900.0) -> NDArray[np.uint16]:
+def noisy(
+    picture: NDArray[np.float32], *, background: float | NDArray[np.float64] = 900.0
+) -> NDArray[np.uint16]:
     rng = np.random.default_rng(1)
-    return np.clip(picture + background + rng.normal(0, 60, picture.shape), 0, 65535).astype(np.uint16)
+    return np.clip(picture + background + rng.normal(0, 60, picture.shape), 0, 65535).astype(
+        np.uint16
+    )
 
 
 def places(found: Detections) -> NDArray[np.float64]:
@@ -63,7 +77,9 @@ def test_drawn_cells(
     assert doublet.tolist() == [len(centres) == 2] * len(centres)
 
 
-def test_red_cells_that_shine_faintly_are_no_part_of_a_cell(draw: Callable[..., NDArray[np.float32]]) -> None:
+def test_red_cells_that_shine_faintly_are_no_part_of_a_cell(
+    draw: Callable[..., NDArray[np.float32]],
+) -> None:
     chain = [(300, 460 + 70 * k, 38, 0.2 * BRIGHT) for k in range(5)] + [
         (365, 400 + 70 * k, 38, 3500) for k in range(6)
     ]
@@ -90,13 +106,24 @@ def test_a_cell_that_the_border_cuts_is_flagged(draw: Callable[..., NDArray[np.f
         ([(300, 400, 40, BRIGHT), *[(300 - 55 * k, 400, 34, CYTOPLASM) for k in range(1, 7)]], 0),
         ([(300, 400, 40, BRIGHT), *[(300, 400 + 55 * k, 34, CYTOPLASM) for k in range(1, 8)]], 0),
         ([(120, 400, 40, BRIGHT), *[(120 - 50 * k, 400, 30, CYTOPLASM) for k in range(1, 3)]], 0),
-        ([(70, 400, 60, CYTOPLASM), (70, 400, 40, BRIGHT), (35, 400, 40, CYTOPLASM)], QcFlag.BORDER),
+        (
+            [(70, 400, 60, CYTOPLASM), (70, 400, 40, BRIGHT), (35, 400, 40, CYTOPLASM)],
+            QcFlag.BORDER,
+        ),
         ([(300, 25, 60, CYTOPLASM), (300, 25, 40, BRIGHT)], QcFlag.BORDER),
     ],
-    ids=["red cells up to the border", "to the right border", "two red cells", "cytoplasm cut", "nucleus cut"],
+    ids=[
+        "red cells up to the border",
+        "to the right border",
+        "two red cells",
+        "cytoplasm cut",
+        "nucleus cut",
+    ],
 )
 def test_only_what_is_cell_is_cut_by_a_border(
-    draw: Callable[..., NDArray[np.float32]], disks: list[tuple[float, float, float, float]], flags: int
+    draw: Callable[..., NDArray[np.float32]],
+    disks: list[tuple[float, float, float, float]],
+    flags: int,
 ) -> None:
     found = detect_cells(noisy(draw(SHAPE, disks)), PIXEL_UM, "fluorescence", level=BRIGHT)
     assert (found.quality & QcFlag.BORDER).tolist() == [flags]
@@ -105,9 +132,15 @@ def test_only_what_is_cell_is_cut_by_a_border(
 @pytest.mark.parametrize("pixel_um", [0.065, 0.1, 0.2])
 def test_sizes_are_physical(draw: Callable[..., NDArray[np.float32]], pixel_um: float) -> None:
     scale = PIXEL_UM / pixel_um
-    disks = [(y * scale, x * scale, radius * scale, b) for y, x, radius, b in [*TOUCHING, *PLATELETS[::5]]]
+    disks = [
+        (y * scale, x * scale, radius * scale, b)
+        for y, x, radius, b in [*TOUCHING, *PLATELETS[::5]]
+    ]
     found = detect_cells(
-        noisy(draw((int(600 * scale), int(800 * scale)), disks, blur=2 * scale)), pixel_um, "fluorescence", level=BRIGHT
+        noisy(draw((int(600 * scale), int(800 * scale)), disks, blur=2 * scale)),
+        pixel_um,
+        "fluorescence",
+        level=BRIGHT,
     )
     ours = places(found)[np.argsort(found.x_px)] / scale
     assert ours == pytest.approx(np.array([(300, 350), (300, 432)], float), abs=5)
@@ -127,13 +160,17 @@ def test_uneven_light_and_glow_do_not_matter(draw: Callable[..., NDArray[np.floa
 
 def test_level_of_a_field_without_cells(draw: Callable[..., NDArray[np.float32]]) -> None:
     assert nuclear_level(noisy(draw(SHAPE, [])), PIXEL_UM, "fluorescence") == 0
-    assert nuclear_level(noisy(draw(SHAPE, THREE_LOBES)), PIXEL_UM, "fluorescence") == pytest.approx(BRIGHT, rel=0.15)
+    assert nuclear_level(
+        noisy(draw(SHAPE, THREE_LOBES)), PIXEL_UM, "fluorescence"
+    ) == pytest.approx(BRIGHT, rel=0.15)
 
 
 def test_the_virtual_scope(rendered) -> None:  # type: ignore[no-untyped-def]
     """Recall and precision over cells wholly inside a field."""
     frames = [read_field(path) for path in fields_on_disk(rendered.sample.raw_path()).values()]
-    level = float(np.median([nuclear_level(images[3], PIXEL_UM, "fluorescence") for images, _ in frames]))
+    level = float(
+        np.median([nuclear_level(images[3], PIXEL_UM, "fluorescence") for images, _ in frames])
+    )
     right = missed = wrong = 0
     for images, info in frames:
         found = detect_cells(images[3], PIXEL_UM, "fluorescence", level=level)
@@ -142,11 +179,18 @@ def test_the_virtual_scope(rendered) -> None:  # type: ignore[no-untyped-def]
         around = (info.x_um - reach, info.y_um - reach, info.x_um + reach, info.y_um + reach)
         cells = [item for item in rendered.scope.specimen.objects_in(*around) if item.label]
         transform = rendered.scope.true_transform("fluorescence", info.x_um, info.y_um)
-        ideal = np.array([((c.x_um - info.x_um) * 10 + 511.5, (c.y_um - info.y_um) * 10 + 511.5, 1) for c in cells])
+        ideal = np.array(
+            [
+                ((c.x_um - info.x_um) * 10 + 511.5, (c.y_um - info.y_um) * 10 + 511.5, 1)
+                for c in cells
+            ]
+        )
         truth = (ideal @ transform.T)[:, 1::-1]
         distance = np.linalg.norm(ours[:, None] - truth, axis=-1)
         edge = np.minimum(ours, 1023 - ours).min(1) < 60
-        rows, columns = linear_sum_assignment(np.where(distance <= np.where(edge, 90, 30)[:, None], distance, 1e6))
+        rows, columns = linear_sum_assignment(
+            np.where(distance <= np.where(edge, 90, 30)[:, None], distance, 1e6)
+        )
         good = distance[rows, columns] <= np.where(edge[rows], 90, 30)
         inside = ((truth > 30) & (truth < 993)).all(1)
         right += int(good.sum())
@@ -158,13 +202,20 @@ def test_the_virtual_scope(rendered) -> None:  # type: ignore[no-untyped-def]
 
 
 def bccd_counts(folder: Path, pixel_um: float = 0.075) -> tuple[int, int, int]:
-    """Right, wrong and missed in every third picture: right is a centre inside a WBC box that no other has used."""
+    """Right, wrong and missed in every third picture: right is a centre inside a WBC box that no
+    other has used.
+    """
     right = wrong = missed = 0
     for path in sorted((folder / "JPEGImages").glob("*.jpg"))[::3]:  # all: benchmarks/segment.py
-        objects = ElementTree.parse(folder / "Annotations" / f"{path.stem}.xml").getroot().iter("object")
+        objects = (
+            ElementTree.parse(folder / "Annotations" / f"{path.stem}.xml").getroot().iter("object")
+        )
         boxes = np.array(
             [
-                [float(item.findtext(f"bndbox/{side}", "nan")) for side in ("ymin", "xmin", "ymax", "xmax")]
+                [
+                    float(item.findtext(f"bndbox/{side}", "nan"))
+                    for side in ("ymin", "xmin", "ymax", "xmax")
+                ]
                 for item in objects
                 if item.findtext("name") == "WBC"
             ]

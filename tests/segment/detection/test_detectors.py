@@ -44,8 +44,8 @@ def lab(monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
 @pytest.fixture(autouse=True)
 def forgotten() -> Iterator[None]:
     yield
-    detectors._cellpose.cache_clear()
-    detectors._stardist.cache_clear()
+    detectors.cellpose_detector.cache_clear()
+    detectors.stardist_detector.cache_clear()
 
 
 def three_cells() -> Any:
@@ -71,8 +71,9 @@ def test_lobes_are_joined_and_platelets_left_out() -> None:
     assert found.quality.tolist() == own.quality.tolist()
 
 
+@pytest.mark.usefixtures("lab")
 def test_a_stage_with_another_detector_finds_the_same_cells(
-    copy_run: Callable[[str], Sample], unbroken: CellStore, lab: types.ModuleType
+    copy_run: Callable[[str], Sample], unbroken: CellStore
 ) -> None:
     sample = copy_run("lab")
     store = segment_sample(sample, pixel_um=0.1, detector="mylab:find")
@@ -98,7 +99,8 @@ def test_a_stage_with_another_detector_finds_the_same_cells(
         ("not_there_at_all:find", "is it installed"),
     ],
 )
-def test_a_name_that_does_not_hold(lab: types.ModuleType, name: str, words: str) -> None:
+@pytest.mark.usefixtures("lab")
+def test_a_name_that_does_not_hold(name: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_detector(name)
 
@@ -106,10 +108,10 @@ def test_a_name_that_does_not_hold(lab: types.ModuleType, name: str, words: str)
 @pytest.mark.parametrize(
     ("gives", "words"),
     [
-        (lambda nuclear, pixel_um: np.zeros((3, 3), int), "shape"),
-        (lambda nuclear, pixel_um: np.zeros(nuclear.shape), "float64"),
-        (lambda nuclear, pixel_um: np.full(nuclear.shape, -1), "negative"),
-        (lambda nuclear, pixel_um: 1 / 0, "detector 'mylab:find' failed: ZeroDivisionError"),
+        (lambda _nuclear, _pixel_um: np.zeros((3, 3), int), "shape"),
+        (lambda nuclear, _pixel_um: np.zeros(nuclear.shape), "float64"),
+        (lambda nuclear, _pixel_um: np.full(nuclear.shape, -1), "negative"),
+        (lambda _nuclear, _pixel_um: 1 / 0, "detector 'mylab:find' failed: ZeroDivisionError"),
     ],
 )
 def test_what_is_no_label_image_is_refused(lab: types.ModuleType, gives: Any, words: str) -> None:
@@ -120,7 +122,9 @@ def test_what_is_no_label_image_is_refused(lab: types.ModuleType, gives: Any, wo
         find_labels(detector, three_cells(), PIXEL_UM)
 
 
-def test_cellpose_and_stardist_are_asked_at_the_scale_they_know(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cellpose_and_stardist_are_asked_at_the_scale_they_know(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     asked: dict[str, Any] = {}
 
     class CellposeModel:
@@ -154,7 +158,9 @@ def test_cellpose_and_stardist_are_asked_at_the_scale_they_know(monkeypatch: pyt
     for name in ("cellpose", "stardist"):
         detector = load_detector(name)
         assert detector is not None
-        found = cells_from_labels(find_labels(detector, nuclear, PIXEL_UM), nuclear, PIXEL_UM, "fluorescence")
+        found = cells_from_labels(
+            find_labels(detector, nuclear, PIXEL_UM), nuclear, PIXEL_UM, "fluorescence"
+        )
         assert found.y_px == pytest.approx(own.y_px, abs=5)
     assert asked["cellpose"]["gpu"] in {True, False}
     assert asked["diameter"] == pytest.approx(8 / 0.3)
@@ -164,5 +170,7 @@ def test_cellpose_and_stardist_are_asked_at_the_scale_they_know(monkeypatch: pyt
 
 
 def test_without_the_package_the_message_says_so() -> None:
-    with pytest.raises(ConfigError, match=r"detector 'stardist': No module named 'stardist.*is it installed"):
+    with pytest.raises(
+        ConfigError, match=r"detector 'stardist': No module named 'stardist.*is it installed"
+    ):
         load_detector("stardist")

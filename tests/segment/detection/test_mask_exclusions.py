@@ -16,8 +16,13 @@ def disc(row: float, column: float, radius: float) -> np.ndarray:
     return np.asarray(np.hypot(y - row, x - column) < radius)
 
 
-def smear(cytoplasm: tuple[float, float, float] = CYTOPLASM) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nuclear density, colour planes and body of a cell with 0.1 um a pixel; a red cell lies broadly against it."""
+def smear(
+    cytoplasm: tuple[float, float, float] = CYTOPLASM,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nuclear density, colour planes and body of a cell with 0.1 um a pixel.
+
+    A red cell lies broadly against it.
+    """
     rng = np.random.default_rng(0)
     body, nucleus = disc(112, 112, 60), disc(112, 112, 32)
     density = np.zeros((3, SIDE, SIDE))
@@ -28,7 +33,11 @@ def smear(cytoplasm: tuple[float, float, float] = CYTOPLASM) -> tuple[np.ndarray
     ):
         density[:, where] = np.array(colour)[:, None]
     planes = 52000 * 10**-density * (1 + 0.01 * rng.normal(size=density.shape))
-    nuclear = 32767 * np.maximum(density[0] + density[1] - 2 * density[2], 0) + 60 * rng.normal(size=body.shape) + 300
+    nuclear = (
+        32767 * np.maximum(density[0] + density[1] - 2 * density[2], 0)
+        + 60 * rng.normal(size=body.shape)
+        + 300
+    )
     return nuclear.clip(0).astype(np.uint16), planes.astype(np.uint16), body
 
 
@@ -65,9 +74,15 @@ def test_granules_of_another_colour_are_not_foreign() -> None:
 @pytest.mark.parametrize("planes", [0, 1], ids=["no bright field", "nothing but a cell"])
 def test_nothing_is_told_without_anything_to_learn_from(planes: int) -> None:
     distance_um = np.zeros((64, 64))
-    assert not background_and_red_cell_mask(np.full((planes, 64, 64), 0.1, np.float32), distance_um, 0.2).any()
+    assert not background_and_red_cell_mask(
+        np.full((planes, 64, 64), 0.1, np.float32), distance_um, 0.2
+    ).any()
     assert not above_background(
-        np.ones((64, 64), np.float32), np.zeros((planes, 64, 64), np.float32), distance_um, 0.2, distance_um > 1
+        np.ones((64, 64), np.float32),
+        np.zeros((planes, 64, 64), np.float32),
+        distance_um,
+        0.2,
+        distance_um > 1,
     ).any()
 
 
@@ -79,7 +94,11 @@ def test_faint_cytoplasm_glows_above_the_dye_between_red_cells() -> None:
     nuclear += 20 * rng.normal(size=nuclear.shape)
     density = np.where((y < 20) & (from_middle_um > 7), 0.3, 0.0)[None].astype(np.float32)
     found = above_background(
-        nuclear.astype(np.float32), density, np.maximum(from_middle_um - 3, 0), 0.2, np.zeros((112, 112), bool)
+        nuclear.astype(np.float32),
+        density,
+        np.maximum(from_middle_um - 3, 0),
+        0.2,
+        np.zeros((112, 112), bool),
     )
     assert found[from_middle_um < 5.5].all()
     assert not found[from_middle_um > 7].any()

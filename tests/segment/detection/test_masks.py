@@ -4,8 +4,13 @@ import numpy as np
 import pytest
 
 from wbcpipe.samples.cell_columns import QcFlag
-from wbcpipe.segment.detection.masks import cell_mask
-from wbcpipe.segment.features.crop_quality import empty_modality, find_debris, focus_measure, saturated_share
+from wbcpipe.segment.detection.masks import CropNuclei, cell_mask
+from wbcpipe.segment.features.crop_quality import (
+    empty_modality,
+    find_debris,
+    focus_measure,
+    saturated_share,
+)
 
 SIDE = 224
 
@@ -13,15 +18,23 @@ SIDE = 224
 def cell(draw, lobes, *, body: float = 55.0, extra=()):  # type: ignore[no-untyped-def]
     """Nuclear channel and one bright-field frame of a cell, with 0.1 um a pixel."""
     rng = np.random.default_rng(0)
-    nuclear = 300 + draw((SIDE, SIDE), [(112, 112, body, 1500), *[(*lobe, 15000) for lobe in lobes]])
+    nuclear = 300 + draw(
+        (SIDE, SIDE), [(112, 112, body, 1500), *[(*lobe, 15000) for lobe in lobes]]
+    )
     bright = 40000 - draw((SIDE, SIDE), [(112, 112, body, 5000), *extra])
     noise = rng.normal(0, 1, (2, SIDE, SIDE))
-    return (nuclear + 30 * noise[0]).astype(np.uint16), (bright + 150 * noise[1]).astype(np.uint16)[None]
+    return (nuclear + 30 * noise[0]).astype(np.uint16), (bright + 150 * noise[1]).astype(np.uint16)[
+        None
+    ]
 
 
 @pytest.mark.parametrize(
     "lobes",
-    [[(112, 112, 32)], [(95, 95, 16), (95, 130, 16), (130, 112, 17)], [(112, 85, 24), (112, 140, 24)]],
+    [
+        [(112, 112, 32)],
+        [(95, 95, 16), (95, 130, 16), (130, 112, 17)],
+        [(112, 85, 24), (112, 140, 24)],
+    ],
     ids=["round", "three lobes", "two lobes"],
 )
 def test_nucleus_and_body(draw, lobes) -> None:  # type: ignore[no-untyped-def]
@@ -46,14 +59,16 @@ def test_lobes_far_apart_are_of_one_nucleus_where_they_were_found_to_be(draw) ->
     nuclear, bright = cell(draw, lobes)
     y, x = np.mgrid[:SIDE, :SIDE]
     found = np.any([np.hypot(y - a, x - b) < r for a, b, r in lobes], axis=0)
-    mask = cell_mask(nuclear, bright, 0.1, own=found)
+    mask = cell_mask(nuclear, bright, 0.1, nuclei=CropNuclei(own=found))
     assert mask[112, 82] == mask[112, 144] == 2
     assert cell_mask(nuclear, bright, 0.1)[112, 144] != 2
 
 
 def test_dense_clumps_do_not_hide_the_rest_of_a_nucleus(draw) -> None:  # type: ignore[no-untyped-def]
     nuclear, bright = cell(draw, [(112, 112, 34), (100, 105, 12), (125, 118, 12)])
-    nuclear += (30000 * (draw((SIDE, SIDE), [(100, 105, 12, 1), (125, 118, 12, 1)]))).astype(np.uint16)
+    nuclear += (30000 * (draw((SIDE, SIDE), [(100, 105, 12, 1), (125, 118, 12, 1)]))).astype(
+        np.uint16
+    )
     y, x = np.mgrid[:SIDE, :SIDE]
     nucleus = np.hypot(y - 112, x - 112) < 34
     mask = cell_mask(nuclear, bright, 0.1) == 2
@@ -63,7 +78,9 @@ def test_dense_clumps_do_not_hide_the_rest_of_a_nucleus(draw) -> None:  # type: 
 def test_a_neighbours_nucleus_is_left_to_it(draw) -> None:  # type: ignore[no-untyped-def]
     nuclear, bright = cell(draw, [(112, 112, 28), (112, 185, 28)])
     y, x = np.mgrid[:SIDE, :SIDE]
-    mask = cell_mask(nuclear, bright, 0.1, others=np.hypot(y - 112, x - 185) < 30)
+    mask = cell_mask(
+        nuclear, bright, 0.1, nuclei=CropNuclei(others=np.hypot(y - 112, x - 185) < 30)
+    )
     assert mask[112, 185] == 0
     assert mask[112, 112] == 2
 
@@ -74,7 +91,9 @@ def test_slivers_of_dense_cytoplasm_are_no_lobes_and_a_ring_stays_open() -> None
     ring = (from_middle > 14) & (from_middle < 36)
     crescent = (from_middle > 47) & (from_middle < 51) & (x > 112) & (abs(y - 112) < 25)
     noise = np.random.default_rng(0).normal(0, 30, (SIDE, SIDE))
-    nuclear = (300 + 1500 * (from_middle < 55) + 15000 * (ring | crescent) + noise).astype(np.uint16)
+    nuclear = (300 + 1500 * (from_middle < 55) + 15000 * (ring | crescent) + noise).astype(
+        np.uint16
+    )
     bright = np.where(from_middle < 55, 30000, 40000).astype(np.uint16)[None]
     mask = cell_mask(nuclear, bright, 0.1)
     assert mask[112, 112] == 1
@@ -94,7 +113,9 @@ def test_focus_falls_with_blur_and_not_with_brightness() -> None:
     mask = np.full((SIDE, SIDE), 2, np.uint8)
     values = [
         focus_measure(
-            (20000 * gain + 3000 * gain * ndimage.gaussian_filter(rough, sigma) / rough.std()).astype(np.uint16),
+            (
+                20000 * gain + 3000 * gain * ndimage.gaussian_filter(rough, sigma) / rough.std()
+            ).astype(np.uint16),
             mask,
             0.1,
         )
@@ -109,7 +130,9 @@ def test_saturation_and_empty_modalities() -> None:
     frames = np.random.default_rng(0).integers(100, 200, (2, 128, 128)).astype(np.uint16)
     assert not empty_modality(frames)
     frames[1, 40:50, 40:50] = 4095
-    assert saturated_share(frames, 4095, (45.0, 45.0), 20.0) == pytest.approx(100 / (np.pi * 400), rel=0.05)
+    assert saturated_share(frames, 4095, (45.0, 45.0), 20.0) == pytest.approx(
+        100 / (np.pi * 400), rel=0.05
+    )
     assert saturated_share(frames, 65535, (45.0, 45.0), 20.0) == 0
     frames[0] = 7
     assert empty_modality(frames)
@@ -143,7 +166,9 @@ def _sample_of(*odd: tuple[float, float, float, float]) -> tuple[np.ndarray, np.
 )
 def test_dirt_and_smudges_are_no_nuclei(odd: tuple[float, float, float, float], told: bool) -> None:
     absorbance, fluorescence = _sample_of(odd)
-    assert find_debris(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [False] * 20 + [told]
+    assert find_debris(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [
+        False
+    ] * 20 + [told]
 
 
 def test_what_is_usual_is_told_by_cells_that_are_no_debris() -> None:
@@ -164,7 +189,9 @@ def test_dense_is_what_lies_far_beyond_the_spread_of_nuclei() -> None:
     fluorescence = np.full(200, 15000, np.float32)
     fluorescence[:2] = 5000
     absorbance[0], absorbance[1] = 0.085, 0.13
-    assert np.flatnonzero(find_debris(absorbance, fluorescence, np.zeros(200, np.uint16))).tolist() == [1]
+    assert np.flatnonzero(
+        find_debris(absorbance, fluorescence, np.zeros(200, np.uint16))
+    ).tolist() == [1]
 
 
 def test_nuclei_that_stop_next_to_no_light_are_not_told_by_it() -> None:
@@ -175,12 +202,16 @@ def test_nuclei_that_stop_next_to_no_light_are_not_told_by_it() -> None:
     told = find_debris(absorbance, fluorescence, np.zeros(2000, np.uint16))
     assert told[0]
     assert not told[1], "twenty times next to nothing is next to nothing"
-    assert np.count_nonzero(told) <= 20, "one in a hundred at most, of cells that are noise in bright field"
+    assert np.count_nonzero(told) <= 20, (
+        "one in a hundred at most, of cells that are noise in bright field"
+    )
 
 
 def test_a_modality_that_is_absent_from_all_has_no_say() -> None:
     absorbance, fluorescence = _sample_of((0.38, 0.29, 0.26, 5000))
     absorbance[:, 1] = np.nan
-    assert find_debris(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [False] * 20 + [True]
+    assert find_debris(absorbance, fluorescence, np.zeros(21, np.uint16)).tolist() == [
+        False
+    ] * 20 + [True]
     absorbance[:] = np.nan
     assert not find_debris(absorbance, fluorescence, np.zeros(21, np.uint16)).any()

@@ -58,7 +58,11 @@ def figures(field: Any, *, camera: bool = True) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("white_cells", "side_um", "cover", "per_mm2", "per_100_red"),
-    [(3, 200.0, 0.4, 50.0, 0.5682), (61, 200.0, 0.4, 1500.0, 25.6), (2, 36.0, 0.4, 771.605, np.nan)],
+    [
+        (3, 200.0, 0.4, 50.0, 0.5682),
+        (61, 200.0, 0.4, 1500.0, 25.6),
+        (2, 36.0, 0.4, 771.605, np.nan),
+    ],
     ids=["a film", "every fourth cell white", "a field with few red cells"],
 )
 def test_white_cells_are_compared_with_field_and_red_cells(
@@ -84,7 +88,9 @@ def test_light_cover_and_overexposure_of_a_field() -> None:
     assert np.isnan(usual["background_percent"][2])
     assert usual["saturated_percent"].tolist() == [0, 0, 0]
     dim = figures(frames(light=24_000, cover=0.4))
-    assert dim["background_percent"][0] / usual["background_percent"][0] == pytest.approx(0.8, rel=0.01)
+    assert dim["background_percent"][0] / usual["background_percent"][0] == pytest.approx(
+        0.8, rel=0.01
+    )
     assert figures(frames(saturated=0.25))["saturated_percent"] == pytest.approx([0, 25, 0], abs=1)
 
 

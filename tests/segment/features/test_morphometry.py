@@ -37,7 +37,13 @@ def bar(top: int, bottom: int, left: int, right: int) -> NDArray[np.bool_]:
 
 DISC = disc(112, 112, 30)
 TOUCHING = disc(112, 90, 24) | disc(112, 134, 24)
-STRAND = disc(80, 80, 15) | disc(80, 132, 15) | disc(125, 110, 16) | bar(78, 82, 80, 132) | bar(80, 125, 108, 112)
+STRAND = (
+    disc(80, 80, 15)
+    | disc(80, 132, 15)
+    | disc(125, 110, 16)
+    | bar(78, 82, 80, 132)
+    | bar(80, 125, 108, 112)
+)
 APART = disc(80, 80, 15) | disc(80, 132, 15) | disc(125, 110, 16)
 RING = disc(112, 112, 40) & ~disc(112, 112, 22)
 KIDNEY = disc(112, 112, 42) & ~disc(112, 155, 26)
@@ -67,7 +73,9 @@ def test_shapes_that_are_known() -> None:
     y, x = np.mgrid[:SIDE, :SIDE]
     ellipse = ((y - 112) / 20) ** 2 + ((x - 112) / 40) ** 2 < 1
     # Ramanujan's perimeter of an ellipse of half axes 20 and 40 is 193.77.
-    assert shape_of(ellipse, PIXEL_UM) == pytest.approx((4 * np.pi * np.pi * 800 / 193.77**2, 0.866), abs=0.03)
+    assert shape_of(ellipse, PIXEL_UM) == pytest.approx(
+        (4 * np.pi * np.pi * 800 / 193.77**2, 0.866), abs=0.03
+    )
     square = bar(80, 144, 80, 144)
     assert shape_of(square, PIXEL_UM)[0] == pytest.approx(np.pi / 4, abs=0.05)
     ring = 4 * np.pi * (40**2 - 22**2) * np.pi / (2 * np.pi * 62) ** 2
@@ -97,7 +105,9 @@ def test_what_is_planted_is_measured() -> None:
     assert found["lobes"] == 1
     assert found["nucleus_fluorescence"] == pytest.approx(9700, rel=0.01)
     assert found["cytoplasm_fluorescence"] == pytest.approx(700, rel=0.02)
-    assert found["total_fluorescence"] == pytest.approx(700 * np.pi * 36 + 9000 * np.pi * 9, rel=0.02)
+    assert found["total_fluorescence"] == pytest.approx(
+        700 * np.pi * 36 + 9000 * np.pi * 9, rel=0.02
+    )
     assert found["nucleus_absorbance"] == pytest.approx([0.3, 0.6], abs=0.003)
     assert found["cytoplasm_absorbance"] == pytest.approx([0.1, 0.2], abs=0.003)
     assert np.nanmax(found["granularity"]) < 0.003
@@ -116,7 +126,9 @@ def test_granules_show_in_proportion_whatever_the_lamp() -> None:
     dimmer[:2] //= 2
     assert found[1] == pytest.approx(2 * found[0], rel=0.05)
     assert 0.005 < found[0] < 0.03
-    assert measure_cell(dimmer, mask, PIXEL_UM, reference=2)["granularity"] == pytest.approx(found, rel=0.02)
+    assert measure_cell(dimmer, mask, PIXEL_UM, reference=2)["granularity"] == pytest.approx(
+        found, rel=0.02
+    )
 
 
 def test_the_ratio_of_red_to_green_where_there_is_a_red_channel() -> None:
@@ -133,7 +145,9 @@ def test_nothing_to_measure() -> None:
     empty = measure_cell(image, mask * 0, PIXEL_UM, reference=2)
     assert empty["lobes"] == 0
     assert all(np.isnan(value).all() for name, value in empty.items() if name != "lobes")
-    naked = measure_cell(image, np.where(mask == NUCLEUS, mask, 0).astype(np.uint8), PIXEL_UM, reference=2)
+    naked = measure_cell(
+        image, np.where(mask == NUCLEUS, mask, 0).astype(np.uint8), PIXEL_UM, reference=2
+    )
     assert np.isnan(naked["nucleus_cytoplasm_ratio"])
     assert np.isnan(naked["granularity"]).all()
     image[0] = 0
@@ -144,20 +158,35 @@ def test_nothing_to_measure() -> None:
     }
 
 
-def by_class(store: CellStore, column: str, middle: Callable[..., Any] = np.nanmedian) -> dict[str, Any]:
+def by_class(
+    store: CellStore, column: str, middle: Callable[..., Any] = np.nanmedian
+) -> dict[str, Any]:
     labels, whole = np.array(store.labels()), store.column("qc_flags") == 0
     values = store.column(column).astype(float)
-    return {name: middle(values[whole & (labels == name)], axis=0) for name in ("NEU", "LYM", "EOS", "MO")}
+    return {
+        name: middle(values[whole & (labels == name)], axis=0)
+        for name in ("NEU", "LYM", "EOS", "MO")
+    }
 
 
 def test_classes_of_the_virtual_scope_differ_as_they_should(unbroken: CellStore) -> None:
-    assert all(len(unbroken.column(name)) == len(unbroken) for name in morphometry_columns(4, red=False))
-    lobes, ratio = by_class(unbroken, "lobes", np.mean), by_class(unbroken, "nucleus_cytoplasm_ratio")
+    assert all(
+        len(unbroken.column(name)) == len(unbroken) for name in morphometry_columns(4, red=False)
+    )
+    lobes, ratio = (
+        by_class(unbroken, "lobes", np.mean),
+        by_class(unbroken, "nucleus_cytoplasm_ratio"),
+    )
     assert lobes["NEU"] > 1.5 > 1.2 > lobes["LYM"]
     assert ratio["LYM"] > ratio["NEU"]
-    assert by_class(unbroken, "nucleus_roundness")["LYM"] > by_class(unbroken, "nucleus_roundness")["NEU"]
+    assert (
+        by_class(unbroken, "nucleus_roundness")["LYM"]
+        > by_class(unbroken, "nucleus_roundness")["NEU"]
+    )
     granularity = by_class(unbroken, "granularity")
-    assert granularity["EOS"][0] > 2 * max(granularity["NEU"][0], granularity["MO"][0])  # dark at 415 nm, and large
+    assert granularity["EOS"][0] > 2 * max(
+        granularity["NEU"][0], granularity["MO"][0]
+    )  # dark at 415 nm, and large
     roundness = unbroken.column("cell_roundness")[unbroken.column("qc_flags") == 0]
     assert np.median(roundness) > 0.93
     assert unbroken.column("lobes").dtype == np.uint8

@@ -26,6 +26,8 @@ def write_image(path: Path, seed: int, side: int = 260) -> None:
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     root = tmp_path / "images"
-    for k, name in enumerate(["neutrophil/a.jpg", "neutrophil/b.jpg", "Lymphocytes/c.png", "blast/d.jpg"]):
+    for k, name in enumerate(
+        ["neutrophil/a.jpg", "neutrophil/b.jpg", "Lymphocytes/c.png", "blast/d.jpg"]
+    ):
         write_image(root / name, k)
     return root

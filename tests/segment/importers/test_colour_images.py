@@ -38,7 +38,9 @@ WIDE = RGB.astype(np.uint16)
 
 
 def tiff(**options: Any) -> Callable[[Path], object]:
-    return lambda path: tifffile.imwrite(path.with_suffix(".tif"), RGB, photometric="rgb", **options)
+    return lambda path: tifffile.imwrite(
+        path.with_suffix(".tif"), RGB, photometric="rgb", **options
+    )
 
 
 def cmyk(path: Path) -> None:
@@ -50,7 +52,9 @@ def cmyk_16(path: Path) -> None:
     black = ink.min(-1)
     light = (65535 - black).astype(float)
     planes = [*((ink[..., k] - black) / light * 65535 for k in range(3)), black]
-    tifffile.imwrite(path.with_suffix(".tif"), np.stack(planes, -1).astype(np.uint16), photometric="separated")
+    tifffile.imwrite(
+        path.with_suffix(".tif"), np.stack(planes, -1).astype(np.uint16), photometric="separated"
+    )
 
 
 def lab(path: Path) -> None:
@@ -63,7 +67,9 @@ def lab(path: Path) -> None:
 def icc_lab(path: Path) -> None:
     values = color.rgb2lab(RGB)
     stored = np.stack([values[..., 0] * 2.55, values[..., 1] + 128, values[..., 2] + 128], -1)
-    tifffile.imwrite(path.with_suffix(".tif"), stored.round().astype(np.uint8), photometric="icclab")
+    tifffile.imwrite(
+        path.with_suffix(".tif"), stored.round().astype(np.uint8), photometric="icclab"
+    )
 
 
 def palette(path: Path) -> None:
@@ -137,7 +143,9 @@ FORMATS = {
 
 
 @pytest.mark.parametrize(("write", "tolerance"), FORMATS.values(), ids=FORMATS)
-def test_every_format_gives_the_same_picture(write: Callable[[Path], object], tolerance: int, tmp_path: Path) -> None:
+def test_every_format_gives_the_same_picture(
+    write: Callable[[Path], object], tolerance: int, tmp_path: Path
+) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     write(folder / "image")
@@ -152,7 +160,9 @@ def test_every_format_gives_the_same_picture(write: Callable[[Path], object], to
 @pytest.mark.parametrize(
     "write",
     [
-        lambda path: tifffile.imwrite(path, np.stack([picture(k) for k in range(5)]), photometric="rgb"),
+        lambda path: tifffile.imwrite(
+            path, np.stack([picture(k) for k in range(5)]), photometric="rgb"
+        ),
         lambda path: Image.fromarray(picture(0)).save(
             path, save_all=True, append_images=[Image.fromarray(picture(k)) for k in range(1, 5)]
         ),
@@ -175,17 +185,23 @@ def test_every_page_is_imported_and_told(write: Callable[[Path], object], tmp_pa
     assert "holds 5 colour images; each is imported (1 file)" in said
     for index, path in fields_on_disk(sample.raw_path()).items():
         frames, info = read_field(path)
-        assert np.array_equal(frames[:3], np.moveaxis(picture(index), -1, 0).astype(np.uint16) * 257)
+        assert np.array_equal(
+            frames[:3], np.moveaxis(picture(index), -1, 0).astype(np.uint16) * 257
+        )
         assert info.source.endswith(f", image {index + 1}") == (index > 0)
 
 
 def test_pages_of_several_sizes_are_imported_and_copies_left_out(tmp_path: Path) -> None:
     with tifffile.TiffWriter(tmp_path / "pages.tif") as file:
         file.write(picture(0, 96), photometric="rgb", metadata=None)
-        file.write(picture(0, 48), photometric="rgb", metadata=None, subfiletype=1)  # a reduced copy
+        file.write(
+            picture(0, 48), photometric="rgb", metadata=None, subfiletype=1
+        )  # a reduced copy
         file.write(picture(1, 64), photometric="rgb", metadata=None)
     store = import_cells(
-        [tmp_path / "pages.tif"], Sample.open(tmp_path / "data", "S"), CellImport("stained-rgb", 0.1, side_px=64)
+        [tmp_path / "pages.tif"],
+        Sample.open(tmp_path / "data", "S"),
+        CellImport("stained-rgb", 0.1, side_px=64),
     )
     assert len(store) == 2
 
@@ -194,13 +210,18 @@ def test_all_files_of_an_import_are_scaled_alike(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     bright = (WIDE * 16).astype(np.uint16)
-    for name, values in (("a.tif", bright), ("b.tif", bright // 5)):  # a dim field of the same camera
+    for name, values in (
+        ("a.tif", bright),
+        ("b.tif", bright // 5),
+    ):  # a dim field of the same camera
         tifffile.imwrite(folder / name, values, photometric="rgb")
     said: list[str] = []
     sample = Sample.open(tmp_path / "data", "S")
     import_fields([folder], sample, FieldImport("stained-rgb", 0.1), say=said.append)
     assert any("use 4095 as white" in line for line in said)
-    first, second = (read_field(path)[0][:3].astype(float) for path in fields_on_disk(sample.raw_path()).values())
+    first, second = (
+        read_field(path)[0][:3].astype(float) for path in fields_on_disk(sample.raw_path()).values()
+    )
     assert first.mean() / second.mean() == pytest.approx(5, rel=0.02)
 
 
@@ -210,7 +231,9 @@ def glow(colours: tuple[tuple[int, int, int], ...], noise: float = 3) -> NDArray
     rgb = np.full((200, 300, 3), 12.0)
     for k, colour in enumerate(colours):
         rgb[np.hypot(y - 100, x - 60 - 80 * k) < 25] = colour
-    return (rgb + np.random.default_rng(0).normal(0, noise, rgb.shape)).clip(0, 255).astype(np.uint8)
+    return (
+        (rgb + np.random.default_rng(0).normal(0, noise, rgb.shape)).clip(0, 255).astype(np.uint8)
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,21 +260,44 @@ def test_a_smear_is_no_fluorescence_however_dim(gain: float, tmp_path: Path) -> 
     smear[:40], smear[:, :60] = 0, 0  # a field stop
     smear[-12:-6, -60:-8] = 255  # a scale bar
     Image.fromarray(smear.astype(np.uint8)).save(tmp_path / "dim.png")
-    assert import_fields([tmp_path / "dim.png"], Sample.open(tmp_path, "S"), FieldImport("stained-rgb", 0.1)) == 1
+    assert (
+        import_fields(
+            [tmp_path / "dim.png"], Sample.open(tmp_path, "S"), FieldImport("stained-rgb", 0.1)
+        )
+        == 1
+    )
 
 
 @pytest.mark.parametrize(
     ("write", "text"),
     [
-        (lambda path: tifffile.imwrite(path, RGB[..., 0], photometric="minisblack"), "a grey image"),
-        (lambda path: tifffile.imwrite(path, np.full(RGB.shape, np.nan, np.float32), photometric="rgb"), "nan"),
-        (lambda path: tifffile.imwrite(path, WIDE.astype(np.int32) - 300, photometric="rgb"), "from -"),
-        (lambda path: tifffile.imwrite(path, WIDE.astype(np.uint32) * 70000, photometric="rgb"), "0 to 65535"),
+        (
+            lambda path: tifffile.imwrite(path, RGB[..., 0], photometric="minisblack"),
+            "a grey image",
+        ),
+        (
+            lambda path: tifffile.imwrite(
+                path, np.full(RGB.shape, np.nan, np.float32), photometric="rgb"
+            ),
+            "nan",
+        ),
+        (
+            lambda path: tifffile.imwrite(path, WIDE.astype(np.int32) - 300, photometric="rgb"),
+            "from -",
+        ),
+        (
+            lambda path: tifffile.imwrite(path, WIDE.astype(np.uint32) * 70000, photometric="rgb"),
+            "0 to 65535",
+        ),
         (lambda path: tifffile.imwrite(path, RGB[..., 0], photometric="logl"), "colour model"),
     ],
     ids=["grey", "NaN", "negative", "32 bits", "LogL"],
 )
-def test_other_tiffs_are_refused_in_words(write: Callable[[Path], object], text: str, tmp_path: Path) -> None:
+def test_other_tiffs_are_refused_in_words(
+    write: Callable[[Path], object], text: str, tmp_path: Path
+) -> None:
     write(tmp_path / "image.tif")
     with pytest.raises(ImportDataError, match=text):
-        import_fields([tmp_path / "image.tif"], Sample.open(tmp_path, "S"), FieldImport("stained-rgb", 0.1))
+        import_fields(
+            [tmp_path / "image.tif"], Sample.open(tmp_path, "S"), FieldImport("stained-rgb", 0.1)
+        )

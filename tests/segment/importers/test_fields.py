@@ -19,7 +19,11 @@ def make(tmp_path: Path, name: str = "S") -> Sample:
 
 
 def stamp(path: Path) -> dict[str, tuple[int, bytes]]:
-    return {str(file): (file.stat().st_mtime_ns, file.read_bytes()) for file in path.rglob("*") if file.is_file()}
+    return {
+        str(file): (file.stat().st_mtime_ns, file.read_bytes())
+        for file in path.rglob("*")
+        if file.is_file()
+    }
 
 
 def test_fields_become_ome_tiffs_that_do_not_overlap(folder: Path, tmp_path: Path) -> None:

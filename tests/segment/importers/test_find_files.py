@@ -25,10 +25,15 @@ def test_other_files_are_counted(folder: Path) -> None:
     shutil.copy(folder / "neutrophil" / "a.jpg", folder / "__MACOSX" / "a.jpg")
     found = find_image_files([folder], "stained-rgb", labels=True)
     assert len(found.files) == 4
-    note = "passed over 10 other files: 1 .csv, 2 .txt, 1 Zeiss CZI, 5 of the operating system, 1 without a suffix"
+    note = (
+        "passed over 10 other files: 1 .csv, 2 .txt, 1 Zeiss CZI, 5 of the operating system, 1 "
+        "without a suffix"
+    )
     assert found.note() == note
     said: list[str] = []
-    import_cells([folder], Sample.open(folder / "data", "S"), CellImport("stained-rgb", 0.1), say=said.append)
+    import_cells(
+        [folder], Sample.open(folder / "data", "S"), CellImport("stained-rgb", 0.1), say=said.append
+    )
     assert said == [note]
 
 
@@ -55,7 +60,9 @@ def test_names_that_are_not_utf8(folder: Path, tmp_path: Path) -> None:
     odd = folder / os.fsdecode(b"caf\xe9")
     odd.mkdir()
     shutil.copy(folder / "neutrophil" / "a.jpg", odd / os.fsdecode(b"zelle\xff.jpg"))
-    store = import_cells([folder], Sample.open(tmp_path / "data", "S"), CellImport("stained-rgb", 0.1))
+    store = import_cells(
+        [folder], Sample.open(tmp_path / "data", "S"), CellImport("stained-rgb", 0.1)
+    )
     assert "caf\\xe9" in store.attributes.classes
     assert "caf\\xe9/zelle\\xff.jpg" in store.attributes.provenance["files"]  # type: ignore[operator] # a list
     with pytest.raises(ImportDataError, match=r"gone\\xe9"):

@@ -77,7 +77,10 @@ def emptied(folder: Path) -> None:
 )
 @pytest.mark.parametrize(
     ("importer", "options"),
-    [(import_cells, CellImport("stained-rgb", 0.1)), (import_fields, FieldImport("stained-rgb", 0.1))],
+    [
+        (import_cells, CellImport("stained-rgb", 0.1)),
+        (import_fields, FieldImport("stained-rgb", 0.1)),
+    ],
 )
 def test_bad_input_writes_nothing(
     folder: Path,
@@ -117,7 +120,10 @@ def test_a_manifest_that_does_not_fit_is_refused(
     [
         ({"pictures": np.zeros((2, 3, 20, 20), np.uint16)}, "one named 'images' is needed"),
         ({"images": np.zeros((2, 20), np.uint16)}, r"shape \(2, 20\)"),
-        ({"images": np.full((2, 3, 20, 20), -1.0)}, "float64 values from -1 to -1; .* 8 or 16 bits was expected"),
+        (
+            {"images": np.full((2, 3, 20, 20), -1.0)},
+            "float64 values from -1 to -1; .* 8 or 16 bits was expected",
+        ),
         ({"images": np.array([{}, {}], object)}, "not readable"),
     ],
     ids=["no images", "shape", "type", "pickled"],
@@ -132,10 +138,17 @@ def png(width: int, height: int) -> bytes:
     """A PNG that declares a size and has no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b""))
+        + chunk(b"IEND", b"")
+    )
 
 
 def small_tiff(width: int, height: int, compression: int = 1) -> bytes:
@@ -148,7 +161,9 @@ def small_tiff(width: int, height: int, compression: int = 1) -> bytes:
 
 def npy(shape: tuple[int, ...]) -> bytes:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<u2", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<u2", "fortran_order": False, "shape": shape}
+    )
     return header.getvalue() + bytes(100)
 
 
@@ -162,11 +177,19 @@ def npz(shape: tuple[int, ...]) -> bytes:
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("a.tif", small_tiff(65_535, 65_535), "65535 x 65535 pixels are 4295 megapixels; at most 67"),
+        (
+            "a.tif",
+            small_tiff(65_535, 65_535),
+            "65535 x 65535 pixels are 4295 megapixels; at most 67",
+        ),
         ("a.tif", small_tiff(65_535, 65_535, compression=5), "4295 megapixels"),
         ("a.tif", small_tiff(8000, 8000), "truncated: 300 bytes"),
         ("a.tif", small_tiff(0, 0), "pixel|not readable"),
-        ("a.png", png(9_400, 9_400), "9400 x 9400 pixels are 88 megapixels; at most 67 are allowed: cut"),
+        (
+            "a.png",
+            png(9_400, 9_400),
+            "9400 x 9400 pixels are 88 megapixels; at most 67 are allowed: cut",
+        ),
         ("a.png", png(30_000, 30_000), "too large to be a field of view"),
         ("a.png", png(0, 0), "pixel|not readable"),
         ("a.npy", npy((10**9, 4, 70, 70)), "declares 1000000000 images"),
@@ -209,14 +232,21 @@ def test_all_bad_files_are_named_and_can_be_skipped(folder: Path, tmp_path: Path
     (folder / "neutrophil" / "f.tif").write_bytes(small_tiff(65_535, 65_535))
     tiny(folder)
     options = CellImport("stained-rgb", 0.1)
-    with pytest.raises(ImportDataError, match=r"3 of 6 files.*d\.jpg.*e\.jpg.*f\.tif.*--skip-bad imports the others"):
+    with pytest.raises(
+        ImportDataError,
+        match=r"3 of 6 files.*d\.jpg.*e\.jpg.*f\.tif.*--skip-bad imports the others",
+    ):
         import_cells([folder], make(tmp_path), options)
     assert not make(tmp_path).path.exists()
     said: list[str] = []
     skipping = CellImport("stained-rgb", 0.1, skip_bad=True)
     store = import_cells([folder], make(tmp_path), skipping, say=said.append)
     assert store.labels() == ["LYM", "NEU", "NEU"]
-    assert [line.split("/")[-1][:5] for line in said if line.startswith("left out: ")] == ["d.jpg", "e.jpg", "f.tif"]
+    assert [line.split("/")[-1][:5] for line in said if line.startswith("left out: ")] == [
+        "d.jpg",
+        "e.jpg",
+        "f.tif",
+    ]
     assert "f.tif" in (make(tmp_path).path / "log.jsonl").read_text()
     again = import_cells([folder], make(tmp_path), skipping)
     assert len(again) == 3
@@ -239,13 +269,19 @@ def with_pixel_size(path: Path, pixel_um: float, unit: str = "µm") -> None:
     }
     y, x = np.mgrid[:64, :64] - 32
     planes = np.stack([900 - 300 * (np.hypot(y, x) < 20), 200 + 3000 * (np.hypot(y, x) < 10)])
-    tifffile.imwrite(path, planes.astype(np.uint16), photometric="minisblack", metadata=metadata, ome=True)
+    tifffile.imwrite(
+        path, planes.astype(np.uint16), photometric="minisblack", metadata=metadata, ome=True
+    )
 
 
 def imagej_pixel_size(path: Path) -> None:
     planes = np.full((2, 64, 64), 500, np.uint16)
     tifffile.imwrite(
-        path, planes, imagej=True, resolution=(1 / 0.21, 1 / 0.21), metadata={"axes": "CYX", "unit": "micron"}
+        path,
+        planes,
+        imagej=True,
+        resolution=(1 / 0.21, 1 / 0.21),
+        metadata={"axes": "CYX", "unit": "micron"},
     )
 
 
@@ -258,10 +294,14 @@ def imagej_pixel_size(path: Path) -> None:
     ],
     ids=["OME", "OME in nm", "ImageJ"],
 )
-def test_the_pixel_size_of_the_files_is_taken(write: Callable[[Path], None], pixel_um: float, tmp_path: Path) -> None:
+def test_the_pixel_size_of_the_files_is_taken(
+    write: Callable[[Path], None], pixel_um: float, tmp_path: Path
+) -> None:
     write(tmp_path / "a.ome.tif")
     said: list[str] = []
-    import_fields([tmp_path / "a.ome.tif"], make(tmp_path), FieldImport("stack", None), say=said.append)
+    import_fields(
+        [tmp_path / "a.ome.tif"], make(tmp_path), FieldImport("stack", None), say=said.append
+    )
     assert make(tmp_path).record().pixel_um == pytest.approx(pixel_um)
     assert f"the files give a pixel size of {pixel_um:.4g} um (1 of them); it is used" in said
 
@@ -270,15 +310,23 @@ def test_the_pixel_size_of_the_files_is_taken(write: Callable[[Path], None], pix
 def test_another_pixel_size_than_that_of_the_files_is_told(given: float, tmp_path: Path) -> None:
     with_pixel_size(tmp_path / "a.ome.tif", 0.108)
     said: list[str] = []
-    import_fields([tmp_path / "a.ome.tif"], make(tmp_path), FieldImport("stack", given), say=said.append)
-    assert [line for line in said if line.startswith("warning: a.ome.tif gives a pixel size of 0.108 um")]
+    import_fields(
+        [tmp_path / "a.ome.tif"], make(tmp_path), FieldImport("stack", given), say=said.append
+    )
+    assert [
+        line
+        for line in said
+        if line.startswith("warning: a.ome.tif gives a pixel size of 0.108 um")
+    ]
     assert make(tmp_path).record().pixel_um == given
 
 
 def test_the_same_pixel_size_is_not_told(tmp_path: Path) -> None:
     with_pixel_size(tmp_path / "a.ome.tif", 0.108)
     said: list[str] = []
-    import_fields([tmp_path / "a.ome.tif"], make(tmp_path), FieldImport("stack", 0.108), say=said.append)
+    import_fields(
+        [tmp_path / "a.ome.tif"], make(tmp_path), FieldImport("stack", 0.108), say=said.append
+    )
     assert said == []
 
 
@@ -287,5 +335,7 @@ def test_pixel_sizes_that_are_not_known_or_differ(folder: Path, tmp_path: Path) 
         import_fields([folder], make(tmp_path), FieldImport("stained-rgb", None))
     with_pixel_size(tmp_path / "a.ome.tif", 0.108)
     with_pixel_size(tmp_path / "b.ome.tif", 0.2)
-    with pytest.raises(ImportDataError, match=r"a\.ome\.tif gives .* 0\.108 um, b\.ome\.tif one of 0\.2 um"):
+    with pytest.raises(
+        ImportDataError, match=r"a\.ome\.tif gives .* 0\.108 um, b\.ome\.tif one of 0\.2 um"
+    ):
         import_fields(sorted(tmp_path.glob("*.tif")), make(tmp_path), FieldImport("stack", None))

@@ -38,7 +38,9 @@ def write_pages(path: Path, *pages: NDArray[np.uint8]) -> None:
             file.write(page, photometric="minisblack" if page.ndim == 2 else "rgb", metadata=None)
 
 
-def imported(path: Path, tmp_path: Path, *, say: Callable[[str], None] = lambda _line: None) -> NDArray[np.uint16]:
+def imported(
+    path: Path, tmp_path: Path, *, say: Callable[[str], None] = lambda _line: None
+) -> NDArray[np.uint16]:
     sample = Sample.open(tmp_path / "data", "S")
     import_fields([path], sample, FieldImport("stack", 0.1), say=say)
     return read_field(fields_on_disk(sample.raw_path())[0])[0]
@@ -49,7 +51,9 @@ def imported(path: Path, tmp_path: Path, *, say: Callable[[str], None] = lambda 
     [in_colour(0.3, 1, 0.1), in_colour(0.3, 1, 0.1, alpha=255), in_colour(1, 0.8, 0)],
     ids=["RGB", "RGBA", "yellow"],
 )
-def test_a_colour_photograph_of_ao_gives_its_green(plane: NDArray[np.uint8], tmp_path: Path) -> None:
+def test_a_colour_photograph_of_ao_gives_its_green(
+    plane: NDArray[np.uint8], tmp_path: Path
+) -> None:
     write_pages(tmp_path / "stack.tif", BRIGHT, BRIGHT, BRIGHT, plane)
     said: list[str] = []
     frames = imported(tmp_path / "stack.tif", tmp_path, say=said.append)
@@ -59,7 +63,9 @@ def test_a_colour_photograph_of_ao_gives_its_green(plane: NDArray[np.uint8], tmp
 
 
 def test_grey_planes_saved_in_colour_are_grey(tmp_path: Path) -> None:
-    write_pages(tmp_path / "stack.tif", *(np.repeat(plane[..., None], 3, 2) for plane in (BRIGHT, NUCLEUS)))
+    write_pages(
+        tmp_path / "stack.tif", *(np.repeat(plane[..., None], 3, 2) for plane in (BRIGHT, NUCLEUS))
+    )
     frames = imported(tmp_path / "stack.tif", tmp_path)
     assert np.array_equal(frames, np.stack([BRIGHT, NUCLEUS]).astype(np.uint16) * 257)
 
@@ -67,7 +73,10 @@ def test_grey_planes_saved_in_colour_are_grey(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pages", "text"),
     [
-        ((BRIGHT, in_colour(0, 0.1, 1)), "channel 2 is a photograph in colour, with most contrast in blue"),
+        (
+            (BRIGHT, in_colour(0, 0.1, 1)),
+            "channel 2 is a photograph in colour, with most contrast in blue",
+        ),
         ((BRIGHT, in_colour(1, 0.1, 0)), "with most contrast in red"),
         ((in_colour(0.2, 1, 0.2), NUCLEUS), "channel 1 is a photograph in colour"),
         ((in_colour(0.2, 1, 0.2),), "a picture in colour and no stack"),
@@ -75,14 +84,22 @@ def test_grey_planes_saved_in_colour_are_grey(tmp_path: Path) -> None:
     ],
     ids=["DAPI", "PI", "bright field", "alone", "two sizes"],
 )
-def test_other_colours_are_refused(pages: tuple[NDArray[np.uint8], ...], text: str, tmp_path: Path) -> None:
+def test_other_colours_are_refused(
+    pages: tuple[NDArray[np.uint8], ...], text: str, tmp_path: Path
+) -> None:
     write_pages(tmp_path / "stack.tif", *pages)
     with pytest.raises(ImportDataError, match=text):
         imported(tmp_path / "stack.tif", tmp_path)
 
 
 def ome(path: Path) -> None:
-    tifffile.imwrite(path, np.stack([BRIGHT, NUCLEUS]), photometric="minisblack", metadata={"axes": "CYX"}, ome=True)
+    tifffile.imwrite(
+        path,
+        np.stack([BRIGHT, NUCLEUS]),
+        photometric="minisblack",
+        metadata={"axes": "CYX"},
+        ome=True,
+    )
 
 
 def imagej(path: Path) -> None:
@@ -91,7 +108,9 @@ def imagej(path: Path) -> None:
 
 def channels_last(path: Path) -> None:
     values = np.stack([BRIGHT, NUCLEUS], -1)
-    tifffile.imwrite(path, values, photometric="minisblack", planarconfig="contig", extrasamples=["unspecified"])
+    tifffile.imwrite(
+        path, values, photometric="minisblack", planarconfig="contig", extrasamples=["unspecified"]
+    )
 
 
 def inverted(path: Path) -> None:
@@ -99,7 +118,9 @@ def inverted(path: Path) -> None:
 
 
 def floating(path: Path) -> None:
-    tifffile.imwrite(path, np.stack([BRIGHT, NUCLEUS]).astype(np.float32) / 255, photometric="minisblack")
+    tifffile.imwrite(
+        path, np.stack([BRIGHT, NUCLEUS]).astype(np.float32) / 255, photometric="minisblack"
+    )
 
 
 def lzw(path: Path) -> None:

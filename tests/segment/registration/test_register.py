@@ -33,7 +33,9 @@ def edge_maps(frames: NDArray[np.uint16]) -> list[NDArray[np.float32]]:
 
 @pytest.fixture(scope="module")
 def fields(film) -> list[list[NDArray[np.float32]]]:  # type: ignore[no-untyped-def]
-    return [edge_maps(read_field(path)[0]) for path in fields_on_disk(film.sample.raw_path()).values()]
+    return [
+        edge_maps(read_field(path)[0]) for path in fields_on_disk(film.sample.raw_path()).values()
+    ]
 
 
 def test_every_field_and_modality_of_the_virtual_scope(film, fields) -> None:  # type: ignore[no-untyped-def]
@@ -49,12 +51,16 @@ def test_every_field_and_modality_of_the_virtual_scope(film, fields) -> None:  #
 
 
 @pytest.mark.parametrize(
-    ("shift_px", "degrees"), [((38.3, -27.6), 0.9), ((-40.0, 12.25), -1.0), ((3.5, 39.7), 0.4)], ids=str
+    ("shift_px", "degrees"),
+    [((38.3, -27.6), 0.9), ((-40.0, 12.25), -1.0), ((3.5, 39.7), 0.4)],
+    ids=str,
 )
 def test_a_planted_shift_and_rotation_between_passes(  # type: ignore[no-untyped-def]
     wide, shift_px: tuple[float, float], degrees: float
 ) -> None:
-    """The bright-field pass is turned and shifted against the fluorescence pass, as after staining."""
+    """The bright-field pass is turned and shifted against the fluorescence pass, as after
+    staining.
+    """
     frames, _ = read_field(fields_on_disk(wide.sample.raw_path())[0])
     angle = np.deg2rad(degrees)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -65,11 +71,14 @@ def test_a_planted_shift_and_rotation_between_passes(  # type: ignore[no-untyped
         for frame in frames[:3]
     ]
     stacked = np.stack([*moved, frames[3]]).clip(0, 65535).astype(np.uint16)
-    usual = estimate_slide_alignment([edge_maps(stacked)], frames.shape[1:], PIXEL_UM, reference=REFERENCE)
+    usual = estimate_slide_alignment(
+        [edge_maps(stacked)], frames.shape[1:], PIXEL_UM, reference=REFERENCE
+    )
     found = align(edge_maps(stacked), usual, PIXEL_UM, reference=REFERENCE)
     points = 2 * GRID
     errors = [
-        found.to_modality(k, points) - ((wide.to_modality(0, k, points) - centre) @ turn.T + centre + shift_px)
+        found.to_modality(k, points)
+        - ((wide.to_modality(0, k, points) - centre) @ turn.T + centre + shift_px)
         for k in range(3)
     ]
     assert np.sqrt(np.mean(np.square(errors))) <= 0.3
@@ -80,7 +89,10 @@ def blobs(seed: int, shape: tuple[int, int] = (512, 512)) -> NDArray[np.float64]
     picture = np.zeros(shape)
     picture[tuple(rng.integers(20, 492, (2, 60)))] = rng.uniform(0.5, 1.5, 60)
     return ndimage.gaussian_filter(
-        np.minimum(ndimage.grey_dilation(picture, footprint=np.hypot(*np.mgrid[-18:19, -18:19]) < 18), 1), 3
+        np.minimum(
+            ndimage.grey_dilation(picture, footprint=np.hypot(*np.mgrid[-18:19, -18:19]) < 18), 1
+        ),
+        3,
     )
 
 
@@ -90,7 +102,9 @@ def test_contrast_may_turn_over(shift: tuple[float, float], contrast: float) -> 
     picture = blobs(3)
     rng = np.random.default_rng(0)
     reference = 2000 + 9000 * picture + rng.normal(0, 30, picture.shape)
-    moving = 20000 + contrast * 6000 * ndimage.shift(picture, shift) + rng.normal(0, 60, picture.shape)
+    moving = (
+        20000 + contrast * 6000 * ndimage.shift(picture, shift) + rng.normal(0, 60, picture.shape)
+    )
     pair = np.stack([moving, reference]).astype(np.uint16)
     structs = edge_maps(pair)
     usual = estimate_slide_alignment([structs], pair.shape[1:], PIXEL_UM, reference=1)

@@ -1,4 +1,4 @@
-"""What `wbcpipe view` puts into napari, and how one leafs through the fields."""
+"""What `wbcpipe view` puts into napari, and how one leaves through the fields."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ class FakeViewer:
 
 @pytest.fixture
 def napari(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    """A napari whose window is closed at once; ``viewers`` are those opened, ``during`` is done while one is open."""
-    fake = types.SimpleNamespace(viewers=[], during=lambda viewer: None)
+    """A napari whose window is closed at once; ``viewers`` are those opened, ``during`` is done
+    while one is open.
+    """
+    fake = types.SimpleNamespace(viewers=[], during=lambda _viewer: None)
 
     def opened(title: str) -> FakeViewer:
         viewer = FakeViewer(title)
@@ -58,14 +60,24 @@ def napari(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
 def test_layers_of_a_field(copy_run: Callable[[str], Sample]) -> None:
     view = FieldViewer(copy_run("seen")).load(0)
     layers = {layer.options["name"]: layer for layer in field_layers(view)}
-    assert list(layers) == ["color1", "color2", "color3", "fluorescence", "cells", "nuclei", "calls"]
+    assert list(layers) == [
+        "color1",
+        "color2",
+        "color3",
+        "fluorescence",
+        "cells",
+        "nuclei",
+        "calls",
+    ]
     assert [name for name, layer in layers.items() if layer.options.get("visible", True)] == [
         "color1",
         "fluorescence",
         "cells",
         "calls",
     ]
-    assert all(layer.options["scale"] == (view.pixel_um, view.pixel_um) for layer in layers.values())
+    assert all(
+        layer.options["scale"] == (view.pixel_um, view.pixel_um) for layer in layers.values()
+    )
     points = layers["calls"]
     assert points.data.shape == (len(view.cells), 2)
     for number, (y, x) in enumerate(points.data.astype(int), 1):
@@ -76,7 +88,9 @@ def test_layers_of_a_field(copy_run: Callable[[str], Sample]) -> None:
     assert all(len(column) == len(view.cells) for column in points.options["features"].values())
 
 
-def test_leafing_keeps_what_is_hidden(copy_run: Callable[[str], Sample], napari: types.SimpleNamespace) -> None:
+def test_leafing_keeps_what_is_hidden(
+    copy_run: Callable[[str], Sample], napari: types.SimpleNamespace
+) -> None:
     looker = FieldViewer(copy_run("leafed"))
 
     def leaf(viewer: FakeViewer) -> None:
@@ -109,12 +123,16 @@ def test_without_napari_the_message_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "napari", None)
     sample = copy_run("bare")
-    result = CliRunner().invoke(view_command, ["--sample", sample.name, "--data", str(sample.path.parent)])
+    result = CliRunner().invoke(
+        view_command, ["--sample", sample.name, "--data", str(sample.path.parent)]
+    )
     assert "pip install 'wbcpipe[view]'" in str(result.exception)
 
 
 def test_napari_takes_the_layers(copy_run: Callable[[str], Sample]) -> None:
-    components = pytest.importorskip("napari.components", reason="the extra 'view' is not installed")
+    components = pytest.importorskip(
+        "napari.components", reason="the extra 'view' is not installed"
+    )
     viewer = components.ViewerModel()
     for data, options, kind in field_layers(FieldViewer(copy_run("real")).load(0)):
         getattr(viewer, f"add_{kind}")(data, **options)

@@ -28,7 +28,17 @@ def test_a_field_not_yet_segmented_is_drawn_and_nothing_is_written(
     sample = copy_run("plain")
     before = sorted(path for path in sample.path.rglob("*"))
     out = tmp_path / "look" / "two.png"
-    words = ["--sample", "plain", "--data", str(tmp_path), "--preview", "2", "--out", str(out), "--json"]
+    words = [
+        "--sample",
+        "plain",
+        "--data",
+        str(tmp_path),
+        "--preview",
+        "2",
+        "--out",
+        str(out),
+        "--json",
+    ]
     result = CliRunner().invoke(segment, words, catch_exceptions=False)
     said = json.loads(result.output)
     assert said["field"] == 2
@@ -76,7 +86,9 @@ def test_a_field_that_is_not_there(unbroken: CellStore) -> None:
 
 def test_out_needs_preview(copy_run: Callable[[str], Sample], tmp_path: Path) -> None:
     copy_run("plain")
-    result = CliRunner().invoke(segment, ["--sample", "plain", "--data", str(tmp_path), "--out", "x.png"])
+    result = CliRunner().invoke(
+        segment, ["--sample", "plain", "--data", str(tmp_path), "--out", "x.png"]
+    )
     assert result.exit_code == 2
     assert "--preview" in result.output
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from wbcpipe.acquire.simulation.optics.camera import OFFSET_DN
 from wbcpipe.acquire.simulation.optics.light_path import BLEACH_MS, OpticalState
-from wbcpipe.acquire.simulation.optics.microscope import VirtualMicroscope
+from wbcpipe.acquire.simulation.optics.microscope import SlideState, VirtualMicroscope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
 from wbcpipe.acquire.simulation.specimen.slide import Specimen
 from wbcpipe.acquire.slide_relocation.transform import SlideTransform
@@ -34,8 +34,12 @@ def microscope(specimen: Specimen) -> VirtualMicroscope:
     return VirtualMicroscope(specimen, sensor_px=SENSOR_PX)
 
 
-def true_shift_px(microscope: VirtualMicroscope, light: str, x_um: float, y_um: float) -> tuple[float, float]:
-    """Return (row, column) by which a light's image is displaced against the ideal one at the image centre."""
+def true_shift_px(
+    microscope: VirtualMicroscope, light: str, x_um: float, y_um: float
+) -> tuple[float, float]:
+    """Return (row, column) by which a light's image is displaced against the ideal one at the image
+    centre.
+    """
     transform = microscope.true_transform(light, x_um, y_um)
     centre = (np.array(microscope.sensor_px[::-1]) - 1) / 2
     moved = transform[:2, :2] @ centre + transform[:2, 2]
@@ -101,18 +105,25 @@ def test_roi_is_the_crop(specimen: Specimen, light: str, defocus_um: float) -> N
 @pytest.mark.parametrize("light", ["color1", "fluorescence"])
 def test_binning_is_the_mean(specimen: Specimen, light: str) -> None:
     full = VirtualMicroscope(specimen, sensor_px=SENSOR_PX).expose(state_at(specimen, light=light))
-    binned = VirtualMicroscope(specimen, sensor_px=SENSOR_PX).expose(state_at(specimen, light=light, binning=2))
+    binned = VirtualMicroscope(specimen, sensor_px=SENSOR_PX).expose(
+        state_at(specimen, light=light, binning=2)
+    )
     rows, columns = binned.shape
     mean = full.reshape(rows, 2, columns, 2).mean(axis=(1, 3))
     assert binned.shape == (320, 384)
     assert np.median(np.abs(binned - mean)) < 0.012 * np.median(mean) + 15
     assert (
-        np.corrcoef(ndimage.gaussian_filter(mean, 1).ravel(), ndimage.gaussian_filter(binned * 1.0, 1).ravel())[0, 1]
+        np.corrcoef(
+            ndimage.gaussian_filter(mean, 1).ravel(),
+            ndimage.gaussian_filter(binned * 1.0, 1).ravel(),
+        )[0, 1]
         > 0.999
     )
 
 
-def test_red_cells_are_dark_mid_and_faint_by_band(microscope: VirtualMicroscope, specimen: Specimen) -> None:
+def test_red_cells_are_dark_mid_and_faint_by_band(
+    microscope: VirtualMicroscope, specimen: Specimen
+) -> None:
     reds = specimen.red_cells_in(275, 275, 325, 325)
     contrast = []
     for light in ("color1", "color2", "color3"):
@@ -131,7 +142,9 @@ def sharpness(frame: NDArray[np.uint16]) -> float:
 
 
 @pytest.mark.parametrize("light", ["color1", "color2", "color3", "fluorescence"])
-def test_sharpness_peaks_at_focus_and_falls_alike_on_both_sides(specimen: Specimen, light: str) -> None:
+def test_sharpness_peaks_at_focus_and_falls_alike_on_both_sides(
+    specimen: Specimen, light: str
+) -> None:
     def at(defocus_um: float) -> float:
         fresh = VirtualMicroscope(specimen, sensor_px=SENSOR_PX)
         return sharpness(fresh.expose(state_at(specimen, light=light, defocus_um=defocus_um)))
@@ -149,7 +162,9 @@ def test_bleaching_follows_the_dose_and_is_replayed(specimen: Specimen) -> None:
     state = state_at(specimen, light="fluorescence")
     first, second = fresh.expose(state) - OFFSET_DN, fresh.expose(state) - OFFSET_DN
     bright = first > 8_000
-    assert (second[bright] / first[bright]).mean() == pytest.approx(np.exp(-20 / BLEACH_MS), abs=0.002)
+    assert (second[bright] / first[bright]).mean() == pytest.approx(
+        np.exp(-20 / BLEACH_MS), abs=0.002
+    )
     resumed = VirtualMicroscope(specimen, sensor_px=SENSOR_PX)
     resumed.age([(300.0, 300.0, 20.0)])
     np.testing.assert_array_equal(resumed.expose(state) - OFFSET_DN, second)
@@ -159,17 +174,23 @@ def test_bleaching_spares_what_was_not_lit(specimen: Specimen) -> None:
     beside = VirtualMicroscope(specimen, sensor_px=SENSOR_PX)
     beside.age([(300.0 + 38.4, 300.0, 2000.0)])
     frame = beside.expose(state_at(specimen, light="fluorescence"))
-    fresh = VirtualMicroscope(specimen, sensor_px=SENSOR_PX).expose(state_at(specimen, light="fluorescence"))
+    fresh = VirtualMicroscope(specimen, sensor_px=SENSOR_PX).expose(
+        state_at(specimen, light="fluorescence")
+    )
     np.testing.assert_array_equal(frame[:, :384], fresh[:, :384])
     assert frame[:, 384:].mean() < 0.4 * fresh[:, 384:].mean()
     beside.expose(state_at(specimen, light="color1"))
     np.testing.assert_array_equal(
         beside.expose(state_at(specimen, -900.0, 0.0, "fluorescence")),
-        VirtualMicroscope(specimen, sensor_px=SENSOR_PX).expose(state_at(specimen, -900.0, 0.0, "fluorescence")),
+        VirtualMicroscope(specimen, sensor_px=SENSOR_PX).expose(
+            state_at(specimen, -900.0, 0.0, "fluorescence")
+        ),
     )
 
 
-def test_over_exposure_saturates_and_darkness_is_dark(microscope: VirtualMicroscope, specimen: Specimen) -> None:
+def test_over_exposure_saturates_and_darkness_is_dark(
+    microscope: VirtualMicroscope, specimen: Specimen
+) -> None:
     assert (microscope.expose(state_at(specimen, exposure_ms=60.0)) == 65535).mean() > 0.5
     dark = microscope.expose(state_at(specimen, light=""))
     assert np.median(dark) == pytest.approx(OFFSET_DN, abs=2)
@@ -180,7 +201,9 @@ def test_over_exposure_saturates_and_darkness_is_dark(microscope: VirtualMicrosc
 def test_noise_is_shot_noise(specimen: Specimen) -> None:
     microscope = VirtualMicroscope(Specimen(SpecimenPlan(7)), sensor_px=(256, 256))
     # So far out of focus, neighbouring pixels differ by noise alone.
-    frame = microscope.expose(state_at(specimen, 300.0, 300.0, "color3", defocus_um=60.0)).astype(float)
+    frame = microscope.expose(state_at(specimen, 300.0, 300.0, "color3", defocus_um=60.0)).astype(
+        float
+    )
     gain = (65535 - OFFSET_DN) / 30_000
     spread = np.std(np.diff(frame[:, ::2], axis=1)) / np.sqrt(2)
     assert spread == pytest.approx(np.sqrt(np.median(frame) * gain), rel=0.1)
@@ -194,12 +217,14 @@ def nucleus_centroid_px(frame: NDArray[np.uint16]) -> NDArray[np.float64]:
 
 
 @pytest.mark.parametrize(
-    "placement", [SlideTransform(), SlideTransform.about((250.0, 250.0), 0.8, 12.0, -7.0)], ids=["straight", "moved"]
+    "placement",
+    [SlideTransform(), SlideTransform.about((250.0, 250.0), 0.8, 12.0, -7.0)],
+    ids=["straight", "moved"],
 )
 def test_truth_lies_under_the_cell_in_fluorescence(
     specimen: Specimen, lone_cells: list[SpecimenObject], placement: SlideTransform
 ) -> None:
-    microscope = VirtualMicroscope(specimen, sensor_px=SENSOR_PX, placement=placement)
+    microscope = VirtualMicroscope(specimen, sensor_px=SENSOR_PX, slide=SlideState(placement))
     offsets = []
     for item in lone_cells[:8]:
         x_um, y_um = placement.to_stage_um(item.x_um, item.y_um)
@@ -214,7 +239,10 @@ def test_truth_lies_under_the_cell_in_fluorescence(
 
 def test_shift_is_recovered_from_red_cells(specimen: Specimen) -> None:
     microscope = VirtualMicroscope(specimen, sensor_px=SENSOR_PX)
-    frames = [microscope.expose(state_at(specimen, light=light)).astype(float) for light in ("color1", "color2")]
+    frames = [
+        microscope.expose(state_at(specimen, light=light)).astype(float)
+        for light in ("color1", "color2")
+    ]
     taper = np.outer(np.hanning(640), np.hanning(768))
     detail = [ndimage.gaussian_filter(f, 2) - ndimage.gaussian_filter(f, 20) for f in frames]
     spectra = [np.fft.fft2(image * taper) for image in detail]
@@ -236,7 +264,9 @@ def test_shift_is_recovered_from_red_cells(specimen: Specimen) -> None:
         ({"roi": (0, 0, 800, 10)}, "768 x 640"),
     ],
 )
-def test_impossible_states_are_refused(microscope: VirtualMicroscope, changes: dict[str, Any], message: str) -> None:
+def test_impossible_states_are_refused(
+    microscope: VirtualMicroscope, changes: dict[str, Any], message: str
+) -> None:
     state = OpticalState(0.0, 0.0, 0.0, **{"light": "color1", "exposure_ms": 5.0, **changes})
     with pytest.raises(ValueError, match=message):
         microscope.expose(state)

@@ -39,7 +39,9 @@ def test_a_stain_changes_emission_and_absorbance_of_what_it_names(cell: Specimen
 
 
 def test_a_stain_is_a_part_of_the_condition_and_never_negative() -> None:
-    found = VirtualCondition.model_validate({"stain": {"nucleus": 0.7, "absorbance": [0.5, 1.6, 0.7]}})
+    found = VirtualCondition.model_validate(
+        {"stain": {"nucleus": 0.7, "absorbance": [0.5, 1.6, 0.7]}}
+    )
     assert found.stain == Stain(nucleus=0.7, absorbance=(0.5, 1.6, 0.7))
     with pytest.raises(ValidationError, match="greater than or equal to 0"):
         Stain(cytoplasm=-1)

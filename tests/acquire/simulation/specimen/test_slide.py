@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 FIELD_UM = 204.8
 
 
-def white_cells(specimen: Specimen, x0: float, y0: float, x1: float, y1: float) -> list[SpecimenObject]:
+def white_cells(
+    specimen: Specimen, x0: float, y0: float, x1: float, y1: float
+) -> list[SpecimenObject]:
     return [item for item in specimen.objects_in(x0, y0, x1, y1) if item.label]
 
 
@@ -88,12 +90,16 @@ def test_blood_film_density_and_bare_regions() -> None:
     bare = np.argwhere(per_field_counts(items) == 0)
     assert 1 <= len(bare) <= 30
     corners = (bare - (10, 5)) * FIELD_UM
-    assert any(len(specimen.red_cells_in(x, y, x + FIELD_UM, y + FIELD_UM)) == 0 for x, y in corners)
+    assert any(
+        len(specimen.red_cells_in(x, y, x + FIELD_UM, y + FIELD_UM)) == 0 for x, y in corners
+    )
 
 
 def test_red_cells_per_field() -> None:
     specimen = Specimen(SpecimenPlan(7))
-    counts = [len(specimen.red_cells_in(x, 0, x + FIELD_UM, FIELD_UM)) for x in np.arange(8) * FIELD_UM]
+    counts = [
+        len(specimen.red_cells_in(x, 0, x + FIELD_UM, FIELD_UM)) for x in np.arange(8) * FIELD_UM
+    ]
     assert 200 <= np.median(counts) <= 450
 
 
@@ -114,7 +120,12 @@ def test_doublets_touch_and_others_do_not() -> None:
 @pytest.mark.parametrize("seed", range(8))
 def test_focal_surface_is_gentle_and_within_limits(seed: int) -> None:
     specimen = Specimen(SpecimenPlan(seed))
-    z = np.array([[specimen.focus_um(x, y) for x in np.linspace(-5e3, 5e3, 11)] for y in np.linspace(-5e3, 5e3, 11)])
+    z = np.array(
+        [
+            [specimen.focus_um(x, y) for x in np.linspace(-5e3, 5e3, 11)]
+            for y in np.linspace(-5e3, 5e3, 11)
+        ]
+    )
     assert 1.0 < np.ptp(z) < 12.0
     assert abs(specimen.focus_um(1e6, -1e6)) < 30.0
     assert abs(specimen.focus_um(204.8, 0.0) - specimen.focus_um(0.0, 0.0)) < 0.5

@@ -1,0 +1,1 @@
+"""Process many samples on several cores or machines, with dask."""

@@ -1,0 +1,1 @@
+"""Object storage: samples that are pushed to a bucket, staged from it, and their results."""

@@ -1,0 +1,1 @@
+"""The tuned numbers of the segmentation, as models: defaults, units, ranges, benchmarks."""
