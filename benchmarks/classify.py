@@ -37,11 +37,11 @@ import torch
 
 from wbcpipe.classify import stage
 from wbcpipe.classify.inference import openvino_engine
+from wbcpipe.classify.inference import select_engine as selection
 from wbcpipe.classify.inference.classifier import Classifier
 from wbcpipe.classify.inference.engine import TorchEngine
 from wbcpipe.classify.inference.openvino_engine import OpenVinoEngine
 from wbcpipe.classify.inference.parallel_batches import stream_pool
-from wbcpipe.classify.inference.select_engine import select_engine
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.classify.models.classes import BATCH_SIZE, Method
 from wbcpipe.classify.networks import build_network
@@ -196,7 +196,7 @@ def whole_stage(bundle: Bundle, engine: Engine, sample: Sample, repeats: int) ->
         size,
     )
     bare_s, stage_s = [], []
-    with patch.object(stage, "select_engine", lambda *_, **__: engine):
+    with patch.object(selection, "select_engine", lambda *_, **__: engine):
         for _ in range(repeats):
             bare_s.append(bare(engine, batches) * len(store) / (size * len(batches)))
             CellStore(sample.cells_path).discard_predictions()
@@ -260,15 +260,15 @@ def stages(name: str, count: int, repeats: int) -> list[dict[str, Any]]:
     wide = dataclasses.replace(
         bundle, info=bundle.info.model_copy(update={"side": bundle.info.crop_px})
     )
-    usual, large = select_engine(bundle), select_engine(wide)
+    of_bundle, of_wide = selection.select_engine(bundle), selection.select_engine(wide)
     with tempfile.TemporaryDirectory() as folder:
         sample = synthetic_sample(Path(folder), count)
         rows = [
-            whole_stage(bundle, usual, sample, repeats),
-            whole_stage(wide, large, sample, repeats),
+            whole_stage(bundle, of_bundle, sample, repeats),
+            whole_stage(wide, of_wide, sample, repeats),
         ]
         without_half(sample.cells_path)
-        return [*rows, whole_stage(bundle, usual, sample, repeats)]
+        return [*rows, whole_stage(bundle, of_bundle, sample, repeats)]
 
 
 def versions() -> dict[str, str]:

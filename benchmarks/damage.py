@@ -40,7 +40,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from classify import cpu_name, versions
 from wbcpipe.classify import stage as classify_stage
-from wbcpipe.classify.inference.select_engine import select_engine
+from wbcpipe.classify.inference import select_engine as selection
 from wbcpipe.classify.models.bundle import load_bundle
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.report.document import read_document
@@ -397,8 +397,8 @@ def run(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     sample = Sample.open(work.parent, work.name)
     bundle = load_bundle("virtual-shufflenet")
-    engine = select_engine(bundle)
-    setattr(classify_stage, "select_engine", lambda *_, **__: engine)  # noqa: B010 - compiled once
+    engine = selection.select_engine(bundle)
+    setattr(selection, "select_engine", lambda *_, **__: engine)  # noqa: B010 - compiled once
     commands(sample, bundle)
     shutil.rmtree(pristine)
     shutil.copytree(work, pristine)
