@@ -54,6 +54,27 @@ class _Pixels:
     um: float
 
 
+class _CoarsePixels:
+    """An image at half the resolution, in which filters are compared."""
+
+    def __init__(self, pixels: _Pixels, settings: StainSettings) -> None:
+        self._density = block_mean(pixels.density, 2)
+        self._seen = block_mean(pixels.seen, 2) == 1
+        um = 2 * pixels.um
+        self._side = 2 * max(1, round(settings.core_um / 2 / um)) + 1
+        self._largest = min(self._seen.size, max(1, round(settings.nucleus_um2 / um**2)))
+        self.energy: Final = _energy(self._density, self._seen, settings.noise_od)
+
+    def contrast(self, weights: NDArray[np.float64]) -> float:
+        """Return the answer (to the filter ``weights``, (3,)) of the strongest solid object of a
+        nucleus's size, as a multiple of the root mean square of the image's.
+        """
+        normalised = (weights / np.sqrt(weights @ self.energy @ weights)).astype(np.float32)
+        answer = np.where(self._seen, np.tensordot(normalised, self._density, 1), 0)
+        solid = ndimage.grey_opening(answer, size=(self._side, self._side))
+        return float(np.partition(solid.ravel(), -self._largest)[-self._largest])
+
+
 @dataclass(frozen=True)
 class NuclearAnswer:
     """The filter of an image, and the objects that may be nuclei.
@@ -118,7 +139,9 @@ def nuclear_answer(
     coarse = gaussian(block_mean(density, factor), _SMOOTH_UM / coarse_um)  # (3, y, x)
     seen = np.ones(coarse.shape[1:], bool) if unlit is None else block_mean(unlit, factor) == 0
     pixels = _Pixels(coarse, seen, _coloured(coarse.sum(0), seen, settings), coarse_um)
-    weights = _refined(pixels, _best_filter(pixels, settings), settings)
+    coarse_pixels = _CoarsePixels(pixels, settings)
+    searched = _best_filter(coarse_pixels, settings)
+    weights = _refined(pixels, coarse_pixels, searched, settings)
     answer = np.where(seen, np.tensordot(weights.astype(np.float32), coarse, 1), np.float32(0))
     candidates = find_candidates(answer, coarse, pixels.coloured, weights, coarse_um, settings)
     return NuclearAnswer(weights, candidates, pixels, factor)
@@ -141,36 +164,33 @@ def _are_red_cells(pixels: _Pixels, nuclei: NDArray[np.bool_], settings: StainSe
     return bool(grey and covered > settings.max_nuclear_fraction * coloured)
 
 
-def _best_filter(pixels: _Pixels, settings: StainSettings) -> NDArray[np.float64]:
+def _best_filter(coarse: _CoarsePixels, settings: StainSettings) -> NDArray[np.float64]:
     """Return that of the filters (3,) for all stains in which an object exceeds the image as a
     whole most.
     """
-    density, seen = block_mean(pixels.density, 2), block_mean(pixels.seen, 2) == 1
-    um = 2 * pixels.um
-    side = 2 * max(1, round(settings.core_um / 2 / um)) + 1
-    largest = min(seen.size, max(1, round(settings.nucleus_um2 / um**2)))
-    energy = _energy(density, seen, settings.noise_od)
-    best, highest = np.zeros(3), -np.inf
-    for red, blue in itertools.product(settings.searched_red, settings.searched_blue):
-        stain = np.array([red, 1 - red - blue, blue])
-        weights = np.linalg.solve(energy, stain)
-        weights /= np.sqrt(weights @ energy @ weights)
-        answer = np.where(seen, np.tensordot(weights.astype(np.float32), density, 1), 0)
-        solid = ndimage.grey_opening(answer, size=(side, side))
-        brightest = float(np.partition(solid.ravel(), -largest)[-largest])
-        if brightest > highest:
-            best, highest = weights, brightest
-    return best
+    filters = [
+        np.linalg.solve(coarse.energy, [red, 1 - red - blue, blue])
+        for red, blue in itertools.product(settings.searched_red, settings.searched_blue)
+    ]
+    return max(filters, key=coarse.contrast)
 
 
 def _refined(
-    pixels: _Pixels, weights: NDArray[np.float64], settings: StainSettings
+    pixels: _Pixels,
+    coarse: _CoarsePixels,
+    searched: NDArray[np.float64],
+    settings: StainSettings,
 ) -> NDArray[np.float64]:
-    """Fit the filter (3,) to the image's own nuclei in a few rounds."""
+    """Fit the filter (3,) to the image's own nuclei in a few rounds.
+
+    The searched filter stays where they do not stand out in the fitted one: rims and red cells have
+    been taken for nuclei.
+    """
     margin = disk(max(1.0, _MARGIN_UM / pixels.um))
     side = 2 * max(1, round(settings.lobe_um / 2 / pixels.um)) + 1
     largest = max(1, round(settings.nucleus_um2 / pixels.um**2))
-    stain = _typical_stain(settings)
+    stains = [_typical_stain(settings)]
+    weights = searched
     for _ in range(_ROUNDS):
         answer = np.where(
             pixels.seen, np.tensordot(weights.astype(np.float32), pixels.density, 1), 0
@@ -181,9 +201,11 @@ def _refined(
         )
         nuclei = wide > settings.other_fraction * brightest
         own = wide > settings.nuclear_fraction * brightest
-        stain = _own_stain(pixels.density, own, stain, settings)
+        stains.append(_own_stain(pixels.density, own, stains[-1], settings))
         others = pixels.seen & ~dilation(nuclei, margin)
-        weights = _weights(pixels.density, others, stain, settings.noise_od)
+        weights = _weights(pixels.density, others, stains[-1], settings.noise_od)
+    if coarse.contrast(weights) < settings.min_refined_contrast * coarse.contrast(searched):
+        return np.asarray(searched / (stains[1] @ searched))
     return weights
 
 

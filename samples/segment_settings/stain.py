@@ -161,6 +161,14 @@ class StainSettings(SettingsTable):
         ge=0.1,
         le=5000,
     )
+    min_refined_contrast: float = setting(
+        0.9,
+        "of that before",
+        "a filter that is fitted to the image's own nuclei must let them stand out as much",
+        benchmark=FOREIGN,
+        ge=0,
+        le=1,
+    )
     other_fraction: float = setting(
         0.4,
         "of the brightest nucleus' answer",

@@ -240,9 +240,25 @@ def test_dark_cells_are_no_stop() -> None:
     assert not unlit_mask(planes, illumination_surface(planes)).any()
 
 
-def test_fields_of_another_laboratory(shared_data: Path) -> None:
+def with_contrast_inside(
+    rgb: NDArray[np.float64], boxes: NDArray[np.int_], contrast: float
+) -> NDArray[np.float64]:
+    """Multiply the optical densities inside of boxes (N, 4) of an image (Y, X, 3) in 0 to 255."""
+    inside = np.zeros((*rgb.shape[:2], 1))
+    for ymin, xmin, ymax, xmax in boxes:
+        inside[ymin:ymax, xmin:xmax] = 1
+    inside = ndimage.gaussian_filter(inside, (3, 3, 0))
+    bare = ndimage.percentile_filter(rgb[::10, ::10], 85, size=(31, 31, 1), mode="nearest")
+    bare = ndimage.gaussian_filter(bare, (8, 8, 0), mode="nearest")
+    bare = ndimage.zoom(bare, (10, 10, 1), order=1)
+    factor = inside * contrast + 1 - inside
+    return np.round(bare * (rgb / bare) ** factor)
+
+
+@pytest.mark.parametrize("contrast", [1.0, 0.8, 0.6])
+def test_fields_of_another_laboratory(shared_data: Path, contrast: float) -> None:
     """Those in which red cells with dark rims were taken for white ones: 3 cells with a box, 67
-    false finds.
+    false finds; and with white cells that are paler still, one of them paler than the rims.
     """
     folder = shared_data / "chula" / "fields"
     names = ("E-13_0312.jpg", "L-9_0084.jpg", "N-3B_0355.jpg")
@@ -252,12 +268,13 @@ def test_fields_of_another_laboratory(shared_data: Path) -> None:
     for name in names:
         boxes = np.array(
             [
-                [float(row[s]) for s in ("ymin", "xmin", "ymax", "xmax")]
+                [int(row[s]) for s in ("ymin", "xmin", "ymax", "xmax")]
                 for row in rows
                 if row["file"] == name
             ]
         )
-        found = found_in(np.asarray(Image.open(folder / name).convert("RGB")) / 235)
+        rgb = np.asarray(Image.open(folder / name).convert("RGB"), float)
+        found = found_in(with_contrast_inside(rgb, boxes, contrast) / 235)
         inside = np.all(
             (found[:, None] >= boxes[:, :2]) & (found[:, None] <= boxes[:, 2:]), axis=-1
         )
