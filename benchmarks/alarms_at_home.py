@@ -1,13 +1,12 @@
 """Count false alarms: how often a bundle is said not to know cells that it does know.
 
-Of a classified sample, samples of every size are drawn and checked as `report` checks them, and the
-cells of each class
-alone: a bundle must know its own stain and scope, whatever the frequencies. Doubts for too few
-    cells are counted apart.
+    python benchmarks/alarms_at_home.py [--data ROOT SAMPLE...] [--draws 100] [--json]
 
-Run: wbcpipe import cells pbc5 --sample pbc5 --kind stained-rgb --pixel-um 0.1 && wbcpipe classify
-     --sample pbc5 wbcpipe run --sample demo python benchmarks/alarms_at_home.py --data wbc-data
-     pbc5 demo [--draws 300] [--json]
+SAMPLE are classified samples in the data folder ROOT, of cells that their bundle knows. Without
+arguments the cells of `../shared/data/pbc5` are imported and classified by `smear-shufflenet`.
+Of each sample, cells are drawn in sets of every size and checked as `report` checks them, and the
+cells of each class alone: a bundle must know its own stain and scope, whatever the frequencies.
+Doubts for too few cells are counted separately.
 """
 
 from __future__ import annotations
@@ -15,19 +14,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbcpipe.classify.stage import classify_sample
 from wbcpipe.classify.uncertainty.applicability import ClassifiedCells, check_applicability
 from wbcpipe.report.rows import read_rows
 from wbcpipe.samples.cell_columns import UNIDENTIFIED
 from wbcpipe.samples.cell_store import CellStore
+from wbcpipe.samples.sample import Sample
+from wbcpipe.segment.importers.cells import import_cells
+from wbcpipe.segment.importers.inputs import CellImport
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+PBC5 = Path(__file__).parents[2] / "shared" / "data" / "pbc5"
 SIZES = (30, 60, 115, 200, 400)
 MIN_CELLS = 20
 
@@ -78,20 +83,30 @@ def doubts_of_sample(path: Path, draws: int) -> list[dict[str, Any]]:
     return [*found, row(f"all {len(counted)}", [reasons(counted)])]
 
 
+def classified_pbc5(data: Path) -> str:
+    """Import and classify the cells of `pbc5`; return the name of the sample."""
+    sample = Sample.open(data, "pbc5")
+    import_cells([PBC5], sample, CellImport("stained-rgb", 0.1))
+    classify_sample(sample, "smear-shufflenet")
+    return sample.name
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("samples", nargs="+")
+    parser.add_argument("samples", nargs="*")
     parser.add_argument("--data", type=Path, default=Path("wbc-data"))
-    parser.add_argument("--draws", type=int, default=300)
+    parser.add_argument("--draws", type=int, default=100)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    found = [
-        row
-        for name in options.samples
-        for row in doubts_of_sample(options.data / name / "cells.zarr", options.draws)
-    ]
+    with tempfile.TemporaryDirectory() as folder:
+        data = options.data if options.samples else Path(folder)
+        found = [
+            row
+            for name in options.samples or [classified_pbc5(data)]
+            for row in doubts_of_sample(data / name / "cells.zarr", options.draws)
+        ]
     alarms = sum(row["false_alarms"] for row in found)
     if options.json:
         print(

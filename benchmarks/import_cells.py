@@ -1,13 +1,14 @@
 """Time `import cells` against an earlier version of the code, and compare what both import.
 
     git worktree add /tmp/before/wbcpipe 93c947c
-    python benchmarks/import_cells.py --folder pbc5 --before /tmp/before [--cells 300] [--repeats 3]
-                                      [--elapsed] [--json]
+    python benchmarks/import_cells.py [--before /tmp/before] [--folder ../shared/data/pbc5]
+                                      [--cells 300] [--repeats 3] [--elapsed] [--json]
 
-``--before`` is the folder above the earlier ``wbcpipe``. Each version imports the same images, in
-turn, in processes of their own; of the repeats the fastest counts, start of the interpreter left
-out. Time is that of the processor, in one process; with ``--elapsed`` that of the clock, in as many
-processes as the command takes (the earlier version took one).
+``--before`` is the folder above the earlier ``wbcpipe``; without it the present code alone is
+timed. Each version imports the same images, in turn, in processes of their own; of the repeats the
+fastest counts, start of the interpreter left out. Time is that of the processor, in one process;
+with ``--elapsed`` that of the clock, in as many processes as the command takes (the earlier version
+took one).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import numpy as np
 
 from wbcpipe.samples.cell_store import CellStore
 
+PBC5 = Path(__file__).parents[2] / "shared" / "data" / "pbc5"
 WORKER = """
 import inspect, sys, time
 from pathlib import Path
@@ -85,9 +87,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--folder", type=Path, required=True, help="with a folder of images per class"
+        "--folder", type=Path, default=PBC5, help="with a folder of images per class"
     )
-    parser.add_argument("--before", type=Path, required=True)
+    parser.add_argument("--before", type=Path)
     parser.add_argument("--cells", type=int, default=300)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--elapsed", action="store_true")
@@ -95,7 +97,9 @@ def main() -> int:
     options = parser.parse_args()
     found = sorted(options.folder.absolute().glob("*/*.jpg"))
     files = found[:: max(1, len(found) // options.cells)][: options.cells]
-    codes = {"before": options.before.absolute(), "now": Path(__file__).absolute().parents[2]}
+    codes = {"now": Path(__file__).absolute().parents[2]}
+    if options.before:
+        codes = {"before": options.before.absolute(), **codes}
     times: dict[str, list[float]] = {name: [] for name in codes}
     jobs = 0 if options.elapsed else 1
     result: dict[str, Any] = {"name": "import_cells", "time": "clock" if jobs == 0 else "processor"}
@@ -103,11 +107,13 @@ def main() -> int:
         for repeat in range(options.repeats):
             for name, code in codes.items():
                 times[name].append(imported(code, files, Path(folder, f"{name}{repeat}"), jobs))
-        stores = [Path(folder, f"{name}0", "cells", "cells.zarr") for name in codes]
-        result |= compared(*stores)
+        if options.before:
+            stores = [Path(folder, f"{name}0", "cells", "cells.zarr") for name in codes]
+            result |= compared(*stores)
     best = {name: 1e3 * min(values) / len(files) for name, values in times.items()}
     result |= {f"{name}_ms_per_cell": round(value, 1) for name, value in best.items()}
-    result["ratio"] = round(best["before"] / best["now"], 2)
+    if options.before:
+        result["ratio"] = round(best["before"] / best["now"], 2)
     print(
         json.dumps(result)
         if options.json

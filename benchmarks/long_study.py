@@ -329,7 +329,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", choices=["cells", "list", "run", "summary"])
+    parser.add_argument(
+        "command", nargs="?", choices=["cells", "list", "run", "summary"], default="list"
+    )
     parser.add_argument("--work", type=Path, default=Path("long-study-work"))
     parser.add_argument("--minutes", type=float, default=1e6, help="end after this time")
     parser.add_argument(
