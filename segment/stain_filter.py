@@ -169,7 +169,7 @@ def _best_filter(coarse: _CoarsePixels, settings: StainSettings) -> NDArray[np.f
     whole most.
     """
     filters = [
-        np.linalg.solve(coarse.energy, [red, 1 - red - blue, blue])
+        np.asarray(np.linalg.solve(coarse.energy, [red, 1 - red - blue, blue]), np.float64)
         for red, blue in itertools.product(settings.searched_red, settings.searched_blue)
     ]
     return max(filters, key=coarse.contrast)
