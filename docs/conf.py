@@ -49,6 +49,8 @@ html_title = f"wbcpipe {RELEASE}"
 html_static_path = ["_static"]
 html_css_files = ["wbcpipe.css"]
 html_show_sourcelink = False
+# Pages of one, which have nothing beside them to list.
+html_sidebars = {"tutorial/index": [], "limits": []}
 html_theme_options = {
     "navbar_align": "left",
     "header_links_before_dropdown": 6,
