@@ -126,7 +126,8 @@ def load_bundle(name_or_path: str | Path) -> Bundle:
         if str(name_or_path) not in known:
             raise BundleError(
                 f"no bundle {str(name_or_path)!r}: it is neither a folder with {INFO} nor one of "
-                f"those shipped ({', '.join(known) or 'none'}); `wbcpipe train` makes one."
+                f"those shipped ({', '.join(known) or 'none'}); give the folder that `wbcpipe "
+                f"train` named, for example models/mine/mine, or train one."
             )
         path = known[str(name_or_path)]
     try:
@@ -188,6 +189,19 @@ def half_precision(network: FusionNetwork) -> FusionNetwork:
     return network
 
 
+def check_bundle_name(name: str) -> None:
+    """Refuse a name that a folder cannot bear everywhere.
+
+    Raises:
+        BundleError: other characters, or too many.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise BundleError(
+            f"bundle name {name!r} is not allowed; use letters, digits, '-', '_' and '.', at most "
+            f"64, and begin with a letter or a digit."
+        )
+
+
 def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> Bundle:
     """Write a bundle to a temporary folder and rename it to ``directory``.
 
@@ -198,11 +212,7 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
     """
     import safetensors.torch
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", info.name):
-        raise BundleError(
-            f"bundle name {info.name!r} is not allowed; use letters, digits, '-', '_' and '.', at "
-            f"most 64."
-        )
+    check_bundle_name(info.name)
     tensors = {
         name: (
             tensor.half() if tensor.is_floating_point() and tensor.ndim > 1 else tensor

@@ -57,6 +57,15 @@ class Improvement(_Table):
         )
         return f"{own}, {100 * self.parent_accuracy:.1f} % by {self.parent}: {gain}{seen}"
 
+    @property
+    def advice(self) -> str:
+        """What the interval says, and what to do."""
+        low, high = self.interval
+        if low > 0:
+            return f"the bundle is better than {self.parent} on cells like these"
+        found = "worse" if high < 0 else "not shown to be better"
+        return f"the bundle is {found}: keep {self.parent}, or label more cells and train again"
+
 
 class Validation(_Table):
     """Scores on the validation cells.

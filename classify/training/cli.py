@@ -55,7 +55,11 @@ class TrainRequest:
     as_json: bool
 
     def check(self) -> None:
-        """Refuse options that exclude each other."""
+        """Refuse a name that is not allowed, and options that exclude each other."""
+        from wbcpipe.classify.models.bundle import check_bundle_name
+
+        if self.folds is None or self.name is not None:
+            check_bundle_name(self.out.resolve().name if self.name is None else self.name)
         if self.fold is not None and self.folds is None:
             raise click.UsageError("--fold needs --folds: say how many folds there are.")
         if self.folds is not None and self.fold is None and self.name is not None:
@@ -82,9 +86,11 @@ class TrainRequest:
 )
 @click.option("--modality", help="The one modality of method single.")
 @click.option("--backbone", type=click.Choice(tuple(BACKBONE_NAMES)), help="Default: shufflenet.")
-@click.option("--name", help="Name of the bundle. Default: the folder of --out.")
+@click.option("--name", help="Name of the bundle. Default: the name of the folder --out.")
 @click.option(
-    "--out", type=OutputFolder(), required=True, help="Work folder; the bundle is OUT/NAME."
+    "--out",
+    type=OutputFolder(),
+    help="Work folder; the bundle is OUT/NAME. Default: models/NAME.",
 )
 @click.option(
     "--validation",
@@ -143,7 +149,7 @@ class TrainRequest:
 @device_option
 @data_option
 @json_option
-def train(**options: Any) -> None:
+def train(*, name: str | None, out: Path | None, **options: Any) -> None:
     """Train a network on labelled cells and write a bundle, or cross-validate.
 
     SAMPLE is the name of a sample in the data root, the path of a cells.zarr, or a folder of
@@ -158,15 +164,21 @@ def train(**options: Any) -> None:
 
     \b
     Examples:
-      wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope --out models/my-scope
+      wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope
       wbcpipe train smears --folds 5 --side 112 --out studies/smears
-      wbcpipe train smears --out models/s --set patience=8,distillation.weight=2
-      wbcpipe train smears --out models/paper --published --epochs 100
-      wbcpipe train smears --method single --modality color1 --out models/red-only
-      wbcpipe train my-100-cells --init-from smear-shufflenet --out models/mine
+      wbcpipe train smears --name s --set patience=8,distillation.weight=2
+      wbcpipe train smears --name paper --published --epochs 100
+      wbcpipe train smears --method single --modality color1 --name red-only
+      wbcpipe train my-100-cells --init-from smear-shufflenet --name mine
     """
+    if name is None and out is None:
+        raise click.UsageError("Name the bundle with --name, or its work folder with --out.")
     names = {field.name for field in dataclasses.fields(TrainRequest)}
-    request = TrainRequest(**{key: value for key, value in options.items() if key in names})
+    request = TrainRequest(
+        name=name,
+        out=out or OutputFolder()(Path("models") / str(name)),
+        **{key: value for key, value in options.items() if key in names},
+    )
     request.check()
     # Threads that sleep at barriers lose little on an idle machine, and are many times faster on a
     # busy one.
@@ -257,7 +269,8 @@ def _verdict(info: BundleInfo) -> list[str]:
     """Say how much better the network is than its parent, and how many errors it may make."""
     from wbcpipe.classify.uncertainty.risk_control import MIN_CELLS, cells_needed
 
-    lines = [info.validation.improvement.text] if info.validation.improvement else []
+    improvement = info.validation.improvement
+    lines = [improvement.text, improvement.advice] if improvement else []
     fitted, threshold = info.calibration, f"threshold {info.calibration.threshold:g}"
     level = fitted.risk_bounds.level_at(fitted.threshold) if fitted.risk_bounds else None
     if level:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from wbcpipe.classify.models.bundle import load_bundle
+from wbcpipe.classify.models.bundle_info import Improvement
 from wbcpipe.classify.training.build_bundle import build_bundle
 from wbcpipe.classify.training.data import load_cells
 from wbcpipe.classify.training.finetune import init_from_keys
@@ -21,11 +23,11 @@ from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.training.recipe import Recipe, with_defaults_for
 from wbcpipe.classify.uncertainty.fusion import calibrate
 from wbcpipe.classify.uncertainty.risk_control import CROSS_VALIDATED, cells_needed
+from wbcpipe.errors import BundleError
 from wbcpipe.pipeline import cli
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.classify.training.data import CellSet
@@ -146,6 +148,7 @@ def test_the_command_says_how_much_better_the_network_is(
     assert "of 30 cells right (2-fold cross-validation)" in done.stdout
     assert "% by tiny: " in done.stdout
     assert "95 % interval" in done.stdout
+    assert "keep tiny, or label more cells" in done.stdout
     assert "threshold 0.3 of the parent" in done.stdout
     assert (
         "no error bound: 30 validation cells; a bound of 10 % needs 120, 5 % needs 172"
@@ -154,3 +157,54 @@ def test_the_command_says_how_much_better_the_network_is(
     card = (load_bundle(tmp_path / "m" / "m").path / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "Compared with the bundle that the training started from" in card
     assert "too few validation cells to bound the error" in card
+
+
+@pytest.mark.parametrize(
+    ("interval", "advice"),
+    [
+        ((0.01, 0.09), "the bundle is better than tiny on cells like these"),
+        ((-0.11, 0.02), "not shown to be better: keep tiny"),
+        ((-0.11, -0.02), "worse: keep tiny"),
+    ],
+)
+def test_an_interval_is_explained(interval: tuple[float, float], advice: str) -> None:
+    found = Improvement(
+        parent="tiny",
+        cells=75,
+        folds=5,
+        accuracy=0.9,
+        parent_accuracy=0.9,
+        difference=sum(interval) / 2,
+        interval=interval,
+    )
+    assert advice in found.advice
+
+
+def test_the_name_is_checked_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    nameless = CliRunner().invoke(cli, ["train", "mine"])
+    assert nameless.exit_code == 2
+    assert "--name" in nameless.output
+    for name in ("../mine", "", "a b"):
+        done = CliRunner().invoke(cli, ["train", "mine", "--name", name])
+        assert isinstance(done.exception, BundleError), name
+        assert "is not allowed" in str(done.exception)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_work_folder_follows_from_the_name(
+    tiny_bundle: Bundle,
+    write_store: Callable[..., CellStore],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_store("mine", 30, fields=2, seed=5)
+    words = ["train", "mine", "--data", str(tmp_path), "--name", "ours", "--device", "cpu"]
+    more = ["--epochs", "1", "--batch-size", "16", "--init-from", str(tiny_bundle.path)]
+    done = CliRunner().invoke(cli, [*words, *more])
+    assert done.exit_code == 0, done.output
+    assert load_bundle(tmp_path / "models" / "ours" / "ours").info.name == "ours"
+    assert f"bundle {Path('models', 'ours', 'ours')} (SHA-256" in done.stdout
