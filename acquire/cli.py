@@ -323,9 +323,10 @@ def doctor(options: DoctorOptions) -> None:
 
     Reads the scope file, its Micro-Manager .cfg and its calibration, then loads the core in a
     separate process, so that a driver that crashes is reported. Every light is switched with the
-    shutter closed, and one dark frame is taken; no stage moves. Each check that fails says what to
-    do. Exit code 0, or 21 (files) or 23 (hardware) if one fails. With --json come the versions and
-    the platform, as a report of a problem needs them; the home folder is written as ~.
+    shutter closed, and one dark frame is taken; no stage moves, unless its own driver homes it when
+    it is loaded. Each check that fails says what to do. Exit code 0, or 21 (files) or 23 (hardware)
+    if one fails. With --json come the versions and the platform, as a report of a problem needs
+    them; the home folder is written as ~.
 
     \b
     Examples:

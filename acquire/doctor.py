@@ -192,7 +192,7 @@ def _check_disk(data: Path, needed_bytes: int) -> Check:
 def check_live(scope: Scope) -> list[Check]:
     """Load the core in a child process and compare it with the scope.
 
-    Nothing moves and the shutter stays closed.
+    wbcpipe moves nothing, and the shutter stays closed.
     """
     try:
         require_core(scope)

@@ -104,6 +104,7 @@ class HardwareConfig:
         positions: Device to its number of states, where the file gives it.
         settings: (device, property, value) set when the file is loaded, in order; those of
             ``System``/``Startup`` last.
+        pre_init: What is set before the devices are initialised.
         startup: What is set when the file is loaded, after the devices are initialised.
         shutdown: What is set when the devices are unloaded: at the end, and when they are
             initialised again.
@@ -122,6 +123,7 @@ class HardwareConfig:
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     positions: dict[str, int] = field(default_factory=dict)
     settings: list[tuple[str, str, str]] = field(default_factory=list)
+    pre_init: list[CfgSetting] = field(default_factory=list)
     startup: list[CfgSetting] = field(default_factory=list)
     shutdown: list[CfgSetting] = field(default_factory=list)
     replaced: list[CfgSetting] = field(default_factory=list)
@@ -389,8 +391,9 @@ class _Reader:
         ):
             config.positions[device] = int(value)
         config.settings.append((device, name, value))
-        if self._initialised and device != "Core":
-            config.startup.append(CfgSetting(number, device, name, value))
+        if device != "Core":
+            when = config.startup if self._initialised else config.pre_init
+            when.append(CfgSetting(number, device, name, value))
 
     def _add_pixel_size(self, number: int, parts: list[str]) -> None:
         size = self.config.pixel_sizes.get(parts[1])

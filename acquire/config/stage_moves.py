@@ -23,6 +23,8 @@ _MOVES: Final = re.compile(
     r"(?i)(?!.*(limit|speed|velocity|number|max|min|polarity|direction|timeout|range|on start))"
     r".*(position|go[ _-]?to|\bmove|target|\bhome|set[ _-]?point|displacement)"
 )
+_HOMES: Final = re.compile(r"(?i)(?=.*(start|init|load|auto)).*hom(e|ing).*")
+_OFF: Final = {"no", "off", "false", "0", "disabled", "never", "none"}
 
 
 def stage_moves(scope: Scope, config: HardwareConfig) -> list[CfgSetting]:
@@ -68,6 +70,12 @@ def move_warnings(scope: Scope, config: HardwareConfig) -> list[str]:
         f"{_told(setting)}; {by_whom}: remove that line"
         for setting in stage_moves(scope, config)
         if not _is_beyond(scope, setting)
+    ] + [
+        f"line {setting.line} of the .cfg has {setting.device!r} home ({setting.property} = "
+        f"{setting.value}) whenever the devices are loaded, again after a fault in the middle of a "
+        f"run: take the slide out first, or write No there, and home by hand"
+        for setting in (*config.pre_init, *config.startup)
+        if _HOMES.fullmatch(setting.property) and setting.value.casefold() not in _OFF
     ]
 
 

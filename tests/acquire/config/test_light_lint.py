@@ -255,8 +255,18 @@ def test_what_is_allowed_in_a_preset_is_at_most_a_warning(
             False,
             "drives 'Z' (Position = 0) when it is unloaded",
         ),
+        (
+            "Property,XY,Home on startup,Yes\n",
+            False,
+            "has 'XY' home (Home on startup = Yes) whenever",
+        ),
+        (
+            "ConfigGroup,System,Startup,XY,AutoHoming,1\n",
+            False,
+            "take the slide out first, or write No there",
+        ),
     ],
-    ids=range(7),
+    ids=range(9),
 )
 def test_lines_that_move_a_stage_are_told(
     tmp_path: Path, extra: str, failed: bool, words: str
