@@ -23,7 +23,7 @@ _MOVES: Final = re.compile(
     r"(?i)(?!.*(limit|speed|velocity|number|max|min|polarity|direction|timeout|range|on start))"
     r".*(position|go[ _-]?to|\bmove|target|\bhome|set[ _-]?point|displacement)"
 )
-_HOMES: Final = re.compile(r"(?i)(?=.*(start|init|load|auto)).*hom(e|ing).*")
+_HOMES: Final = re.compile(r"(?i)(?=.*(start|init|load|auto)).*(home|homing).*")
 _OFF: Final = {"no", "off", "false", "0", "disabled", "never", "none"}
 
 
