@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -33,6 +34,7 @@ FIRST_DELAY_S: Final = 0.05
 _MAX_DELAY_S: Final = 5.0
 
 _FULL: Final = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_SHORT_WRITE: Final = re.compile(r"\d+ requested and \d+ written")
 #: Windows reports a file that another program has open as EACCES (access denied, sharing and lock
 #: violations).
 _REFUSED: Final = {
@@ -150,7 +152,7 @@ def storage_error(error: OSError, path: Path, waited_s: float = 0.0) -> OSError:
     """
     if isinstance(error, WbcpipeError):
         return error
-    if error.errno in _FULL:
+    if _is_full(error):
         return DiskFullError(
             f"{path}: no space left on the disk. Earlier files are complete; free space and run "
             f"the same command again."
@@ -178,10 +180,20 @@ def explained(error: Exception) -> Exception:
     For the boundary of a process: a write that does not go through `files` must not end as a
     defect. Errors that have nothing to do with the storage's state are returned as they are.
     """
-    if not isinstance(error, OSError) or error.errno not in {*_FULL, errno.EIO}:
+    if not isinstance(error, OSError) or not (_is_full(error) or error.errno == errno.EIO):
         return error
     return storage_error(
         error, Path(os.fsdecode(error.filename)) if error.filename else Path("a file")
+    )
+
+
+def _is_full(error: OSError) -> bool:
+    """Return whether there was no space left.
+
+    numpy's `tofile` gives no number of an error, only how much of an array it could write.
+    """
+    return error.errno in _FULL or (
+        error.errno is None and _SHORT_WRITE.fullmatch(str(error)) is not None
     )
 
 

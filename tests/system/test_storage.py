@@ -22,11 +22,13 @@ from wbcpipe.system.files import (
     read_json,
     remove_tree,
     rename,
+    stream_atomic,
     sync_file,
     write_atomic,
     write_json,
 )
 from wbcpipe.system.locks import exclusive_lock
+from wbcpipe.system.storage import explained
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,6 +201,17 @@ def test_a_full_disk_is_not_waited_for(tmp_path: Path, disk: _Storage) -> None:
     with pytest.raises(DiskFullError):
         write_json(tmp_path / "a.json", 1)
     assert disk.refused == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_short_write_of_numpy_is_a_full_disk(tmp_path: Path) -> None:
+    with Path("/dev/full").open("wb") as full, pytest.raises(OSError, match="requested") as caught:
+        np.zeros(10**5).tofile(full)
+    assert caught.value.errno is None
+    assert isinstance(explained(caught.value), DiskFullError)
+    with pytest.raises(DiskFullError), stream_atomic(tmp_path / "a"):
+        raise caught.value
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_error_that_is_no_state_of_the_storage_stays_as_it_is(
