@@ -180,7 +180,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=Path("gpu-results"))
-    parser.add_argument("--minutes", type=float, default=8.0, help="of all together")
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=8.0 if torch.cuda.is_available() else 3.0,
+        help="of all together; default: 8, and 3 without CUDA",
+    )
     parser.add_argument("--processes", type=int, default=6 if CUDA else 1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

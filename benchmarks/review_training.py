@@ -1,7 +1,7 @@
 """Does a bundle improve on another stain setting when it is trained on cells that a reader verified
 there?
 
-    python benchmarks/review_training.py [--work FOLDER] [--fields 12] [--test-fields 8]
+    python benchmarks/review_training.py [--work FOLDER] [--fields 8] [--test-fields 5]
         [--reviewed-seeds N ...] [--test-seeds N ...] [--stain other|far] [--json]
 
 Four virtual slides are scanned with another setting of the stain (``STAINS``) than the bundle was
@@ -194,8 +194,8 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--work", type=Path)
-    parser.add_argument("--fields", type=int, default=12)
-    parser.add_argument("--test-fields", type=int, default=8)
+    parser.add_argument("--fields", type=int, default=8)
+    parser.add_argument("--test-fields", type=int, default=5)
     parser.add_argument("--reviewed-seeds", type=int, nargs="+", default=[REVIEWED])
     parser.add_argument("--test-seeds", type=int, nargs="+", default=list(TESTED))
     parser.add_argument("--stain", choices=list(STAINS), default="other")
