@@ -29,6 +29,8 @@ FieldFigures = Mapping[str, Sequence[float | list[float | None] | None]]
 class Limit(NamedTuple):
     """A gate: what it measures, how the figure must compare with the limit, the default limit, and
     its unit.
+
+    The title is shown without the other gates: it must be clear without them.
     """
 
     title: str
@@ -51,22 +53,26 @@ LIMITS: Final[dict[GateName, Limit]] = {
     "missing_fields_percent": Limit("Fields that could not be acquired", "<=", 5, "%"),
     "head_disagreement": Limit("Median disagreement of the heads (0 to 1)", "<=", 0.25, ""),
     "accepted_percent": Limit("Complete white cells of all objects found", ">=", 50, "%"),
-    "min_nucleus_um2": Limit("Median area of nuclei", ">=", 20, "um2"),
-    "max_nucleus_um2": Limit("Median area of nuclei", "<=", 140, "um2"),
-    "failed_fields_percent": Limit("Fields beyond a limit", "<=", 10, "%"),
-    "blur_um": Limit("Blur: edge width of the nuclei", "<=", 0.6, "um"),
+    "min_nucleus_um2": Limit("Median area of nuclei (lower limit)", ">=", 20, "um2"),
+    "max_nucleus_um2": Limit("Median area of nuclei (upper limit)", "<=", 140, "um2"),
+    "failed_fields_percent": Limit("Fields with a figure beyond its limit", "<=", 10, "%"),
+    "blur_um": Limit("Blur (edge width of the nuclei)", "<=", 0.6, "um"),
     "saturated_percent": Limit("Saturated pixels of a field", "<=", 1, "%"),
     "residual_px": Limit("Estimated registration error", "<=", 1, "px"),
-    "nuclear_contrast_percent": Limit("Nuclear contrast, of the camera's full range", ">=", 1, "%"),
+    "nuclear_contrast_percent": Limit(
+        "Nuclear contrast (of the camera's full range)", ">=", 1, "%"
+    ),
     "nucleus_cytoplasm_contrast_ratio": Limit("Nuclear over cytoplasmic contrast", ">=", 1.5, ""),
     "red_cover_percent": Limit("Area covered by red cells", "<=", 85, "%"),
     "light_drift_percent": Limit("Drift of the bright-field illumination", "<=", 10, "%"),
     "error_bound_percent": Limit("Upper bound of the model's error", "<=", 10, "%"),
     "clumps_percent": Limit("Clumps of white cells that could not be parted", "<=", 5, "%"),
     "cells_per_mm2": Limit(
-        "White cells found per mm2, but the first of a field", "<=", 550, "/mm2"
+        "White cells per mm2 (without the first of each field)", "<=", 550, "/mm2"
     ),
-    "white_per_100_red": Limit("The same per 100 red cells", "<=", 2.5, ""),
+    "white_per_100_red": Limit(
+        "White cells per 100 red cells (without the first of each field)", "<=", 2.5, ""
+    ),
     "unassigned_fluorescence_percent": Limit(
         "Area as bright as nuclei that belongs to no cell", "<=", 2, "%"
     ),
@@ -111,10 +117,11 @@ def failed_fields(
     for row, index in enumerate(figures.get("field_index", ())):
         reasons = []
         for name in _OF_FIELDS:
-            comparison = LIMITS[name].comparison
+            title, comparison, _, unit = LIMITS[name]
             value = _worst(figures[name][row], comparison) if name in figures else None
             if value is not None and not _holds(value, comparison, limits[name]):
-                reasons.append(f"{name} {value:.3g} (limit {comparison} {limits[name]:g})")
+                limit = f"{comparison} {limits[name]:g} {unit}".rstrip()
+                reasons.append(f"{title.lower()} {value:.3g} (limit {limit})")
         if figures["unregistered_modalities"][row]:
             reasons.append("registration failed")
         if (

@@ -337,12 +337,13 @@ class QualityLimits(Part):
             parted.
         cells_per_mm2: Maximum number of white cells found per mm2 of a field, its first one left
             out.
-        white_per_100_red: Maximum number of the same per 100 red cells of a field.
+        white_per_100_red: Maximum number of white cells per 100 red cells of a field, its first
+            white cell left out.
         unassigned_fluorescence_percent: Maximum share of a field that is as bright as nuclei and
             belongs to no cell.
         min_nucleus_um2: Minimum of the median area of nuclei; less is no nucleus of blood, or a
             wrong pixel size.
-        max_nucleus_um2: Maximum of the same.
+        max_nucleus_um2: Maximum of the median area of nuclei.
     """
 
     cells_counted: Ratio | None = None

@@ -46,7 +46,7 @@ class WorklistEntry:
         counted: identified cells, as readers left them; of a sample that nobody reviewed, those of
             the report, ``None`` before it.
         unidentified: cells of no class, likewise.
-        gates_failed: names of the quality gates that failed.
+        gates_failed: titles of the quality gates that failed.
         changed: cells that do not count as the model said.
         looked: cells that a person looked at, or gave a class.
         cells: found.
@@ -139,7 +139,7 @@ def _entry_of(sample: Sample, status: SampleStatus) -> WorklistEntry:
         state=_STATES[status.state],
         counted=status.counted,
         unidentified=None if document is None else document.cells.unidentified.count,
-        gates_failed=tuple(gate.name for gate in gates if gate.passed is False),
+        gates_failed=tuple(gate.title for gate in gates if gate.passed is False),
         cells=status.cells or 0,
         problem=status.problem,
     )

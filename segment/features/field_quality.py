@@ -73,14 +73,19 @@ FIELD_FIGURES: Final[dict[str, Figure]] = {
         "nuclear channel in nuclei above its surroundings, median of the cells",
     ),
     "nucleus_cytoplasm_contrast_ratio": Figure(
-        False, "", "the same of nuclei over that of cytoplasm"
+        False, "", "brightness of nuclei over that of cytoplasm, both above their surroundings"
     ),
     "red_cover_percent": Figure(
         False, "%", "area of a bright field covered by cells, nearly all of them red cells"
     ),
-    "cells_per_mm2": Figure(False, "/mm2", "white cells found but the first, without debris"),
+    "cells_per_mm2": Figure(
+        False, "/mm2", "white cells per mm2, without the first of the field and without debris"
+    ),
     "white_per_100_red": Figure(
-        False, "", "the same per 100 red cells of 45 um2; where there are 20 red cells or more"
+        False,
+        "",
+        "the white cells of cells_per_mm2 per 100 red cells of 45 um2; where there are 20 red "
+        "cells or more",
     ),
     "unassigned_fluorescence_percent": Figure(
         False,

@@ -5,6 +5,7 @@ are.
 from __future__ import annotations
 
 import io
+import re
 from typing import Any
 
 import numpy as np
@@ -56,24 +57,39 @@ def test_a_sound_sample_has_no_failed_field() -> None:
     assert failed_fields({}, limits_of({})) == ()
 
 
+def test_each_title_is_of_one_gate_and_refers_to_no_other() -> None:
+    titles = [limit.title for limit in LIMITS.values()]
+    assert len(set(titles)) == len(titles)
+    assert not [title for title in titles if re.search(r"\b(same|it|they|these|those)\b", title)]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [
-        ({"blur_um": 0.9}, "blur_um 0.9 (limit <= 0.6)"),
-        ({"saturated_percent": [0.0, 5.0, 0.0]}, "saturated_percent 5 (limit <= 1)"),
-        ({"residual_px": [0.1, 2.5, 0.0]}, "residual_px 2.5 (limit <= 1)"),
+        ({"blur_um": 0.9}, "blur (edge width of the nuclei) 0.9 (limit <= 0.6 um)"),
+        ({"saturated_percent": [0.0, 5.0, 0.0]}, "saturated pixels of a field 5 (limit <= 1 %)"),
+        ({"residual_px": [0.1, 2.5, 0.0]}, "estimated registration error 2.5 (limit <= 1 px)"),
         ({"unregistered_modalities": 1}, "registration failed"),
-        ({"nuclear_contrast_percent": 0.2}, "nuclear_contrast_percent 0.2 (limit >= 1)"),
+        (
+            {"nuclear_contrast_percent": 0.2},
+            "nuclear contrast (of the camera's full range) 0.2 (limit >= 1 %)",
+        ),
         (
             {"nucleus_cytoplasm_contrast_ratio": 1.1},
-            "nucleus_cytoplasm_contrast_ratio 1.1 (limit >= 1.5)",
+            "nuclear over cytoplasmic contrast 1.1 (limit >= 1.5)",
         ),
-        ({"red_cover_percent": 97.0}, "red_cover_percent 97 (limit <= 85)"),
-        ({"cells_per_mm2": 5200.0}, "cells_per_mm2 5.2e+03 (limit <= 550)"),
-        ({"white_per_100_red": 48.0}, "white_per_100_red 48 (limit <= 2.5)"),
+        ({"red_cover_percent": 97.0}, "area covered by red cells 97 (limit <= 85 %)"),
+        (
+            {"cells_per_mm2": 5200.0},
+            "white cells per mm2 (without the first of each field) 5.2e+03 (limit <= 550 /mm2)",
+        ),
+        (
+            {"white_per_100_red": 48.0},
+            "white cells per 100 red cells (without the first of each field) 48 (limit <= 2.5)",
+        ),
         (
             {"unassigned_fluorescence_percent": 30.0},
-            "unassigned_fluorescence_percent 30 (limit <= 2)",
+            "area as bright as nuclei that belongs to no cell 30 (limit <= 2 %)",
         ),
         ({"background_percent": [60.0, 48.8, None]}, "light -20 % (limit 10 %)"),
     ],
@@ -102,15 +118,21 @@ def test_a_failed_field_is_in_the_document_on_the_page_and_in_the_terminal(
     document = read_document(sample).content()
     assert document["quality"]["passed"] is True
     (failed,) = document["quality"]["failed_fields"]
-    assert failed == {"index": 2, "reasons": ["blur_um 0.5 (limit <= 0.3)"]}
+    assert failed == {
+        "index": 2,
+        "reasons": ["blur (edge width of the nuclei) 0.5 (limit <= 0.3 um)"],
+    }
     gates = {gate["name"]: gate for gate in document["quality"]["gates"]}
     assert (gates["blur_um"]["figure"], gates["blur_um"]["limit"]) == (0.2, 0.3)
     assert gates["failed_fields_percent"]["figure"] == pytest.approx(33.3333)
     page = (sample.path / "report.html").read_text(encoding="utf-8")
-    assert "Field 2: blur_um 0.5" in page
+    assert "Field 2: blur (edge width of the nuclei) 0.5" in page
     said = io.StringIO()
     print_differential(read_document(sample), [], Console(file=said, width=200))
-    assert "Fields beyond a limit: 2: blur_um 0.5 (limit <= 0.3)." in said.getvalue()
+    assert (
+        "Fields beyond a limit: 2: blur (edge width of the nuclei) 0.5 (limit <= 0.3 um)."
+        in said.getvalue()
+    )
 
 
 def test_a_sample_out_of_focus_as_a_whole_fails(create_sample: Any) -> None:

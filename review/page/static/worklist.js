@@ -117,7 +117,7 @@ function line(one) {
     number(one.unidentified),
     element("td", { class: "n" }, one.cells ? `${one.looked} of ${one.cells}` : "–"),
     number(one.cells ? one.changed : null),
-    element("td", { class: gates.length ? "bad" : "soft" }, gates.length ? `${gates.length} failed: ${gates.join(", ").replaceAll("_", " ")}` : one.cells ? "passed" : "–"),
+    element("td", { class: gates.length ? "bad" : "soft" }, gates.length ? `${gates.length} failed: ${gates.join("; ")}` : one.cells ? "passed" : "–"),
     element("td", {}, one.verified_by ? `${one.verified_by}, ${localTime(one.verified)}` : "–"),
   );
 }

@@ -12,6 +12,7 @@ import pytest
 
 from wbcpipe.laboratory.lab_file import Lab, load_lab
 from wbcpipe.report.document import read_document
+from wbcpipe.report.stage import write_report
 from wbcpipe.samples.review.journal import read_journal
 
 if TYPE_CHECKING:
@@ -346,6 +347,13 @@ def test_cells_that_are_classified_again_are_read_again(
     found = client.sample()
     assert found["cells"]["now"][1] == "LYM"
     assert found["cells"]["now"][0] == "LYM"
+
+
+def test_the_worklist_names_failed_gates_by_their_titles(client: Any, planted: Sample) -> None:
+    planted.write(planted.record().model_copy(update={"quality": {"accepted_percent": 100}}))
+    write_report(planted)
+    (found,) = client.get("/api/samples").json()
+    assert found["gates_failed"] == ["Complete white cells of all objects found"]
 
 
 def test_the_worklist_shows_every_sample_and_its_state(
