@@ -14,7 +14,7 @@ from wbcpipe.report.cell_thumbnails import (
     measure_contrast,
 )
 from wbcpipe.report.page_style import class_colours, page_environment
-from wbcpipe.report.words import flag_words, review_words
+from wbcpipe.report.words import flag_words, review_words, virtual_notice
 from wbcpipe.samples.cell_columns import UNIDENTIFIED, flag_names
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def render_page(
         flag_words=flag_words,
         modalities=document.provenance.modalities,
         review_words=review_words(document.verification),
+        virtual_notice=virtual_notice(document),
         machine={
             line.name: line
             for line in document.verification.machine

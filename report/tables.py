@@ -8,7 +8,13 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
-from wbcpipe.report.words import flag_words, format_number, gate_figure, review_words
+from wbcpipe.report.words import (
+    flag_words,
+    format_number,
+    gate_figure,
+    review_words,
+    virtual_notice,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +52,8 @@ def print_differential(
     console.print(
         Text.assemble((document.sample, "bold"), f": {cells.counted} white cells counted")
     )
+    if virtual := virtual_notice(document):
+        console.print(Text(virtual, style="bold"))
     console.print(_class_table(document, console))
     rejected = ", ".join(
         f"{count} {reason.replace('_', ' ')}" for reason, count in cells.rejected if count

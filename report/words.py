@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wbcpipe.samples.differential_record import ClassEntry, QualityGate, Verification
+    from wbcpipe.samples.differential_record import (
+        ClassEntry,
+        DifferentialRecord,
+        QualityGate,
+        Verification,
+    )
 
-__all__ = ["flag_words", "format_number", "gate_figure", "review_words"]
+__all__ = ["flag_words", "format_number", "gate_figure", "review_words", "virtual_notice"]
+
+
+def virtual_notice(document: DifferentialRecord) -> str:
+    """Return the notice that no blood was counted; empty unless the specimen is a virtual one."""
+    return "Virtual slide: no patient's blood." if document.provenance.specimen else ""
 
 
 def flag_words(entry: ClassEntry) -> str:

@@ -461,3 +461,17 @@ def test_terminal_table(create_sample: Create, encoding: str) -> None:
     assert any("report.html" in line for line in lines)
     assert any("Quality: cells counted: 60 (limit >= 100 cells)" in line for line in lines)
     assert max(map(len, (line for line in lines if "/" not in line or "10^9/L" in line))) <= 80
+
+
+@pytest.mark.parametrize("virtual", [True, False])
+def test_a_virtual_specimen_is_named_at_the_top_of_the_page_and_on_the_terminal(
+    create_sample: Create, virtual: bool
+) -> None:
+    sample = create_sample(CALLS[:60], info=INFO if virtual else {**INFO, "specimen": None})
+    write_report(sample)
+    notice = "Virtual slide: no patient&#39;s blood."
+    page = (sample.path / "report.html").read_text(encoding="utf-8")
+    assert (f'<p class="notice">{notice}</p>' in page.partition("</header>")[0]) is virtual
+    said = io.StringIO()
+    print_differential(read_document(sample), [], Console(file=said, width=80))
+    assert ("Virtual slide: no patient's blood.\n" in said.getvalue()) is virtual
