@@ -6,9 +6,11 @@ The key, the allowed values, the likely intent.
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, get_args, get_origin
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
     from pydantic import BaseModel
     from pydantic_core import ErrorDetails
 
@@ -16,6 +18,30 @@ __all__ = ["explain"]
 
 #: Characters of a refused value that are shown.
 _MAX_SHOWN: Final = 80
+#: Ending of a key to the unit of its numbers, as people write it; longer endings first.
+_UNITS: Final = {
+    "_per_mm2": "/mm2",
+    "_um_s": "um/s",
+    "_percent": "%",
+    "_um2": "um2",
+    "_days": "days",
+    "_deg": "deg",
+    "_rad": "rad",
+    "_min": "min",
+    "_um": "um",
+    "_nm": "nm",
+    "_ms": "ms",
+    "_px": "px",
+    "_mb": "MB",
+    "_gb": "GB",
+    "_s": "s",
+    "_h": "h",
+}
+#: Findings about a number that is not in its range.
+_RANGE_ERRORS: Final = frozenset(
+    {"greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"}
+)
+_LIMITS: Final = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than"}
 
 
 def explain(item: ErrorDetails, model: type[BaseModel], *, show_values: bool = True) -> str:
@@ -38,10 +64,60 @@ def explain(item: ErrorDetails, model: type[BaseModel], *, show_values: bool = T
         return f"key {key!r} is not known{hint} (allowed: {', '.join(allowed)})"
     if item["type"] == "missing":
         return f"key {key!r} is missing"
-    message = item["msg"].removeprefix("Value error, ")
+    message = _range(item, model) or item["msg"].removeprefix("Value error, ")
     got = item.get("input")
     shown = "" if isinstance(got, dict) or not show_values else f" (got {_short(got)})"
     return f"key {key!r}: {message[:1].lower()}{message[1:]}{shown}"
+
+
+def _range(item: ErrorDetails, model: type[BaseModel]) -> str:
+    """Return the range of a number with its unit; empty for other findings and without a unit."""
+    names = [part for part in item["loc"] if isinstance(part, str)]
+    unit = next((_UNITS[end] for end in _UNITS if names and names[-1].endswith(end)), None)
+    if unit is None or item["type"] not in _RANGE_ERRORS:
+        return ""
+    refused = item.get("ctx", {})
+    found = next(
+        (limits for limits in _limits_at(model, item["loc"]) if refused.items() <= limits.items()),
+        refused,
+    )
+    if not found:
+        return ""
+    if found.keys() == {"ge", "le"}:
+        words = f"{_number(found['ge'])} to {_number(found['le'])}"
+    else:
+        words = " and ".join(
+            f"{_LIMITS[name]} {_number(value)}" for name, value in sorted(found.items())
+        )
+    return f"must be {words} {unit}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.15g}"
+
+
+def _limits_at(model: type[Any], location: Sequence[int | str]) -> Iterator[Mapping[str, float]]:
+    """Yield the limits of each kind of number that is allowed at ``location``."""
+    annotation: Any = model
+    metadata: Sequence[Any] = ()
+    for part in location:
+        below = _model_in(annotation)
+        field = below.__pydantic_fields__.get(part) if below is not None else None
+        if field is not None:
+            annotation, metadata = field.annotation, field.metadata
+    yield from _limits_in(annotation, metadata)
+
+
+def _limits_in(annotation: Any, metadata: Sequence[Any]) -> Iterator[Mapping[str, float]]:
+    if get_origin(annotation) is Annotated:
+        annotation, *more = get_args(annotation)
+        metadata = [*metadata, *more]
+    flat = [part for one in metadata for part in (getattr(one, "metadata", None) or [one])]
+    limits = {name: getattr(part, name) for part in flat for name in _LIMITS if hasattr(part, name)}
+    if limits:
+        yield limits
+    for inner in get_args(annotation):
+        yield from _limits_in(inner, ())
 
 
 def _short(value: object) -> str:

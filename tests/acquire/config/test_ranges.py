@@ -85,18 +85,23 @@ def test_the_walk_finds_the_numbers() -> None:
         (
             "pixel_um = 0.1 ",
             "pixel_um = nan ",
-            r"'camera\.pixel_um': input should be a finite number",
+            r"'camera\.pixel_um': must be 0\.001 to 100 um \(got nan\)",
+        ),
+        (
+            "pixel_um = 0.1 ",
+            "pixel_um = -0.1665 ",
+            r"'camera\.pixel_um': must be 0\.001 to 100 um \(got -0\.1665\)",
         ),
         (
             "exposure_ms = 20.0",
             "exposure_ms = 1e300",
-            r"'modalities\.fluorescence\.exposure_ms'.* 600000",
+            r"'modalities\.fluorescence\.exposure_ms': must be 0\.001 to 600000 ms \(",
         ),
         ("spacing_um = 500.0", "spacing_um = 0.001", r"'focus\.spacing_um'"),
         (
             "x_um = [27500.0, 32500.0]",
             "x_um = [0.0, 4e7]",
-            r"'slots\.B\.x_um\.1'.* 500000 \(got 40000000",
+            r"'slots\.B\.x_um\.1': must be -500000 to 500000 um \(got 40000000",
         ),
         ("x_um = [27500.0, 32500.0]", "x_um = [0.0, 1e15]", r"'slots\.B\.x_um\.1'"),
         ("[[1.0, 0.0], [0.0, 1.0]]", "[[1.0, nan], [0.0, 1.0]]", r"'camera\.stage_affine"),

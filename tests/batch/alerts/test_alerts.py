@@ -311,7 +311,7 @@ def test_a_url_in_a_file_that_others_can_read_is_refused(tmp_path: Path) -> None
         ),
         (f"[alerts.alive]\nurl = 'http://hc.example/{SECRET}'", "only https:// is allowed"),
         (f"[alerts.alive]\nurl = 'file:///etc/{SECRET}'", "only https:// is allowed"),
-        ("[alerts.alive]\nevery_min = 0", "greater than 0"),
+        ("[alerts.alive]\nevery_min = 0", "must be more than 0 and at most 1440 min"),
         ("", "key 'alerts' is missing"),
     ],
     ids=lambda text: None if SECRET in text or "[" in text else text[:20],

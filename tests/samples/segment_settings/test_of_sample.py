@@ -82,9 +82,9 @@ def test_a_file_is_read_and_a_scope_file_for_its_tables_alone(tmp_path: Path) ->
         ),
         (
             "[segment.masks]\ncore_um = -1\n",
-            "key 'segment.masks.core_um': .*greater than or equal to 0 .got -1",
+            "key 'segment.masks.core_um': must be .*um .got -1",
         ),
-        ("[segment.masks]\ncore_um = nan\n", "'segment.masks.core_um': .*finite number"),
+        ("[segment.masks]\ncore_um = nan\n", "'segment.masks.core_um': must be 0 to 10 um"),
         ("[segment.masks]\ncore_um = '0.5'\n", "'segment.masks.core_um': .*valid number"),
         ("[segment.masks]\ncore_um = 0,5\n", "decimal comma: write a point"),
         ("segment = 1\n", "key 'segment': input should be a valid dictionary"),
