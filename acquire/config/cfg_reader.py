@@ -176,17 +176,19 @@ def read_config(path: Path) -> HardwareConfig:
     Raises:
         ConfigError: The file does not exist, or is not text.
     """
+    content = None
     try:
-        if not path.is_file():  # nor a device without an end
-            raise ConfigError(
-                f"{path}: no such Micro-Manager configuration; correct 'micromanager.config'."
-            )
-        with path.open("rb") as file:
-            content = file.read(_MAX_BYTES + 1)
+        if path.is_file():  # nor a device without an end
+            with path.open("rb") as file:
+                content = file.read(_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path}: cannot be read ({error}); correct 'micromanager.config'."
         ) from error
+    if content is None:
+        raise ConfigError(
+            f"{path}: no such Micro-Manager configuration; correct 'micromanager.config'."
+        )
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise ConfigError(
             f"{path}: saved as UTF-16 (Notepad: 'Unicode'), unknown to the core; save it as UTF-8."
