@@ -65,7 +65,7 @@ def check_calibration(scope: Scope, data: Path, now: datetime | None = None) -> 
         now: Time for the age; the present by default.
     """
     path = calibration_path(scope, data)
-    command = f"`wbcpipe calibrate --scope {scope.name}`"
+    command = f"`wbcpipe calibrate {scope.option}`"
     try:
         record = CalibrationRecord.read_if_present(path)
     except SampleStateError as error:

@@ -157,7 +157,7 @@ def run_in_child(
             ) from None
         raise DeviceCrashError(
             f"the process {name} {lost.reason}: a device driver crashed. {shutter} Run `wbcpipe "
-            f"doctor --scope {request.scope.name}` to see which device it is."
+            f"doctor {request.scope.option}` to see which device it is."
         ) from None
     finally:
         if child.exit_code not in (0, None) and not is_dark:

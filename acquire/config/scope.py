@@ -43,6 +43,7 @@ from wbcpipe.errors import ConfigError, ScopeNotFoundError
 from wbcpipe.samples.fields import MODALITIES
 from wbcpipe.samples.segment_settings.settings import SegmentSettings
 from wbcpipe.system.file_kinds import is_file
+from wbcpipe.system.shell import shell_word
 from wbcpipe.system.toml_text import MAX_BYTES, parse_toml
 from wbcpipe.system.validation_messages import explain
 
@@ -338,6 +339,7 @@ class Scope(Part):
         virtual: The pixels come from the specimen generator, all else from the core.
         expected_cells_per_field: White cells per field; converts ``--cells`` to a number of fields.
         name, path, sha256: Of the file; set by `load_scope`.
+        given: Name or path that `load_scope` was called with.
         core_log: File for the log of Micro-Manager's core; set by `with_core_log`.
     """
 
@@ -366,6 +368,7 @@ class Scope(Part):
     name: Annotated[str, Field(exclude=True)] = ""
     path: Annotated[Path, Field(exclude=True)] = Path()
     sha256: Annotated[str, Field(exclude=True)] = ""
+    given: Annotated[str, Field(exclude=True)] = ""
     core_log: Annotated[Path | None, Field(exclude=True)] = None
 
     @model_validator(mode="after")
@@ -434,6 +437,15 @@ class Scope(Part):
         return self.slots[name]
 
     @property
+    def option(self) -> str:
+        """The option that names this scope in a command, as it was given.
+
+        >>> load_scope("demo").option
+        '--scope demo'
+        """
+        return f"--scope {shell_word(self.given or self.name)}"
+
+    @property
     def config_path(self) -> Path:
         """The .cfg file."""
         return (self.path.parent / self.micromanager.config).absolute()
@@ -499,7 +511,7 @@ def load_scope(name_or_path: str | Path) -> Scope:
             f"{path}: cannot be read ({error.strerror or error}); give a scope file."
         ) from error
     raw = parse_toml(path, content)
-    for key in ("name", "path", "sha256", "core_log"):
+    for key in ("name", "path", "sha256", "given", "core_log"):
         if key in raw:
             raise ConfigError(
                 f"{path}: key {key!r} is not allowed: it is derived from the file; remove it."
@@ -512,5 +524,10 @@ def load_scope(name_or_path: str | Path) -> Scope:
         ) from error
     _log.debug("scope %s: %s", path.stem, path)
     return scope.model_copy(
-        update={"name": path.stem, "path": path, "sha256": hashlib.sha256(content).hexdigest()}
+        update={
+            "name": path.stem,
+            "path": path,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "given": text,
+        }
     )

@@ -183,7 +183,7 @@ def _advice(scope: Scope, place: SlidePlace | None) -> str:
     slide = "ID" if place is None else place.slide
     return (
         "A slide may be half loaded: look at the stage and the loader, put it right, and state "
-        f"what lies on the stage: `wbcpipe loader state --scope {scope.name} --slide {slide}`, or "
+        f"what lies on the stage: `wbcpipe loader state {scope.option} --slide {slide}`, or "
         f"`--empty`."
     )
 

@@ -58,7 +58,7 @@ def describe_death(lost: ChildLostError, exit_text: str, scope: Scope, stall_s: 
         DeviceCrashError(
             f"scope {scope.name!r}: the process that drives it died ({exit_text}): a device "
             f"driver crashed. The fields taken are kept; run the same command again, and if it "
-            "happens again run `wbcpipe doctor`."
+            f"happens again run `wbcpipe doctor {scope.option}`."
             f"{log_hint(scope.core_log) or ' --core-log FILE writes down what the driver did.'}"
         ),
     )

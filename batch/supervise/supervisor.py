@@ -499,7 +499,7 @@ class Supervisor:
             if read_loader(scope, self._folder.root).state in ("loading", "unloading"):
                 raise CommandRefusedError(
                     f"a slide may be half loaded on scope {scope.name!r}: put it right, say what "
-                    f"lies on the stage (`wbcpipe loader state --scope {one.row.scope} --slide "
+                    f"lies on the stage (`wbcpipe loader state {scope.option} --slide "
                     f"ID`, or `--empty`), then confirm again"
                 )
 

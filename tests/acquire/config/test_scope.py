@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
+from wbcpipe.acquire.calibration.compare import check_calibration
 from wbcpipe.acquire.config.cfg_reader import read_config
 from wbcpipe.acquire.config.micromanager_cfg import (
     check_configuration,
@@ -179,7 +181,7 @@ def test_every_misspelt_key_of_a_table_is_named_whether_the_demo_sets_it_or_not(
     [
         ("[segment.masks]\ncore_mu = 1", "key 'segment.masks.core_mu' is not known, did you mean"),
         ("[segment.mask]\n", "key 'segment.mask' is not known, did you mean 'masks'"),
-        ("[segment.quality]\nblurred_um = inf", "'segment.quality.blurred_um': .*finite"),
+        ("[segment.quality]\nblurred_um = inf", "'segment.quality.blurred_um': must be 0.01 to 10 um"),
     ],
 )
 def test_a_wrong_setting_of_the_segmentation_is_named(
@@ -215,7 +217,7 @@ def test_every_model_key_is_in_the_demo_or_has_a_default() -> None:
         (
             "exposure_ms = 20.0",
             "exposure_ms = 0",
-            "'modalities.fluorescence.exposure_ms'.*or equal to 0.001",
+            "'modalities.fluorescence.exposure_ms': must be 0.001 to 600000 ms",
         ),
         ('device = "Camera"\n', "", "'camera.device' is missing"),
         ("z_um = [-100.0, 100.0]", "z_um = [100.0, -100.0]", "'stage.z_um'.*is empty"),
@@ -248,6 +250,28 @@ def test_wrong_values_say_what_is_allowed(tmp_path: Path, old: str, new: str, wo
 def test_unknown_scope_lists_the_known() -> None:
     with pytest.raises(ScopeNotFoundError, match=r"no scope 'dmeo'; known scopes: .*demo"):
         load_scope("dmeo")
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ("./mine.toml", "--scope ./mine.toml"),
+        ("my scopes/mine.toml", "--scope 'my scopes/mine.toml'"),
+    ],
+)
+@pytest.mark.skipif(sys.platform == "win32", reason="other quotes")
+def test_a_hint_repeats_the_scope_as_it_was_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, option: str
+) -> None:
+    path = tmp_path / given
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(DEMO, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    scope = load_scope(given)
+    assert scope.option == option
+    assert scope.with_sequencing("off").option == option
+    (found,) = check_calibration(scope, tmp_path)
+    assert f"`wbcpipe calibrate {option}`" in found.detail
 
 
 def test_own_scopes_go_before_the_shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,8 +375,11 @@ def test_a_focusing_device_must_be_in_the_cfg(tmp_path: Path) -> None:
 def test_missing_cfg_is_named(tmp_path: Path) -> None:
     (tmp_path / "demo.toml").write_text(DEMO, encoding="utf-8")
     scope = load_scope(tmp_path / "demo.toml")
-    with pytest.raises(ConfigError, match=r"demo\.cfg: no such Micro-Manager configuration"):
+    with pytest.raises(ConfigError) as caught:
         read_config(scope.config_path)
+    assert str(caught.value) == (
+        f"{scope.config_path}: no such Micro-Manager configuration; correct 'micromanager.config'."
+    )
 
 
 @pytest.mark.parametrize(

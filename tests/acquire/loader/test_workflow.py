@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from wbcpipe.errors import (
     LoaderStateError,
 )
 from wbcpipe.samples.sample import Sample
+from wbcpipe.system.shell import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -193,7 +195,8 @@ def test_a_kill_between_the_steps_is_told_and_nothing_is_loaded_twice(
             match=rf"loading slide 'S1' .* did not end: {at}\. A slide may be half l",
         ):
             load(scope, tmp_path, "S1")
-        with pytest.raises(LoaderStateError, match="wbcpipe loader state --scope small --slide S1"):
+        hint = re.escape(f"wbcpipe loader state --scope {shell_word(scope.given)} --slide S1")
+        with pytest.raises(LoaderStateError, match=hint):
             unload_slide(scope, tmp_path, ask=refuse, say=lambda _: None)
     assert len(moves(scope)) == (method == "command")
     state_slide(scope, tmp_path, SlidePlace(slide="S1", slot="A", number=1))
