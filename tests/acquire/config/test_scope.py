@@ -181,7 +181,7 @@ def test_every_misspelt_key_of_a_table_is_named_whether_the_demo_sets_it_or_not(
     [
         ("[segment.masks]\ncore_mu = 1", "key 'segment.masks.core_mu' is not known, did you mean"),
         ("[segment.mask]\n", "key 'segment.mask' is not known, did you mean 'masks'"),
-        ("[segment.quality]\nblurred_um = inf", "'segment.quality.blurred_um': must be 0.01 to 10 um"),
+        ("[segment.quality]\nblurred_um = inf", "quality.blurred_um': must be 0.01 to 10 um"),
     ],
 )
 def test_a_wrong_setting_of_the_segmentation_is_named(
