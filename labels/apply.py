@@ -14,11 +14,11 @@ import numpy as np
 from wbcpipe.errors import ImportDataError
 from wbcpipe.labels.read import GivenLabel, read_labels
 from wbcpipe.samples.cell_attributes import LabelImport
-from wbcpipe.samples.cell_columns import REJECTED
+from wbcpipe.samples.cell_columns import CLASSES, REJECTED
 from wbcpipe.samples.cell_store import CellStore
 from wbcpipe.samples.fields import complete_fields, read_passes_info
 from wbcpipe.samples.freed import refuse_if_freed
-from wbcpipe.segment.importers.find_files import order_classes
+from wbcpipe.segment.importers.find_files import nearest_class, order_classes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +42,8 @@ class LabelResult:
         classes: class name to the number of cells that have it.
         rejected: labelled cells that a quality flag excludes.
         unmatched: file and line of labels for which there is no cell.
+        new_classes: classes that neither the sample nor its bundle had, to the known class that is
+            most like each; empty if none is.
     """
 
     sample: str
@@ -50,6 +52,7 @@ class LabelResult:
     classes: dict[str, int]
     rejected: int
     unmatched: tuple[str, ...]
+    new_classes: dict[str, str]
 
 
 def import_labels(sample: Sample, path: Path) -> LabelResult:
@@ -66,7 +69,7 @@ def import_labels(sample: Sample, path: Path) -> LabelResult:
     store = CellStore(sample.cells_path)
     given = read_labels(path, sample.name)
     labels, unmatched = _assign(store, given, _field_names(sample, given))
-    before = store.labels()
+    before, known = store.labels(), _known_classes(store)
     changed = sum(old != new for old, new in zip(before, labels, strict=True))
     if changed:
         record = LabelImport(
@@ -92,7 +95,18 @@ def import_labels(sample: Sample, path: Path) -> LabelResult:
             bool(label) and bool(bad) for label, bad in zip(labels, rejected, strict=True)
         ),
         unmatched=tuple(unmatched),
+        new_classes={
+            name: nearest_class(name, known) for name in order_classes(counts) if name not in known
+        },
     )
+
+
+def _known_classes(store: CellStore) -> tuple[str, ...]:
+    """Return the classes of the sample's labels and of the bundle that classified it, those of
+    wbcpipe before that.
+    """
+    of_bundle = store.classification().classes if store.is_classified() else CLASSES
+    return tuple(dict.fromkeys((*store.attributes.classes, *of_bundle)))
 
 
 def _field_names(sample: Sample, given: Sequence[GivenLabel]) -> dict[str, int]:

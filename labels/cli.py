@@ -166,7 +166,8 @@ def import_(path: Path, name: str, data: Path | None, as_json: bool) -> None:
     program drew on fields: columns file (as imported) or field (its index), label, xmin, ymin,
     xmax, ymax in pixels of the field. The cell whose centre lies in a box gets its label; boxes
     without a cell are listed. neutrophil, lymphocyte and other common names become NEU, LYM, EOS,
-    MO, BAS.
+    MO, BAS; any other name is a class of its own. Classes that the sample and its bundle did not
+    have are named.
 
     The same command again changes nothing. Labels stay when the sample is segmented again.
 
@@ -189,6 +190,8 @@ def import_(path: Path, name: str, data: Path | None, as_json: bool) -> None:
         f"{found.sample}: {found.changed} labels changed; {found.labelled} cells labelled: "
         f"{counts or 'none'}"
     )
+    for label, near in found.new_classes.items():
+        click.echo(f"new class: {label}{f'; did you mean {near}?' if near else ''}")
     if found.rejected:
         click.echo(f"{found.rejected} labelled cells are rejected by a quality flag")
     if found.unmatched:

@@ -5,6 +5,7 @@ over.
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import re
 from collections import Counter
@@ -28,6 +29,7 @@ __all__ = [
     "class_of",
     "files_sha256",
     "find_image_files",
+    "nearest_class",
     "order_classes",
 ]
 
@@ -65,6 +67,10 @@ _COMMON_NAMES: Final = {
     "BAS": "bas ba baso basophil basophile",
 }
 _CLASS_OF: Final = {name: label for label, names in _COMMON_NAMES.items() for name in names.split()}
+#: From what similarity a name may be a misspelt class; a name of few letters differs more by one.
+_ALIKE: Final = 0.78
+_SHORT: Final = 3
+_ALIKE_SHORT: Final = 0.65
 #: What a Mac or Windows adds to folders.
 _OF_THE_SYSTEM: Final = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 _MANIFEST: Final = "manifest.csv"
@@ -127,6 +133,22 @@ def class_of(name: str) -> str:
         or _CLASS_OF.get(letters.removesuffix("s"))
         or printable(name).strip()
     )
+
+
+def nearest_class(name: str, known: Iterable[str]) -> str:
+    """Return the known class whose code or common name is most like a name; empty if none is.
+
+    >>> [nearest_class(text, ("NEU", "LYM", "BAS")) for text in ("Lymfocyte", "neu2", "blast")]
+    ['LYM', 'NEU', '']
+    """
+    words: dict[str, str] = {}
+    for label in known:
+        words[re.sub(r"[^a-z]", "", label.lower())] = label
+        words.update((word, label) for word, code in _CLASS_OF.items() if code == label)
+    letters = re.sub(r"[^a-z]", "", name.lower())
+    cutoff = _ALIKE if len(letters) > _SHORT else _ALIKE_SHORT
+    near = difflib.get_close_matches(letters, [word for word in words if word], 1, cutoff)
+    return words[near[0]] if near else ""
 
 
 def order_classes(labels: Iterable[str]) -> list[str]:

@@ -111,6 +111,24 @@ def test_pictures_are_moved_into_the_folder_of_their_class(sample: Sample, tmp_p
     assert CellStore(sample.cells_path).labels()[1] == "", "a label is taken away"
 
 
+def test_a_misspelt_folder_is_named_as_a_new_class(sample: Sample, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    export_labels(sample, out)
+    pictures = sorted((out / UNLABELLED).iterdir())
+    for picture, name in zip(pictures, ("Lymfocyte", "blast", "EOS"), strict=False):
+        (out / name).mkdir(exist_ok=True)
+        picture.rename(out / name / picture.name)
+    words = ["labels", "import", str(out), "--sample", "smear", "--data", str(sample.path.parent)]
+    said = CliRunner().invoke(cli, words)
+    assert said.exit_code == 0
+    assert said.stdout.splitlines()[1:] == [
+        "new class: Lymfocyte; did you mean LYM?",
+        "new class: blast",
+    ]
+    again = CliRunner().invoke(cli, [*words, "--json"])
+    assert json.loads(again.stdout)["new_classes"] == {}
+
+
 def test_boxes_label_the_cells_in_them(sample: Sample, tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.csv"
     boxes.write_text(
