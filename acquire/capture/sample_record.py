@@ -20,6 +20,7 @@ from wbcpipe.samples.fields import MODALITIES, PASSES, fields_on_disk
 from wbcpipe.samples.records import PlanRecord, SampleRecord, ScopeReference, SpecimenRecord
 from wbcpipe.samples.segment_settings.of_sample import record_scope_settings
 from wbcpipe.system.file_kinds import is_file, kind_of_special
+from wbcpipe.system.shell import shell_word
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -34,6 +35,15 @@ if TYPE_CHECKING:
 
 __all__ = ["check_disk_space", "check_sample", "create_sample_record", "estimate_seconds"]
 
+#: What a user gives for an entry of the record.
+_OPTIONS: Final = {
+    "protocol": "--protocol {}",
+    "slot": "--slot {}",
+    "specimen.seed": "--specimen-seed {}",
+    "specimen.preparation": "--specimen-preparation {}",
+    "plan.overlap": "--overlap {} (of `wbcpipe acquire`)",
+}
+_REPEAT: Final = "repeat the first call's options"
 _PACKAGES: Final = ("wbcpipe", "pycromanager", "pymmcore", "mm-test-adapters", "numpy", "tifffile")
 #: Disk space for everything else that a run writes: log, tables, cells.
 _SPARE_BYTES: Final = 64 * 2**20
@@ -117,13 +127,19 @@ def _check_record(request: AcquisitionRequest) -> None:
         )
         for one in (record, _new_record(request))
     )
-    for key in [*now, *(key for key in before if key not in now)]:
-        if before.get(key) != now.get(key):
-            raise SampleStateError(
-                f"sample {sample.name!r} was created with {key} = {before.get(key)!r}, this call "
-                f"says {now.get(key)!r}; repeat the first call's options, or choose another sample "
-                f"name."
-            )
+    keys = [*now, *(key for key in before if key not in now)]
+    if differing := [key for key in keys if before.get(key) != now.get(key)]:
+        key = differing[0]
+        options = " ".join(
+            _OPTIONS[name].format(shell_word(str(before[name])))
+            for name in differing
+            if name in _OPTIONS and before.get(name) is not None
+        )
+        raise SampleStateError(
+            f"sample {sample.name!r} was created with {key} = {before.get(key)!r}, this call "
+            f"says {now.get(key)!r}; {f'give {options}' if options else _REPEAT}, or choose "
+            f"another sample name."
+        )
     if record.imaging_settings is None:
         raise SampleStateError(
             f"{sample.info_path}: key 'imaging_settings' is missing, so this sample was not taken "

@@ -192,10 +192,10 @@ def test_a_truncated_file_is_set_aside_and_taken_again(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"overlap": 0.2}, r"plan\.overlap = 0\.1, this call says 0\.2"),
+        ({"overlap": 0.2}, r"plan\.overlap = 0\.1, this call says 0\.2; give --overlap 0\.1 \(of"),
         (
             {"x_um": (-60.0, 50.0)},
-            r"plan\.x_um = \[-60\.0, 60\.0\], this call says \[-60\.0, 50\.0\]",
+            r"plan\.x_um = \[-60\.0, 60\.0\], this call says \[-60\.0, 50\.0\]; repeat the first",
         ),
     ],
 )
@@ -217,10 +217,13 @@ def test_a_contradicting_call_is_refused_with_the_difference(
         create_sample_record(
             AcquisitionRequest(sample, small_scope, small_plan.model_copy(update=change), specimen)
         )
-    with pytest.raises(SampleStateError, match=r"specimen\.seed = 7, this call says 8"):
-        create_sample_record(
-            AcquisitionRequest(sample, small_scope, small_plan, replace(specimen, seed=8))
-        )
+    other = replace(specimen, seed=8, preparation="buffy-coat")
+    with pytest.raises(
+        SampleStateError,
+        match=r"specimen\.seed = 7, this call says 8; give --specimen-seed 7 "
+        r"--specimen-preparation blood-film, or choose another sample name\.$",
+    ):
+        create_sample_record(AcquisitionRequest(sample, small_scope, small_plan, other))
     assert sample.info_path.read_bytes() == first
 
 
