@@ -182,7 +182,12 @@ def classify_cells(
     calibration = calibration_without(bundle.info, (*excluded, *unknown))
     calibration = with_max_error(calibration, options.max_error, bundle_name=bundle.info.name)
     before = _intact_classification(store)
-    if before is not None and _is_current(before, bundle, excluded, calibration):
+    trained = sample.name in bundle.info.training.samples
+    if (
+        before is not None
+        and before.trained_on_sample == trained
+        and _is_current(before, bundle, excluded, calibration)
+    ):
         _log.info("sample %s: classified by %s before", sample.name, bundle.info.name)
         return _summary(sample, store, before, calibration, seconds=0.0)
     _log.info("sample %s: classifying %d cells by %s", sample.name, len(store), bundle.info.name)
@@ -203,7 +208,7 @@ def classify_cells(
         progress("cells classified", done, len(store))
     probability = np.concatenate(parts)
     names, confidence, disagreement = classifier.call(probability)
-    classification = _classification(bundle, classifier, dead)
+    classification = _classification(bundle, classifier, dead, trained_on_sample=trained)
     store.write_predictions(
         probability, names, confidence, disagreement, classification=classification
     )
@@ -248,7 +253,9 @@ def _is_current(
     )
 
 
-def _classification(bundle: Bundle, classifier: Classifier, dead: Sequence[str]) -> Classification:
+def _classification(
+    bundle: Bundle, classifier: Classifier, dead: Sequence[str], *, trained_on_sample: bool
+) -> Classification:
     """Return how the cells were classified, with what the report needs to check the classes."""
     info, calibration, excluded = (
         bundle.info,
@@ -274,6 +281,7 @@ def _classification(bundle: Bundle, classifier: Classifier, dead: Sequence[str])
         calibration=calibration.model_dump(mode="json", exclude_none=True),
         engine=classifier.engine.name,
         batch_size=classifier.batch_size,
+        trained_on_sample=trained_on_sample,
     )
 
 

@@ -14,7 +14,7 @@ from wbcpipe.report.cell_thumbnails import (
     measure_contrast,
 )
 from wbcpipe.report.page_style import class_colours, page_environment
-from wbcpipe.report.words import flag_words, review_words, virtual_notice
+from wbcpipe.report.words import flag_words, review_words, training_warning, virtual_notice
 from wbcpipe.samples.cell_columns import UNIDENTIFIED, flag_names
 
 if TYPE_CHECKING:
@@ -88,6 +88,7 @@ def render_page(
         modalities=document.provenance.modalities,
         review_words=review_words(document.verification),
         virtual_notice=virtual_notice(document),
+        training_warning=training_warning(document.sample, document.model_checks),
         machine={
             line.name: line
             for line in document.verification.machine

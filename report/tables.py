@@ -13,6 +13,7 @@ from wbcpipe.report.words import (
     format_number,
     gate_figure,
     review_words,
+    training_warning,
     virtual_notice,
 )
 
@@ -76,6 +77,7 @@ def print_differential(
 
 def _print_warnings(document: DifferentialRecord, console: Console) -> None:
     checks, quality = document.model_checks, document.quality
+    _print_training_warning(document.sample, checks, console)
     print_doubts(checks, console)
     if checks.excluded_modalities:
         console.print(
@@ -97,6 +99,11 @@ def _print_warnings(document: DifferentialRecord, console: Console) -> None:
         console.print(Text(f"Fields beyond a limit: {some}{more}.", style="yellow"))
     if not failed:
         console.print(Text("Quality: all gates passed.", style="green"))
+
+
+def _print_training_warning(sample: str, checks: ModelChecks, console: Console) -> None:
+    if warning := training_warning(sample, checks):
+        console.print(Text(f"Warning: {warning[0].lower()}{warning[1:]}", style="bold red"))
 
 
 def print_doubts(checks: ModelChecks, console: Console) -> None:
@@ -157,6 +164,8 @@ def print_evaluation(result: Evaluation, console: Console) -> None:
         name for name in (result.truth_source, result.reference and result.reference.file) if name
     ]
     console.print(Text(f"{result.sample} compared with {' and '.join(compared)}", style="bold"))
+    if result.model_checks:
+        _print_training_warning(result.sample, result.model_checks, console)
     if found := result.detection:
         away = (
             ""

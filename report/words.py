@@ -8,16 +8,33 @@ if TYPE_CHECKING:
     from wbcpipe.samples.differential_record import (
         ClassEntry,
         DifferentialRecord,
+        ModelChecks,
         QualityGate,
         Verification,
     )
 
-__all__ = ["flag_words", "format_number", "gate_figure", "review_words", "virtual_notice"]
+__all__ = [
+    "flag_words",
+    "format_number",
+    "gate_figure",
+    "review_words",
+    "training_warning",
+    "virtual_notice",
+]
 
 
 def virtual_notice(document: DifferentialRecord) -> str:
     """Return the notice that no blood was counted; empty unless the specimen is a virtual one."""
     return "Virtual slide: no patient's blood." if document.provenance.specimen else ""
+
+
+def training_warning(sample: str, checks: ModelChecks) -> str:
+    """Return a warning that the bundle learned from the sample; empty if it did not."""
+    return (
+        f"This bundle was trained on cells of sample {sample!r}; figures on them are too good."
+        if checks.trained_on_sample
+        else ""
+    )
 
 
 def flag_words(entry: ClassEntry) -> str:

@@ -29,6 +29,7 @@ class Classification(Part):
         calibration: as the bundle holds it.
         engine: that ran the network.
         batch_size: cells at once.
+        trained_on_sample: the bundle was trained on cells of a sample of this name.
     """
 
     bundle: str
@@ -46,3 +47,4 @@ class Classification(Part):
     calibration: dict[str, JsonValue] | None = None
     engine: str = ""
     batch_size: int | None = None
+    trained_on_sample: bool = False

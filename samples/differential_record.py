@@ -339,6 +339,8 @@ class ModelChecks(Part):
             doubt.
         excluded_modalities: modalities that were not used.
         f1_weighted: ``None`` if no modality was excluded.
+        trained_on_sample: the bundle was trained on cells of a sample of this name, so figures on
+            its cells are too good.
     """
 
     head_disagreement: tuple[HeadDisagreement, ...] = ()
@@ -347,6 +349,7 @@ class ModelChecks(Part):
     risk_control: RiskControl | None = None
     excluded_modalities: tuple[str, ...] = ()
     f1_weighted: ModelF1 | None = None
+    trained_on_sample: bool = False
 
 
 class ScopeEntry(Part):

@@ -25,7 +25,7 @@ from wbcpipe.batch.state.microscopes import virtual_scopes
 from wbcpipe.batch.state.night_times import idle_seconds, microscope_use, used_seconds
 from wbcpipe.errors import WbcpipeError
 from wbcpipe.report.document import count_fields, document_paths
-from wbcpipe.report.words import flag_words, gate_figure
+from wbcpipe.report.words import flag_words, gate_figure, training_warning
 from wbcpipe.samples.differential_record import DifferentialRecord
 from wbcpipe.samples.fields import PASSES
 from wbcpipe.samples.light_record import read_exposures
@@ -306,6 +306,8 @@ def _gate(gate: QualityGate) -> FailedGate:
 def _warnings(document: DifferentialRecord) -> list[str]:
     checks = document.model_checks
     found = [doubt.text.rstrip(".") for doubt in checks.doubts]
+    if warning := training_warning(document.sample, checks):
+        found.append(warning.rstrip("."))
     if checks.excluded_modalities:
         found.append(f"classified without {', '.join(checks.excluded_modalities)}")
     if document.scan and not document.scan.met:

@@ -86,6 +86,7 @@ def check_applicability(cells: ClassifiedCells) -> ModelChecks:
         risk_control=None if doubts else used.risk_control,
         excluded_modalities=used.excluded_modalities,
         f1_weighted=used.f1_weighted,
+        trained_on_sample=used.trained_on_sample,
     )
 
 

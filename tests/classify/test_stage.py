@@ -69,6 +69,20 @@ def test_classify_writes_calls_once(
     assert before == {p: p.read_bytes() for p in sample.cells_path.rglob("*") if p.is_file()}
 
 
+def test_a_sample_that_the_bundle_was_trained_on_is_recorded(
+    write_store: Callable[..., CellStore], tiny_bundle: Bundle, tmp_path: Path
+) -> None:
+    write_store("s1", 20)
+    sample = Sample.open(tmp_path, "s1")
+    for samples, trained in ((("s0",), False), (("s0", "s1"), True)):
+        training = tiny_bundle.info.training.model_copy(update={"samples": samples})
+        info = tiny_bundle.info.model_copy(update={"training": training})
+        bundle = replace(tiny_bundle, info=info)
+        assert not classify_sample(sample, bundle, CPU16).already_classified
+        assert CellStore(sample.cells_path).classification().trained_on_sample is trained
+        assert classify_sample(sample, bundle, CPU16).already_classified
+
+
 @pytest.mark.parametrize(
     ("name", "damage"),
     [("probability", "flipped"), ("confidence", "deleted"), ("predicted_class", "metadata")],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 from typing import TYPE_CHECKING, Any
 
@@ -208,6 +209,21 @@ def test_no_promise_stands_beside_a_doubt(
     assert "error: not known" in " ".join(shown.split())
 
 
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_bundle_that_learned_from_the_sample_is_told(
+    blood: tuple[Sample, np.ndarray], trained: bool
+) -> None:
+    sample, labels = blood
+    document, page, shown = reported(sample, heads(labels, 1), trained_on_sample=trained)
+    assert document["model_checks"]["trained_on_sample"] is trained
+    warning = (
+        f"his bundle was trained on cells of sample '{sample.name}'; figures on them are too good."
+    )
+    assert (f"T{warning}" in html.unescape(page)) is trained
+    assert (f"Warning: t{warning}" in shown) is trained
+    assert (f"Warning: t{warning}" in print_of(sample)) is trained
+
+
 def print_of(sample: Sample) -> str:
     """What `evaluate` prints of a sample whose first cell has a label."""
     store = CellStore(sample.cells_path)
@@ -268,6 +284,7 @@ def test_an_excluded_modality_and_the_error_bound_are_reported(
         "risk_control": bound,
         "excluded_modalities": ["color2"],
         "f1_weighted": loss,
+        "trained_on_sample": False,
     }
     assert "Classified without color2." in page
     assert "weighted F1 is 91.3 % without and 97.0 % with" in page
@@ -300,6 +317,7 @@ def test_a_model_without_calibration_has_no_checks(create_sample: Callable[..., 
         "risk_control": RISK,
         "excluded_modalities": [],
         "f1_weighted": None,
+        "trained_on_sample": False,
     }
     assert {line["corrected_percent"] for line in document["classes"]} == {None}
     assert "Corrected" not in document_paths(sample)[2].read_text(encoding="utf-8")
