@@ -190,6 +190,7 @@ def acquire(options: AcquireOptions) -> None:
     from wbcpipe.acquire.request import AcquisitionRequest, earliest_deadline_s
     from wbcpipe.acquire.staining.checks import check_staining
     from wbcpipe.cli.progress import Reporter
+    from wbcpipe.samples.field_status import read_missing, read_skipped
     from wbcpipe.samples.fields import fields_on_disk
     from wbcpipe.samples.freed import refuse_if_freed
     from wbcpipe.samples.sample import Sample, data_root
@@ -227,11 +228,12 @@ def acquire(options: AcquireOptions) -> None:
     with sample.lock("acquire"), sample.log_failure("acquire"):
         with Reporter(quiet=options.as_json) as reporter:
             results = take_passes(job, reporter)
-        last = list(results.values())[-1]
+        name, last = list(results.items())[-1]
         stop_reason: StopReason = "fields" if last.in_time else "deadline"
-        outcome = ScanOutcome(
-            reason=stop_reason, fields_done=len(last.done), fields_wanted=n_fields
-        )
+        # An earlier command may have taken more.
+        raw = sample.raw_path(name)
+        done = {*last.done, *fields_on_disk(raw), *read_missing(raw), *read_skipped(raw)}
+        outcome = ScanOutcome(reason=stop_reason, fields_done=len(done), fields_wanted=n_fields)
         outcome.save(sample)
     _print_result(sample, results, outcome, time.monotonic() - started_s, as_json=options.as_json)
 

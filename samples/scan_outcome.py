@@ -64,7 +64,8 @@ class _ScanFigures(Part):
         reason: ``cells`` or ``precision`` (the target is reached), ``fields`` (the number
             requested), ``area`` (the plan is used up), ``brightfield`` (the bright-field pass is
             used up), ``deadline``.
-        fields_done: planned fields that were taken, skipped as empty, or missing.
+        fields_done: planned fields that were taken, skipped as empty, or missing; with those that
+            an earlier scan took beyond the number requested.
         fields_wanted: planned fields that the scan would have taken, as far as known.
         cells: counted as in the report; ``None`` if they were not counted.
         cells_wanted: the target; ``None`` without one.
@@ -101,10 +102,12 @@ class ScanOutcome(_ScanFigures, Record):
             cells += f" of {self.cells_wanted}"
         figures = ", ".join([part for part in (cells, *map(str, self.precision)) if part])
         fields = f"{self.fields_done} field{'s' * (self.fields_done != 1)}"
+        more = self.fields_done > self.fields_wanted
+        asked_for = f"more than the {self.fields_wanted} asked for" if more else "as asked for"
         what = {
             "cells": f"enough cells after {fields}",
             "precision": f"precision reached after {fields}",
-            "fields": f"{fields}, as asked for",
+            "fields": f"{fields}, {asked_for}",
             "area": f"the scan area was used up after {fields}",
             "brightfield": f"the bright-field pass was used up after {fields}, and a stained "
             f"slide gives no more",

@@ -54,6 +54,11 @@ class FieldSource(Protocol):
     def settled(self, wanted: int) -> int:
         """Count those of the first ``wanted`` fields that are taken, empty or missing."""
 
+    def tried(self) -> int:
+        """Return the number of leading planned fields up to the last one that earlier runs took,
+        found empty or missed.
+        """
+
 
 class Segmenter(Protocol):
     """Turn fields into cells."""
@@ -75,6 +80,9 @@ def scan_until(
 ) -> list[int]:
     """Take and segment fields until ``next_target`` asks for no more.
 
+    Fields that an earlier run took beyond the target are segmented too: no field on disk is left
+    out of the count.
+
     Args:
         source: takes the fields.
         segmenter: segments them.
@@ -89,7 +97,13 @@ def scan_until(
     done: list[int] = []
     waiting: list[int] = []
     examined, estimated = 0, False
-    while not source.deadline_passed and (wanted := next_target(examined)) > examined:
+    while True:
+        wanted = examined if source.deadline_passed else next_target(examined)
+        if wanted <= examined:
+            # Only at the end: until then a resumed scan decides as an uninterrupted one.
+            wanted = source.tried()
+        if wanted <= examined:
+            return done
         position = 0
         for index in source.take(wanted):
             position += 1
@@ -113,7 +127,6 @@ def scan_until(
                     first_progress(total - len(waiting), total)
             progress(source.settled(position), wanted)
         examined = wanted
-    return done
 
 
 class SlideFields:
@@ -211,6 +224,13 @@ class SlideFields:
     def settled(self, wanted: int) -> int:
         """See `FieldSource.settled`."""
         return sum(index in self._known for index in range(wanted))
+
+    def tried(self) -> int:
+        """See `FieldSource.tried`."""
+        tried = {*fields_on_disk(self._raw), *read_missing(self._raw)}
+        if not self._request.two_pass:  # of a first pass, they are no fields of the last one
+            tried |= set(read_skipped(self._raw))
+        return min(max(tried, default=-1) + 1, self._request.max_fields)
 
     def _events(self, wanted: int) -> Iterator[bool]:
         from wbcpipe.acquire.supervise.messages import (
@@ -407,6 +427,8 @@ def acquire_and_segment(
         nonlocal asked
         counts = {} if count is None else dict(count.tally().counts)
         asked = max(request.next_target(examined, counts), min(at_least, request.max_fields))
+        if request.fields is not None:  # at once, so that the statistics are those of all fields
+            asked = max(asked, slide.tried())
         return asked
 
     def progress(done: int, wanted: int) -> None:
@@ -427,6 +449,7 @@ def acquire_and_segment(
             first_progress=functools.partial(reporter.update, "first fields segmented"),
         )
         counts = None if count is None else dict(count.tally().counts)
+        asked = max(asked, slide.tried())
         outcome = request.outcome(
             slide.settled(asked), asked, counts, in_time=not slide.deadline_passed
         )

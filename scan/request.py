@@ -238,11 +238,15 @@ class ScanRequest:
     ) -> ScanOutcome:
         """Return why a scan stops after ``done`` of ``wanted`` fields with these identified cells
         per class.
+
+        Where more fields are on disk than ``fields`` asks for, ``done`` is all of them.
         """
         used_up: StopReason = "area" if self.max_fields >= self.plan.n_fields else "brightfield"
         if self.fields is not None or counts is None:
             enough = self.fields is None or self.fields <= self.max_fields
             reason: StopReason = "fields" if enough else used_up
+            if in_time and self.fields is not None:
+                wanted = min(self.fields, self.max_fields)
             return ScanOutcome(
                 reason=reason if in_time else "deadline", fields_done=done, fields_wanted=wanted
             )

@@ -168,6 +168,23 @@ def test_run_again_it_repeats_nothing(whole: Path, scope: Path, here: Here) -> N
     assert stamps(whole) == before
 
 
+@pytest.mark.parametrize("asked", [("--fields", "2"), ("--cells", "1")], ids=" ".join)
+def test_a_scan_of_fewer_fields_counts_all_that_are_on_disk(
+    whole: Path, scope: Path, tmp_path: Path, here: Here, asked: tuple[str, str]
+) -> None:
+    sample = tmp_path / "demo"
+    shutil.copytree(whole / "demo", sample)
+    before = json.loads((sample / "differential.json").read_text(encoding="utf-8"))
+    done = here(command(tmp_path, scope, *asked))
+    assert done.returncode == 0, done.stderr
+    after = json.loads((sample / "differential.json").read_text(encoding="utf-8"))
+    assert after["cells"] == before["cells"]
+    assert after["fields"] == before["fields"]
+    assert after["scan"]["fields_done"] == FIELDS
+    if asked[0] == "--fields":
+        assert after["scan"]["text"] == f"{FIELDS} fields, more than the 2 asked for"
+
+
 def test_killed_at_three_moments_it_ends_in_the_same_result(
     whole: Path, scope: Path, tmp_path: Path, here: Here
 ) -> None:

@@ -85,9 +85,8 @@ def _scan_is_complete(sample: Sample, row: WorklistRow, request: ScanRequest) ->
 def _is_asked_for(outcome: ScanOutcome, request: ScanRequest) -> bool:
     """Return whether a scan had the targets of a request."""
     if request.fields is not None:
-        return outcome.cells is None and outcome.fields_wanted >= min(
-            request.fields, request.max_fields
-        )
+        fields = max(outcome.fields_wanted, outcome.fields_done)
+        return outcome.cells is None and fields >= min(request.fields, request.max_fields)
     targets = [(target.name, target.target_percent) for target in outcome.precision]
     asked = [(target.name, target.half_width_percent) for target in request.precision]
     return outcome.cells is not None and outcome.cells_wanted == request.cells and targets == asked

@@ -63,6 +63,10 @@ def test_acquire_resumes_and_takes_more(tmp_path: Path, small_scope: Scope) -> N
     sample = Sample.open(tmp_path / "data", "S1")
     assert list(fields_on_disk(sample.raw_path())) == [0, 1]
     assert sample.record().slide == "S1"
+    CliRunner().invoke(acquire, [*arguments, "--fields", "1"], catch_exceptions=False)
+    outcome = load_scan_outcome(sample)
+    assert outcome is not None
+    assert (outcome.fields_done, outcome.fields_wanted) == (2, 1)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from wbcpipe.acquire.plan import AcquisitionPlan
 from wbcpipe.acquire.request import earliest_deadline_s
 from wbcpipe.acquire.supervise.messages import DeadlinePassed, FieldMissing, FieldTaken
 from wbcpipe.errors import ConfigError, HardwareError, SampleStateError
-from wbcpipe.samples.field_status import read_missing, write_missing
+from wbcpipe.samples.field_status import read_missing, write_missing, write_skipped
 from wbcpipe.samples.fields import field_path
 from wbcpipe.samples.sample import Sample
 from wbcpipe.samples.scan_outcome import ScanOutcome, load_scan_outcome
@@ -44,6 +44,7 @@ class Slide:
     def __init__(self, missing: frozenset[int] = frozenset(), ends_at: int | None = None) -> None:
         self.missing = missing
         self.ends_at = ends_at
+        self.on_disk = 0
         self.deadline_passed = False
         self.estimated: list[int] | None = None
         self.kept = True
@@ -56,6 +57,9 @@ class Slide:
 
     def settled(self, wanted: int) -> int:
         return wanted if self.ends_at is None else min(wanted, self.ends_at)
+
+    def tried(self) -> int:
+        return self.on_disk
 
     def estimate_statistics(self, indices: Sequence[int], *, keep: bool = True) -> None:
         assert self.estimated is None, "estimated twice"
@@ -410,7 +414,7 @@ class Bench:
                 ),
                 progress=lambda *_: None,
             )
-            self.ended = fields.deadline_passed
+            self.ended, self.tried = fields.deadline_passed, fields.tried()
         return done
 
 
@@ -475,6 +479,36 @@ def test_a_microscope_that_is_away_hides_no_result(bench: Bench) -> None:
     assert bench.said[-1] == "the missing fields stay missing: the microscope is switched off."
     with pytest.raises(HardwareError, match="switched off"):
         bench.scan(fields=21)
+
+
+@pytest.mark.parametrize(
+    "target", [{"fields": 2}, {"fields": None, "cells": 5}], ids=["fields", "cells"]
+)
+def test_what_an_earlier_scan_took_beyond_the_target_is_counted_too(
+    bench: Bench, target: dict[str, Any]
+) -> None:
+    Worker.bad = {3}
+    before = bench.scan()
+    write_skipped(bench.sample.raw_path("single"), {20: 0.0, 21: 1.0})
+    assert bench.scan(**target, retry_missing=False) == before
+    assert bench.scan(**target, deadline_s=time.time() - 1) == before
+    assert (Worker.starts, bench.ended) == (1, False)
+    assert bench.tried == 22
+
+
+def test_a_scan_cut_off_beyond_its_first_target_goes_on_as_it_would_have(bench: Bench) -> None:
+    target: dict[str, Any] = {"fields": None, "cells": 200}
+    unbroken = bench.scan(**target)
+    for index in unbroken[-2:]:
+        field_path(bench.sample.raw_path("single"), index).unlink()
+    assert bench.scan(**target) == unbroken
+
+
+def test_more_fields_than_were_asked_for_are_told(request_of: Any) -> None:
+    end = request_of(fields=2).outcome(6, 6, None, in_time=True)
+    assert (end.fields_done, end.fields_wanted) == (6, 2)
+    assert end.text == "6 fields, more than the 2 asked for"
+    assert request_of(fields=6).outcome(6, 6, None, in_time=True).text == "6 fields, as asked for"
 
 
 def test_a_field_without_bright_field_is_not_asked_for_after_the_stain(bench: Bench) -> None:
