@@ -20,7 +20,16 @@ _EFFECTIVE: Final[Mapping[CommandKind, frozenset[RowState]]] = {
     "hold": frozenset({"waiting", "scanned", "stained"}),
     "release": frozenset({"held"}),
     "skip": frozenset(
-        {"waiting", "held", "scanning", "scanned", "staining", "stained", "processing"}
+        {
+            "waiting",
+            "held",
+            "scanning",
+            "scanned",
+            "staining",
+            "stained",
+            "processing",
+            "quarantined",
+        }
     ),
     "retry": frozenset({"quarantined", "skipped"}),
 }
@@ -38,7 +47,6 @@ _ADVICE: Final[Mapping[tuple[CommandKind, RowState], str]] = {
     ("hold", "quarantined"): "it is quarantined, and is not tried again unless `retry` asks for it",
     ("skip", "finished"): "it is finished; its result stays",
     ("skip", "skipped"): "it is skipped already",
-    ("skip", "quarantined"): "it is quarantined, and is not tried again unless `retry` asks for it",
     ("retry", "waiting"): "it waits, and is tried without being asked",
     (
         "retry",

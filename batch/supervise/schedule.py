@@ -18,6 +18,7 @@ __all__ = [
     "BatchView",
     "Decision",
     "End",
+    "Finish",
     "Grant",
     "ProcessView",
     "Quarantine",
@@ -138,6 +139,13 @@ class AskForStain:
 
 
 @dataclass(frozen=True)
+class Finish:
+    """Count a row as finished without an attempt: its scan and its report are complete on disk."""
+
+    sample: str
+
+
+@dataclass(frozen=True)
 class Quarantine:
     """Give a row up without an attempt."""
 
@@ -145,7 +153,7 @@ class Quarantine:
     reason: str
 
 
-Decision = Start | Grant | End | AskForStain | Quarantine
+Decision = Start | Grant | End | AskForStain | Finish | Quarantine
 
 
 def decide(view: BatchView) -> list[Decision]:
@@ -163,6 +171,8 @@ def decide(view: BatchView) -> list[Decision]:
         return decisions
     started = {process.sample for process in view.processes}
     rows = [row for row in view.rows if row.row.sample not in started and row.state != "held"]
+    decisions += [Finish(row.row.sample) for row in rows if row.stage == "finished"]
+    rows = [row for row in rows if row.stage != "finished"]
     expired = [row for row in rows if row.late and row.stage == "new"]
     reason = "its deadline passed before a field was taken"
     decisions += [Quarantine(row.row.sample, reason) for row in expired]

@@ -41,6 +41,7 @@ from wbcpipe.batch.supervise.schedule import (
     AskForStain,
     BatchView,
     End,
+    Finish,
     Grant,
     Quarantine,
     Start,
@@ -172,7 +173,7 @@ class Supervisor:
             if status.state in ("scanning", "staining", "processing"):
                 self._state.journal("interrupted", sample, reason="the batch was stopped or killed")
             if not status.done and self._state.content[sample].stage == "finished":
-                self._state.journal("finished", sample, reason="its files were complete already")
+                self._complete(sample)
             elif not status.done and status.attempts > self._options.retries:
                 self._state.journal("quarantined", sample, error=status.error, reason=status.reason)
 
@@ -247,6 +248,8 @@ class Supervisor:
                         self._grant(self._runs[sample])
                     case End(sample):
                         self.end(sample)
+                    case Finish(sample):
+                        self._complete(sample)
                     case Quarantine(sample, reason):
                         self._state.journal(
                             "quarantined", sample, error="DeadlineError", reason=reason
@@ -385,6 +388,10 @@ class Supervisor:
         figures = released.figures
         worked_s = figures.get("focusing_s", 0.0) + figures.get("loading_the_slide_s", 0.0)
         return max(released.first_field_s - self._last_field_s - worked_s, 0.0)
+
+    def _complete(self, sample: str) -> None:
+        """Count a row as finished that another program, or an earlier attempt, has finished."""
+        self._state.journal("finished", sample, reason="its files were complete already")
 
     def _finished(self, run: SampleRun, figures: Mapping[str, float]) -> None:
         figures = {**figures, "memory_bytes": run.peak_bytes}

@@ -125,6 +125,10 @@ def refuse(folder: BatchFolder, path: Path, command: Command) -> None:
 
 
 def test_commands_wait_in_the_inbox_when_nothing_runs(folder: BatchFolder) -> None:
+    output, error = call(folder, "skip", "S2")  # it is quarantined, and is taken out
+    assert error is None
+    assert posted(folder) == [("skip", "S2")]
+    next(folder.inbox_path.glob("*.json")).unlink()
     output, error = call(folder, "hold", "S4")
     assert error is None
     assert output == (

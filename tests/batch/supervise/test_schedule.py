@@ -12,6 +12,7 @@ from wbcpipe.batch.supervise.schedule import (
     BatchView,
     Decision,
     End,
+    Finish,
     Grant,
     ProcessView,
     Quarantine,
@@ -53,6 +54,14 @@ TABLE: dict[str, tuple[BatchView, list[Decision]]] = {
     "a process that waits gets the free microscope": (
         BatchView([A, B], [ProcessView("a", "waiting")]),
         [Grant("a")],
+    ),
+    "a row that was finished by hand is not started": (
+        BatchView([row("a", "finished"), B]),
+        [Finish("a"), Start("b", "slide")],
+    ),
+    "also where nothing may be scanned": (
+        BatchView([row("a", "finished"), B], scanning_stopped=True),
+        [Finish("a")],
     ),
     "while one scans the next is warmed": (BatchView([A, B, C], [USING]), [Start("b", "slide")]),
     "and only one of them": (BatchView([A, B, C], [USING, ProcessView("b", "loading")]), []),

@@ -24,6 +24,7 @@ import pytest
 
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.loader.record import LoaderRecord, write_loader
+from wbcpipe.batch.commands.run import _tell
 from wbcpipe.batch.records import BatchRecord, Command, JournalEntry, WorklistRow
 from wbcpipe.batch.state.batch_folder import BatchFolder
 from wbcpipe.batch.state.completion import RowContent
@@ -453,6 +454,34 @@ def test_commands_change_a_running_batch(night: Callable[..., Night]) -> None:
     assert any(reason.startswith("hold a: it is being scanned") for reason in refused)
     assert len(list((batch.folder.inbox_path / "refused").iterdir())) == 4
     assert list(batch.folder.inbox_path.glob("*.json")) == []
+
+
+def test_a_quarantined_sample_is_taken_out_and_the_batch_ends_in_order(
+    night: Callable[..., Night],
+) -> None:
+    batch = night("a", "bad")
+    batch.plan("bad", "NoCellsError")
+    assert states(batch.run()) == {"a": "finished", "bad": "quarantined"}
+    batch.post("skip", "bad")
+    status = batch.run()
+    assert states(status) == {"a": "finished", "bad": "skipped"}
+    assert status["bad"].reason == "skipped by the operator"
+    assert batch.events("bad")[-2:] == ["quarantined", "skipped"]
+    _tell(batch.folder, status, 1.0, as_json=False)  # it raises unless the exit code is 0
+
+
+def test_a_quarantined_sample_that_was_finished_by_hand_is_not_scanned_again(
+    night: Callable[..., Night], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch = night("bad")
+    batch.plan("bad", "NoCellsError", "NoCellsError")
+    assert states(batch.run()) == {"bad": "quarantined"}
+    monkeypatch.setattr(
+        "wbcpipe.batch.supervise.batch_state.row_content", lambda *_: RowContent("finished")
+    )
+    batch.post("retry", "bad")
+    assert states(batch.run()) == {"bad": "finished"}
+    assert batch.events("bad")[-3:] == ["quarantined", "retried", "finished"]
 
 
 def test_a_stop_ends_the_batch_and_the_same_command_goes_on(
