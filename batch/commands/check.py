@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from wbcpipe.acquire.doctor import Check
-    from wbcpipe.batch.records import WorklistRow
+    from wbcpipe.batch.state.batch_folder import BatchFolder
     from wbcpipe.batch.state.estimate import BatchEstimate, RowEstimate
     from wbcpipe.batch.worklist import Worklist
     from wbcpipe.errors import WbcpipeError
@@ -67,15 +67,19 @@ def _all(worklist: Worklist) -> str:
 
 @click.command("check")
 @click.argument("worklist_path", metavar="NIGHT.csv", type=click.Path(path_type=Path))
+@click.option("--name", metavar="NAME", help="Name of the batch [the worklist's file name].")
 @rows_scope_option
 @data_option
 @json_option
-def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool) -> None:
+def check(
+    worklist_path: Path, name: str | None, scope_name: str, data: Path | None, as_json: bool
+) -> None:
     """Check a worklist and estimate its time and disk space; nothing moves and nothing is written.
 
     All mistakes are listed at once, each with its line number. A worklist without mistakes is shown
     as a plan: the slides in their order, the time of each, when the last report is written, the
-    disk space needed and free, the slots used, and what the samples on disk have already. The scope
+    disk space needed and free, the slots used, and what the samples on disk have already. If
+    `batch run` has started the batch, what it would refuse to change is listed too. The scope
     files are checked as `wbcpipe doctor --offline` does.
 
     Exit code 0; 50 for mistakes, 13 if the disk is too small, 21 if a scope file is not in order.
@@ -98,14 +102,22 @@ def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool
       wbcpipe batch check NIGHT.csv --scope mylab --data D:\\slides --json
     """
     from wbcpipe.batch.commands.console import plan_console
+    from wbcpipe.batch.state.open_batch import compare_with_batch, started_rows
     from wbcpipe.batch.worklist import inspect_worklist
     from wbcpipe.samples.sample import data_root
 
     root = data_root(data)
-    started = _started_rows(root, worklist_path)
-    findings = _find(
-        inspect_worklist(worklist_path, data=root, scope=scope_name, started=started), root
-    )
+    folder = _batch_folder(root, worklist_path, name)
+    started = {} if folder is None else started_rows(folder)
+    worklist = inspect_worklist(worklist_path, data=root, scope=scope_name, started=started)
+    if folder is not None:
+        refused, warnings = compare_with_batch(folder, worklist)
+        worklist = replace(
+            worklist,
+            mistakes=(*worklist.mistakes, *refused),
+            warnings=(*worklist.warnings, *warnings),
+        )
+    findings = _find(worklist, root)
     error = findings.error()
     if as_json:
         click.echo(json.dumps(_content(findings, error), indent=2, ensure_ascii=False))
@@ -115,15 +127,16 @@ def check(worklist_path: Path, scope_name: str, data: Path | None, as_json: bool
         raise error
 
 
-def _started_rows(root: Path, worklist_path: Path) -> dict[str, WorklistRow]:
-    """Return the rows that `batch run` of this file has started already."""
+def _batch_folder(root: Path, worklist_path: Path, name: str | None) -> BatchFolder | None:
+    """Return the batch that `batch run` of this file would run or resume."""
     from wbcpipe.batch.state.batch_folder import BatchFolder
-    from wbcpipe.batch.state.open_batch import started_rows
 
     try:
-        return started_rows(BatchFolder.open(root, worklist_path.stem))
-    except SampleNameError:  # `batch run` needs a --name
-        return {}
+        return BatchFolder.open(root, name or worklist_path.stem)
+    except SampleNameError:
+        if name is not None:
+            raise
+        return None  # `batch run` needs a --name
 
 
 def _find(worklist: Worklist, root: Path) -> _Findings:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from wbcpipe.batch.records import BatchRecord, JournalEntry
 from wbcpipe.batch.state.batch_folder import BatchFolder
+from wbcpipe.batch.state.command_rules import command_problem
 from wbcpipe.batch.worklist import read_worklist
 from wbcpipe.batch.worklist.decode import read_bytes
+from wbcpipe.batch.worklist.mistakes import Mistake
 from wbcpipe.errors import WorklistError
 from wbcpipe.system.files import write_atomic
 
@@ -22,7 +24,18 @@ if TYPE_CHECKING:
     from wbcpipe.batch.row_status import RowStatus
     from wbcpipe.batch.worklist import Worklist
 
-__all__ = ["Merge", "merge_rows", "open_batch", "started_rows"]
+__all__ = ["Merge", "compare_with_batch", "merge_rows", "open_batch", "started_rows"]
+
+#: What only says how much to scan: fields that are on disk stay as they are.
+_TARGETS: Final = frozenset({"cells", "precision", "fields"})
+#: State in which a row is not started to the command that lets it start.
+_FREES: Final = {"quarantined": "retry", "skipped": "retry", "held": "release"}
+#: What else can be done where a change is refused.
+_REMEDY: Final = (
+    "Restore these lines, or add the slide under another sample name; fields, cells and precision "
+    "of a sample that is not finished may change. To run the file as a new batch, give another "
+    "--name."
+)
 
 
 @dataclass(frozen=True)
@@ -32,49 +45,75 @@ class Merge:
     Attributes:
         rows: of the batch from now on: the edited worklist's, then the others, which were added or
             removed.
-        added, changed, removed: samples.
+        added: samples.
+        changed: sample to what changed, for example ``fields 2 to 6``.
+        removed: samples that are gone from the worklist, and that `batch skip` can take out.
         refused: what must not change, with line numbers.
     """
 
     rows: tuple[WorklistRow, ...]
     added: tuple[str, ...]
-    changed: tuple[str, ...]
+    changed: dict[str, str]
     removed: tuple[str, ...]
-    refused: tuple[str, ...]
+    refused: tuple[Mistake, ...]
 
 
 def merge_rows(status: Mapping[str, RowStatus], edited: Sequence[WorklistRow]) -> Merge:
     """Merge an edited worklist: new rows are added, rows that were not started are changed, others
     stay.
 
+    A row that was started and is not finished may change in its targets: it is scanned further.
+
     Args:
         status: of the rows of the batch.
         edited: rows of the worklist as it is now.
     """
-    rows, added, changed, refused = [], [], [], []
+    rows, added, changed, refused = [], [], {}, []
     for row in edited:
         before = status.get(row.sample)
         if before is None:
             added.append(row.sample)
-        elif _settings(row) != _settings(before.row):
-            if before.started is not None:
-                keys = [
-                    key
-                    for key, value in _settings(row).items()
-                    if value != _settings(before.row)[key]
-                ]
-                refused.append(
-                    f"line {row.line}: sample {row.sample!r} was started and is {before.state}; "
-                    f"its {', '.join(keys)} can no longer change"
+        elif differences := _differences(before.row, row):
+            if fixed := [key for key in differences if not _may_change(before, key)]:
+                text = (
+                    f"sample {row.sample!r} was started and is {before.state}; its "
+                    f"{', '.join(fixed)} can no longer change"
                 )
+                refused.append(Mistake((row.line,), text))
                 row = before.row
             else:
-                changed.append(row.sample)
+                changed[row.sample] = ", ".join(differences.values())
         rows.append(row)
     names = {row.sample for row in edited}
-    kept = [one.row for one in status.values() if one.row.sample not in names]
-    removed = tuple(row.sample for row in kept if row.line)
-    return Merge((*rows, *kept), tuple(added), tuple(changed), removed, tuple(refused))
+    gone = [one for one in status.values() if one.row.sample not in names]
+    removed = [one.row.sample for one in gone if one.row.line and not command_problem("skip", one)]
+    return Merge(
+        (*rows, *(one.row for one in gone)),
+        tuple(added),
+        changed,
+        tuple(removed),
+        tuple(refused),
+    )
+
+
+def _may_change(before: RowStatus, key: str) -> bool:
+    return before.started is None or (key in _TARGETS and before.state != "finished")
+
+
+def _differences(before: WorklistRow, row: WorklistRow) -> dict[str, str]:
+    """Return the settings that differ, each with its values in words."""
+    old, new = _settings(before), _settings(row)
+    return {
+        key: f"{key} {_words(old[key])} to {_words(value)}"
+        for key, value in new.items()
+        if value != old[key]
+    }
+
+
+def _words(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value)) or "none"
+    return "none" if value in (None, "") else str(value)
 
 
 def _settings(row: WorklistRow) -> dict[str, object]:
@@ -94,6 +133,46 @@ def started_rows(folder: BatchFolder) -> dict[str, WorklistRow]:
     return {
         sample: one.row for sample, one in status.items() if one.started is not None or one.done
     }
+
+
+def compare_with_batch(
+    folder: BatchFolder, worklist: Worklist
+) -> tuple[tuple[Mistake, ...], tuple[Mistake, ...]]:
+    """Return what `open_batch` refuses of a worklist, and what works and may not be meant.
+
+    Args:
+        folder: of the batch; it need not exist.
+        worklist: lines that have a mistake are not compared.
+    """
+    if not folder.exists():
+        return (), ()
+    status, batch = folder.status(), f"batch {folder.name!r}"
+    same = folder.record().worklist_sha256 == worklist.sha256
+    merge = None if same else merge_rows(status, worklist.rows)
+    wrong = {line for mistake in worklist.mistakes for line in mistake.lines}
+    refused = [] if merge is None else [r for r in merge.refused if wrong.isdisjoint(r.lines)]
+    refused = [Mistake(one.lines, f"{one.text}.") for one in refused]
+    if refused:  # once is enough
+        refused[-1] = Mistake(refused[-1].lines, f"{refused[-1].text} {_REMEDY}")
+    warnings = []
+    for row in worklist.rows:
+        state = status[row.sample].state if row.sample in status else "waiting"
+        if (command := _FREES.get(state)) is not None:
+            text = (
+                f"{row.sample} is {state} in {batch} and is not scanned; `wbcpipe batch {command} "
+                f"{row.sample}` lets it start."
+            )
+            warnings.append(Mistake((row.line,), text))
+    if merge is not None and merge.removed:
+        warnings.append(Mistake((), f"{_removed(worklist, merge)}."))
+    return tuple(refused), tuple(warnings)
+
+
+def _removed(worklist: Worklist, merge: Merge) -> str:
+    return (
+        f"no longer in {worklist.path.name}, but still in the batch: "
+        f"{', '.join(merge.removed)}; `wbcpipe batch skip` takes a sample out"
+    )
 
 
 def open_batch(
@@ -131,31 +210,30 @@ def open_batch(
 
 
 def _merge(folder: BatchFolder, worklist: Worklist, say: Callable[[str], None]) -> None:
-    merge = merge_rows(folder.status(), worklist.rows)
+    status = folder.status()
+    merge = merge_rows(status, worklist.rows)
     if merge.refused:
         raise WorklistError(
             f"{worklist.path} differs from the worklist with which batch {folder.name!r} was "
-            f"started:\n  "
-            + "\n  ".join(merge.refused)
-            + "\nRestore these lines, or give another --name to run the file as a new batch."
+            f"started:\n  " + "\n  ".join(map(str, merge.refused)) + f"\n{_REMEDY}"
         )
     if merge.removed:
-        say(
-            f"no longer in {worklist.path.name}, but still in the batch: "
-            f"{', '.join(merge.removed)}; `wbcpipe batch skip` takes a sample out"
-        )
+        say(_removed(worklist, merge))
+    for sample, what in merge.changed.items():
+        if status[sample].state in ("quarantined", "skipped"):
+            say(
+                f"{sample}, which is {status[sample].state}, has changed: {what}; `wbcpipe batch "
+                f"retry {sample}` tries it again"
+            )
     _write(folder, worklist, merge.rows, folder.record().created)
     now = datetime.now(UTC)
     for sample in merge.added:
         folder.append(
             JournalEntry(time=now, event="row_added", sample=sample, reason="new in the worklist")
         )
-    for sample in merge.changed:
-        folder.append(
-            JournalEntry(
-                time=now, event="row_changed", sample=sample, reason="changed in the worklist"
-            )
-        )
+    for sample, what in merge.changed.items():
+        reason = f"changed in the worklist: {what}"
+        folder.append(JournalEntry(time=now, event="row_changed", sample=sample, reason=reason))
 
 
 def _write(

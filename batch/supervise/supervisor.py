@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from wbcpipe.batch.state.batch_folder import BatchFolder
     from wbcpipe.batch.supervise.night_hooks import NightHooks
     from wbcpipe.batch.supervise.options import SupervisorOptions
+    from wbcpipe.batch.supervise.schedule import Decision
     from wbcpipe.cli.progress import Reporter
 
 __all__ = ["Supervisor"]
@@ -241,27 +242,28 @@ class Supervisor:
             read_inbox(self._folder, self._commands.apply)
             view = self._view()
             for decision in decide(view):
-                match decision:
-                    case Start(sample, part):
-                        self._start(sample, part)
-                    case Grant(sample):
-                        self._grant(self._runs[sample])
-                    case End(sample):
-                        self.end(sample)
-                    case Finish(sample):
-                        self._complete(sample)
-                    case Quarantine(sample, reason):
-                        self._state.journal(
-                            "quarantined", sample, error="DeadlineError", reason=reason
-                        )
-                    case AskForStain(samples):
-                        self._ask_for_stain(samples)
+                self._carry_out(decision)
             self.beat()
             view = self._view()
             if self._used and scanning_is_over(view):
                 self._used.leave(unload=not self._stopped, park=True)
             if is_over(view):
                 return
+
+    def _carry_out(self, decision: Decision) -> None:
+        match decision:
+            case Start(sample, part):
+                self._start(sample, part)
+            case Grant(sample):
+                self._grant(self._runs[sample])
+            case End(sample):
+                self.end(sample)
+            case Finish(sample):
+                self._complete(sample)
+            case Quarantine(sample, reason):
+                self._state.journal("quarantined", sample, error="DeadlineError", reason=reason)
+            case AskForStain(samples):
+                self._ask_for_stain(samples)
 
     def _view(self) -> BatchView:
         return BatchView(

@@ -28,6 +28,7 @@ from wbcpipe.batch.records import (
 from wbcpipe.batch.row_status import RowStatus
 from wbcpipe.batch.state.batch_folder import BatchFolder, list_batches
 from wbcpipe.batch.state.command_rules import command_problem
+from wbcpipe.batch.state.open_batch import open_batch
 from wbcpipe.batch.state.posting import new_command
 from wbcpipe.errors import DiskFullError, WbcpipeError, WorklistError
 from wbcpipe.system.process_limits import process_created
@@ -426,6 +427,35 @@ def test_check_prints_the_plan_and_its_estimates(tmp_path: Path) -> None:
     shown = CliRunner().invoke(batch, ["check", str(path), "--data", str(tmp_path / "data")]).output
     assert "2 slides (0 finished, 0 partly done): about " in shown
     assert "warning: line 3: the deadline of S2" in " ".join(shown.split())
+
+
+@pytest.mark.parametrize("named", [(), ("--name", "other")], ids=["file name", "--name"])
+def test_check_refuses_what_run_refuses(tmp_path: Path, named: tuple[str, ...]) -> None:
+    path, data = tmp_path / "NIGHT.csv", tmp_path / "data"
+    path.write_text("sample;slot;bundle;fields\nS1;A;auto;2\nS2;B;auto;2\n")
+    folder = open_batch(path, named[-1] if named else None, data, "demo", print)
+    for sample in ("S1", "S2"):
+        journal(folder, "scan_started", sample=sample, attempt=1)
+    journal(folder, "finished", sample="S1")
+    journal(folder, "quarantined", sample="S2", error="NoCellsError", reason="no cells")
+
+    def check() -> BaseException | None:
+        words = ["check", str(path), "--data", str(data), *named]
+        return CliRunner().invoke(batch, words).exception
+
+    assert check() is None
+    path.write_text("sample;slot;bundle;fields\nS1;A;auto;5\nS2;C;auto;5\nS2;B;auto;5\n")
+    refused = check()
+    assert isinstance(refused, WorklistError)
+    for expected in (
+        "3 mistakes; correct them all:",
+        "line 3: scope 'demo' has no slot 'C'",
+        "line 4: sample 'S2' is given twice",
+        "line 2: sample 'S1' was started and is finished; its fields can no longer change.",
+    ):
+        assert expected in str(refused)
+    path.write_text("sample;slot;bundle;fields\nS1;A;auto;2\nS2;B;auto;5\n")
+    assert check() is None  # a quarantined row takes another target
 
 
 def test_check_refuses_mistakes_and_a_small_disk(
