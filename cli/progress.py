@@ -122,9 +122,8 @@ class Reporter:
         while not self._closed.wait(self._line_every_s / 16):
             now_s = time.monotonic()
             if now_s - self._printed_s >= 1.1 * self._line_every_s:
-                self._print(
-                    f"still running after {now_s - self._phase_began_s:.0f} s: {self._phase}"
-                )
+                lasted_s = now_s - self._phase_began_s
+                self._print(f"still running: {self._phase} for {lasted_s:.0f} s")
 
     def _print(self, text: str) -> None:
         self._printed_s = time.monotonic()
@@ -181,9 +180,11 @@ class Reporter:
         if self._bars is not None and task in self._tasks:
             self._bars.remove_task(self._tasks.pop(task))
 
-    def start_phase(self, text: str) -> None:
-        """Name what happens now; it is printed only if it takes long."""
-        self._phase, self._phase_began_s = text, time.monotonic()
+    def start_phase(self, text: str, *, lasted_s: float = 0.0) -> None:
+        """Name what happens now, and how long it has lasted; it is printed only if it takes
+        long.
+        """
+        self._phase, self._phase_began_s = text, time.monotonic() - lasted_s
 
     def say(self, text: str) -> None:
         """Print one line among the bars, and name the phase that begins with it."""

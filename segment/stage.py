@@ -318,7 +318,7 @@ class SampleSegmenter:
             return NoCellsError(
                 f"{self._raw}: no cells show in any of the {len(empty)} fields that were "
                 f"imaged (at most {max(empty.values()):.1f} um2 of cells); scan more fields, or "
-                f"another part of the slide."
+                f"another part of the slide under another sample name."
             )
         return FrameFileError(
             f"{self._raw}: no field there; run `wbcpipe acquire` or `wbcpipe import fields` first."

@@ -350,9 +350,7 @@ def test_a_truncated_field_is_put_aside_and_taken_again(
 
 def assert_one_line(done: subprocess.CompletedProcess[str]) -> None:
     """See that standard error is one line, after those that a slow machine's waiting gives."""
-    lines = [
-        line for line in done.stderr.splitlines() if not line.startswith("still running after ")
-    ]
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("still running: ")]
     assert len(lines) == 1, done.stderr
 
 

@@ -433,3 +433,14 @@ class NightCheck(Part):
     baseline_checks: Annotated[int, Field(ge=1, le=100)] = 5
     on_drift: Literal["tell", "stop"] = "tell"
     control_rules: Literal["tell", "stop"] = "tell"
+
+    def is_due(self, slides_since: int | None) -> bool:
+        """Return whether a check is due before a slide.
+
+        Args:
+            slides_since: slides scanned since the last check of this batch; ``None`` before the
+                first.
+        """
+        if not self.enabled:
+            return False
+        return slides_since is None or 0 < self.between_slides <= slides_since

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from wbcpipe.batch.state.batch_folder import BatchFolder
     from wbcpipe.batch.state.estimate import BatchEstimate, RowEstimate
     from wbcpipe.batch.worklist import Worklist
+    from wbcpipe.batch.worklist.mistakes import Mistake
     from wbcpipe.errors import WbcpipeError
 
 __all__ = ["check"]
@@ -107,7 +108,7 @@ def check(
     from wbcpipe.samples.sample import data_root
 
     root = data_root(data)
-    folder = _batch_folder(root, worklist_path, name)
+    folder, problem = _batch_folder(root, worklist_path, name)
     started = {} if folder is None else started_rows(folder)
     worklist = inspect_worklist(worklist_path, data=root, scope=scope_name, started=started)
     if folder is not None:
@@ -117,6 +118,8 @@ def check(
             mistakes=(*worklist.mistakes, *refused),
             warnings=(*worklist.warnings, *warnings),
         )
+    if problem is not None:
+        worklist = replace(worklist, warnings=(*worklist.warnings, problem))
     findings = _find(worklist, root)
     error = findings.error()
     if as_json:
@@ -127,16 +130,19 @@ def check(
         raise error
 
 
-def _batch_folder(root: Path, worklist_path: Path, name: str | None) -> BatchFolder | None:
-    """Return the batch that `batch run` of this file would run or resume."""
+def _batch_folder(
+    root: Path, worklist_path: Path, name: str | None
+) -> tuple[BatchFolder | None, Mistake | None]:
+    """Return the batch that `batch run` of this file would run or resume, or why it has none."""
     from wbcpipe.batch.state.batch_folder import BatchFolder
+    from wbcpipe.batch.worklist.mistakes import Mistake
 
     try:
-        return BatchFolder.open(root, name or worklist_path.stem)
-    except SampleNameError:
+        return BatchFolder.open(root, name or worklist_path.stem), None
+    except SampleNameError as error:
         if name is not None:
             raise
-        return None  # `batch run` needs a --name
+        return None, Mistake((), f"`batch run` needs a --name: {error}")
 
 
 def _find(worklist: Worklist, root: Path) -> _Findings:
@@ -193,6 +199,7 @@ def _content(findings: _Findings, error: WbcpipeError | None) -> dict[str, objec
                 for row in estimate.rows
             ],
             "seconds": round(estimate.seconds, 1),
+            "check_seconds": round(estimate.check_seconds, 1),
             "ends": estimate.ends.isoformat(timespec="seconds"),
             "disk_bytes": estimate.disk_bytes,
             "disk_free_bytes": estimate.disk_free_bytes,
@@ -248,9 +255,11 @@ def _print(findings: _Findings, console: Console) -> None:
         if not scope.loader_slot:
             free = ", ".join(slot for slot in scope.slots if slot not in used) or "none"
             console.print(f"slots of {scope.name}: {len(used)} used, free: {free}", markup=False)
+    check_s = estimate.check_seconds
+    checking = f" with {format_seconds(check_s)} for the check of the microscope" if check_s else ""
     console.print(
         f"{len(rows)} slides ({done} finished, {begun} partly done): about "
-        f"{format_seconds(estimate.seconds)}, until "
+        f"{format_seconds(estimate.seconds)}{checking}, until "
         f"{estimate.ends:%Y-%m-%d %H:%M} if started now (estimated, not measured)"
     )
     console.print(

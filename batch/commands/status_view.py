@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from statistics import fmean
@@ -9,10 +10,15 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from wbcpipe.batch.records import phase_figure
 from wbcpipe.batch.state.posting import pending_commands
+from wbcpipe.errors import WbcpipeError
+from wbcpipe.report.document import document_paths
+from wbcpipe.samples.differential_record import DifferentialRecord
+from wbcpipe.samples.sample import Sample
 from wbcpipe.system.process_limits import is_alive
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+    from pathlib import Path
 
     from wbcpipe.batch.records import (
         Command,
@@ -126,7 +132,10 @@ def read_status(folder: BatchFolder, now: datetime | None = None) -> BatchStatus
     supervisor = _supervisor(folder, heartbeat, journal, now)
     live = heartbeat if supervisor in ("running", "not answering") else None
     processes = {} if live is None else {process.sample: process for process in live.processes}
-    rows = tuple(_row(status, processes.get(name), live) for name, status in statuses.items())
+    rows = tuple(
+        _row(status, processes.get(name), live, _result(folder.root, status))
+        for name, status in statuses.items()
+    )
     counts: dict[str, int] = {}
     for row in rows:
         counts[row.state] = counts.get(row.state, 0) + 1
@@ -171,10 +180,34 @@ def _supervisor(
     return "not answering" if (now - heartbeat.time).total_seconds() > _SILENT_S else "running"
 
 
+def _result(root: Path, status: RowStatus) -> Mapping[str, float]:
+    """Return the figures of a finished row as its differential on disk has them: a review, or a
+    command given by hand, may have changed them since the batch finished it.
+    """
+    if status.state != "finished":
+        return {}
+    try:
+        path = document_paths(Sample.open(root, status.row.sample))[0]
+        found = path.stat()
+        return _counted(path, found.st_mtime_ns, found.st_size)
+    except (WbcpipeError, OSError):  # the row says what the batch knew
+        return {}
+
+
+@functools.lru_cache(maxsize=4096)  # of `--watch`
+def _counted(path: Path, _mtime_ns: int, _size: int) -> Mapping[str, float]:
+    document = DifferentialRecord.read(path)
+    fields = {} if document.fields.wanted is None else {"fields": document.fields.wanted}
+    return {"cells": document.cells.counted, **fields}
+
+
 def _row(
-    status: RowStatus, process: ProcessStatus | None, heartbeat: Heartbeat | None
+    status: RowStatus,
+    process: ProcessStatus | None,
+    heartbeat: Heartbeat | None,
+    result: Mapping[str, float],
 ) -> RowProgress:
-    figures = status.figures
+    figures = {**status.figures, **result}
     cells = int(figures["cells"]) if "cells" in figures else None
     done = int(figures.get("fields", 0))
     if process is not None:

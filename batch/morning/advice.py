@@ -79,7 +79,10 @@ ERROR_ADVICE: Final[Mapping[str, str]] = {
     f"stage with `wbcpipe loader state --slide ID` or `--empty`, {_RETRY}.",
     "MissingPackageError": f"Install the package as the text says, {_RETRY}.",
     "NoCellsError": "Look at the slide: is it stained, in focus, and are there white cells in the "
-    f"scan area? Choose another area, or prepare a new smear; {_RETRY}.",
+    "scan area? If only the first fields are empty, raise `fields` or `cells` of its row in the "
+    f"worklist, {_RETRY} and the same `wbcpipe batch run`. For another area or a new smear, add it "
+    "under another sample name with `wbcpipe batch add`, and take this one out with `wbcpipe "
+    "batch skip {sample}`.",
     "SampleBusyError": f"Another wbcpipe process uses this sample: end it, {_RETRY}.",
     "SampleNameError": "Correct the sample's name in the worklist, and add the slide again with "
     "`wbcpipe batch add`.",

@@ -21,9 +21,10 @@ from wbcpipe.system.files import write_atomic
 from wbcpipe.system.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from wbcpipe.batch.morning.records import NightSummary
+    from wbcpipe.batch.morning.records import NightEvent, NightSummary
     from wbcpipe.batch.state.batch_folder import BatchFolder
 
 __all__ = ["HTML_NAME", "TEXT_NAME", "render_html", "render_text", "write_morning_page"]
@@ -108,9 +109,19 @@ def _render(template: str, summary: NightSummary) -> str:
         signs=_STATE_SIGNS,
         attention=[sample for sample in summary.samples if sample.needs_attention],
         unsafe=[quality for quality in summary.quality if quality.broken and not quality.passed],
+        advised=_advised(summary.events),
         qc_advice=QC_ADVICE,
         zone=_zone(summary.as_of),
     )
+
+
+def _advised(events: Sequence[NightEvent]) -> dict[str, dict[str, list[datetime]]]:
+    """Return advice to texts to the times of their events: equal ones are listed once."""
+    found: dict[str, dict[str, list[datetime]]] = {}
+    for event in events:
+        if event.advice:
+            found.setdefault(event.advice, {}).setdefault(event.text, []).append(event.time)
+    return found
 
 
 def one_line(text: object) -> str:

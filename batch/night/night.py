@@ -18,7 +18,6 @@ from wbcpipe.batch.qc.control import record_control
 from wbcpipe.batch.qc.night_checks import (
     CHECK_FILE,
     NightCheckRequest,
-    check_is_due,
     run_night_check,
 )
 from wbcpipe.batch.row_request import load_request, stage_slot
@@ -111,7 +110,7 @@ class Night(NightHooks):
         beat: Callable[[], None],
     ) -> CheckOutcome | None:
         """See `NightHooks.check`."""
-        if not self._check or not check_is_due(scope, slides_since):
+        if not self._check or not scope.night_check.is_due(slides_since):
             return None
         row = rows[0]
         if (load := load_request(row, scope, folder.root)) is not None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from wbcpipe.batch.qc.records import BrokenRule, FindingStatus
     from wbcpipe.batch.records import WorklistRow
 
-__all__ = ["CHECK_FILE", "NightCheckRequest", "check_is_due", "run_night_check"]
+__all__ = ["CHECK_FILE", "NightCheckRequest", "run_night_check"]
 
 #: Name of the result in a batch's folder.
 CHECK_FILE: Final = "check.json"
@@ -69,21 +69,6 @@ class NightCheckRequest:
     specimen: SpecimenPlan | None = None
     stained: bool = True
     first: bool = True
-
-
-def check_is_due(scope: Scope, slides_since: int | None) -> bool:
-    """Return whether a check is due now.
-
-    Args:
-        scope: whose ``[night_check]`` decides.
-        slides_since: slides scanned since the last check of this batch; ``None`` before the first.
-    """
-    policy = scope.night_check
-    if not policy.enabled:
-        return False
-    return slides_since is None or (
-        policy.between_slides > 0 and slides_since >= policy.between_slides
-    )
 
 
 def run_night_check(

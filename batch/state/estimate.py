@@ -36,6 +36,8 @@ __all__ = ["BatchEstimate", "RowEstimate", "estimate_batch"]
 _SEGMENT_S_PER_MEGAPIXEL: Final = 0.04
 #: Measured: from the last frame to the report, beyond segmenting; and starting a slide's processes.
 _REPORT_S: Final = 5.0
+#: Measured: the check of a microscope before its first slide.
+_CHECK_S: Final = 30.0
 #: A cell in cells.zarr before compression: four frames of 224 x 224 pixels of two bytes, and its
 #: mask.
 _CELL_BYTES: Final = 224 * 224 * (2 * len(MODALITIES) + 1)
@@ -75,20 +77,27 @@ class BatchEstimate:
 
     Attributes:
         rows: in the order in which they are scanned.
-        starts: when the first slide is begun.
+        starts: when the batch starts.
         disk_bytes, disk_free_bytes: needed, and free at the data root.
+        checks_s: seconds of the check of the microscope before a sample, by its name.
     """
 
     rows: tuple[RowEstimate, ...]
     starts: datetime
     disk_bytes: int
     disk_free_bytes: int
+    checks_s: Mapping[str, float]
 
     @property
     def seconds(self) -> float:
-        """Time from the first slide to the last report."""
+        """Time from the start to the last report."""
         scanning_s = sum(row.seconds for row in self.rows)
-        return scanning_s + _REPORT_S if scanning_s else 0.0
+        return self.check_seconds + scanning_s + _REPORT_S if scanning_s else 0.0
+
+    @property
+    def check_seconds(self) -> float:
+        """Time of the checks of the microscopes."""
+        return sum(self.checks_s.values())
 
     @property
     def ends(self) -> datetime:
@@ -99,7 +108,7 @@ class BatchEstimate:
         """Return when the last field of each sample is taken."""
         at, ends = self.starts, {}
         for row in self.rows:
-            at += timedelta(seconds=row.seconds)
+            at += timedelta(seconds=row.seconds + self.checks_s.get(row.row.sample, 0.0))
             ends[row.row.sample] = at
         return ends
 
@@ -140,7 +149,23 @@ def estimate_batch(
     ).free
     estimates = tuple(_estimate(row, scopes[row.scope], data) for row in ordered)
     needed = sum(row.disk_bytes for row in estimates)
-    return BatchEstimate(estimates, now or datetime.now().astimezone(), needed, free)
+    starts = now or datetime.now().astimezone()
+    return BatchEstimate(estimates, starts, needed, free, _checks_s(estimates, scopes))
+
+
+def _checks_s(rows: Sequence[RowEstimate], scopes: Mapping[str, Scope]) -> dict[str, float]:
+    """Return the seconds of the check before each sample that has one."""
+    checks_s: dict[str, float] = {}
+    slides_since: dict[str, int] = {}
+    for row in rows:
+        name, scope = row.row.scope, scopes[row.row.scope]
+        by_hand = scope.loader_slot and scope.loader.method == "prompt"  # such a slide comes later
+        if not row.seconds or by_hand:
+            continue
+        if scope.night_check.is_due(slides_since.get(name)):
+            checks_s[row.row.sample], slides_since[name] = _CHECK_S, 0
+        slides_since[name] = slides_since.get(name, 0) + 1
+    return checks_s
 
 
 def _estimate(row: WorklistRow, scope: Scope, data: Path) -> RowEstimate:

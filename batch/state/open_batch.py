@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.batch.records import BatchRecord, JournalEntry
 from wbcpipe.batch.state.batch_folder import BatchFolder
 from wbcpipe.batch.state.command_rules import command_problem
+from wbcpipe.batch.state.posting import pending_commands
 from wbcpipe.batch.worklist import read_worklist
 from wbcpipe.batch.worklist.decode import read_bytes
 from wbcpipe.batch.worklist.mistakes import Mistake
@@ -157,7 +158,7 @@ def compare_with_batch(
     warnings = []
     for row in worklist.rows:
         state = status[row.sample].state if row.sample in status else "waiting"
-        if (command := _FREES.get(state)) is not None:
+        if (command := _FREES.get(state)) is not None and row.sample not in _pending(folder):
             text = (
                 f"{row.sample} is {state} in {batch} and is not scanned; `wbcpipe batch {command} "
                 f"{row.sample}` lets it start."
@@ -166,6 +167,11 @@ def compare_with_batch(
     if merge is not None and merge.removed:
         warnings.append(Mistake((), f"{_removed(worklist, merge)}."))
     return tuple(refused), tuple(warnings)
+
+
+def _pending(folder: BatchFolder) -> set[str]:
+    """Return the samples that a command in the inbox lets start."""
+    return {one.sample for one in pending_commands(folder) if one.kind in _FREES.values()}
 
 
 def _removed(worklist: Worklist, merge: Merge) -> str:
@@ -220,7 +226,7 @@ def _merge(folder: BatchFolder, worklist: Worklist, say: Callable[[str], None]) 
     if merge.removed:
         say(_removed(worklist, merge))
     for sample, what in merge.changed.items():
-        if status[sample].state in ("quarantined", "skipped"):
+        if status[sample].state in ("quarantined", "skipped") and sample not in _pending(folder):
             say(
                 f"{sample}, which is {status[sample].state}, has changed: {what}; `wbcpipe batch "
                 f"retry {sample}` tries it again"

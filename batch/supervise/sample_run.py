@@ -92,6 +92,11 @@ class SampleRun:
         """To wait for a message or the end."""
         return self._child.connection
 
+    @property
+    def phase_s(self) -> float:
+        """Seconds since its phase began."""
+        return max((datetime.now(UTC) - self._phase_since).total_seconds(), 0.0)
+
     def view(self) -> ProcessView:
         """Return what the schedule sees."""
         ends = (

@@ -353,6 +353,7 @@ class Supervisor:
         row, scope = run.job.row, run.scope
         assert scope is not None
         self._heartbeat.make_due()
+        self._reporter.start_phase(f"{row.scope}: checking the microscope")
         try:
             measured = self._checks.check(row, scope, self.beat)
         except BatchCheckError as error:
@@ -602,7 +603,7 @@ class Supervisor:
         if report.total:
             self._reporter.update(run.sample, report.done, report.total, text=text)
         else:
-            self._reporter.start_phase(text)
+            self._reporter.start_phase(text, lasted_s=run.phase_s)
 
     def beat(self) -> None:
         """Write the heartbeat, if it is due."""

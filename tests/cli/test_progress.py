@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,17 @@ def test_a_phase_that_reports_nothing_is_named_with_its_duration(
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "searching for the slide"
     assert len(lines) >= 3
-    assert {line.split(" s: ")[1] for line in lines[1:]} == {"searching for the slide"}
+    assert {line.rsplit(" for ", 1)[0] for line in lines[1:]} == {
+        "still running: searching for the slide"
+    }
+    assert all(re.fullmatch(r"\d+ s", line.rsplit(" for ", 1)[1]) for line in lines[1:])
+
+
+def test_a_phase_that_has_lasted_before_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    with Reporter(line_every_s=0.1) as reporter:
+        reporter.start_phase("S1: focusing", lasted_s=16.0)
+        time.sleep(0.2)
+    assert capsys.readouterr().err.splitlines() == ["still running: S1: focusing for 16 s"]
 
 
 def test_nothing_is_printed_while_a_person_answers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from wbcpipe.acquire.calibration.night_check import NightFigures
 from wbcpipe.acquire.config.scope import load_scope
 from wbcpipe.acquire.simulation.specimen.plan import SpecimenPlan
-from wbcpipe.batch.qc.night_checks import NightCheckRequest, check_is_due, run_night_check
+from wbcpipe.batch.qc.night_checks import NightCheckRequest, run_night_check
 from wbcpipe.batch.qc.records import CheckResult, QcEntry, QcTarget
 from wbcpipe.batch.qc.store import QcStore, now
 from wbcpipe.batch.records import WorklistRow
@@ -164,7 +164,5 @@ def test_a_measurement_that_fails_is_told_or_stops(
 def test_a_check_is_due_as_configured(
     scope: Scope, enabled: bool, between: int, since: int | None, due: bool
 ) -> None:
-    assert (
-        check_is_due(changed(scope, "night_check", enabled=enabled, between_slides=between), since)
-        is due
-    )
+    policy = changed(scope, "night_check", enabled=enabled, between_slides=between).night_check
+    assert policy.is_due(since) is due
