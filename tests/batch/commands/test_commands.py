@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from wbcpipe.samples.sample import Sample
+
 NOW = datetime.now(UTC)
 SAMPLES = ("S1", "S2", "S3", "S4")
 
@@ -298,6 +300,20 @@ def test_status_shows_what_is_on_disk(folder: BatchFolder) -> None:
     assert changed <= {"journal.jsonl", "lock", "lock.holder"}
 
 
+def test_status_shows_the_cells_of_the_differential_on_disk(
+    folder: BatchFolder, write_sample: Callable[..., Sample]
+) -> None:
+    def shown() -> tuple[int, int | None]:
+        row = read_status(folder).rows[0]
+        return row.done, row.cells
+
+    assert shown() == (58, 210)  # as the batch finished it
+    path = write_sample(folder.root, "S1", counts=(130, 60, 6, 9, 6, 0)).path / "differential.json"
+    assert shown() == (20, 211)  # as it was signed after a review
+    path.write_bytes(b"{")
+    assert shown() == (58, 210)
+
+
 @pytest.mark.parametrize(
     ("age_s", "held", "event", "expected"),
     [
@@ -422,10 +438,12 @@ def test_check_prints_the_plan_and_its_estimates(tmp_path: Path) -> None:
     ]
     assert told["rows"][1]["late"]
     assert told["rows"][0]["disk_bytes"] > 40 * 4 * 2 * 2048**2
-    assert told["seconds"] > told["rows"][0]["seconds"] + told["rows"][1]["seconds"] > 60
+    assert told["check_seconds"] == 30
+    assert told["seconds"] > 30 + told["rows"][0]["seconds"] + told["rows"][1]["seconds"] > 90
     assert not (tmp_path / "data").exists()
     shown = CliRunner().invoke(batch, ["check", str(path), "--data", str(tmp_path / "data")]).output
     assert "2 slides (0 finished, 0 partly done): about " in shown
+    assert "with 30 s for the check of the microscope, until" in " ".join(shown.split())
     assert "warning: line 3: the deadline of S2" in " ".join(shown.split())
 
 
@@ -456,6 +474,15 @@ def test_check_refuses_what_run_refuses(tmp_path: Path, named: tuple[str, ...]) 
         assert expected in str(refused)
     path.write_text("sample;slot;bundle;fields\nS1;A;auto;2\nS2;B;auto;5\n")
     assert check() is None  # a quarantined row takes another target
+
+
+def test_check_says_that_run_needs_a_name(tmp_path: Path) -> None:
+    path = tmp_path / "my night.csv"
+    path.write_text("sample;slot\nS1;A\n")
+    for named, expected in (((), 1), (("--name", "night"), 0)):
+        words = ["check", str(path), "--data", str(tmp_path), *named]
+        output = CliRunner().invoke(batch, words).output
+        assert output.count("warning: `batch run` needs a --name: ") == expected, output
 
 
 def test_check_refuses_mistakes_and_a_small_disk(

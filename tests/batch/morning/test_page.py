@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -26,7 +26,7 @@ from wbcpipe.batch.morning.advice import (
     NO_SAMPLE_ERRORS,
     advice_for,
 )
-from wbcpipe.batch.morning.page import render_text, write_morning_page
+from wbcpipe.batch.morning.page import TEXT_NAME, render_text, write_morning_page
 from wbcpipe.batch.morning.summary import summarise
 from wbcpipe.batch.night.night import Night
 from wbcpipe.batch.qc.night_checks import CHECK_FILE
@@ -101,6 +101,25 @@ def test_advice_names_the_sample_where_it_must(error: str) -> None:
 
 
 # The page.
+
+
+def test_equal_advice_is_listed_once(new_night: Any) -> None:
+    new_night.row("S001", "A")
+    for minutes in (0, 20, 40):
+        new_night.entry(minutes, "batch_resumed" if minutes else "batch_started")
+        new_night.entry(minutes, "may_sleep", reason="no service keeps this computer awake")
+    new_night.entry(50, "may_sleep", reason="the service was stopped")
+    folder = new_night.write()
+    advice = EVENT_ADVICE["may_sleep"]
+    words = re.sub(r"\s+", " ", page_of(folder).words)
+    assert words.count(advice) == 1
+    text = re.sub(r"\s+", " ", (folder.path / TEXT_NAME).read_text(encoding="utf-8"))
+    assert text.count(advice) == 1
+    evening = datetime(2026, 11, 27, 19, 0, tzinfo=UTC).astimezone()
+    times = ", ".join(f"{evening + timedelta(minutes=m):%H:%M}" for m in (20, 40))
+    for shown in (words, text):
+        assert f", {times} no service keeps this computer awake" in shown
+        assert shown.index("the service was stopped") < shown.index(advice)
 
 
 def test_the_page_says_what_became_of_every_sample(night: BatchFolder) -> None:
