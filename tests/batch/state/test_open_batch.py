@@ -96,8 +96,8 @@ def test_a_quarantined_row_takes_another_target(
     open_batch(path, None, data, "demo", said.append)
     assert said == [f"a, which is quarantined, has changed: {what}; {retried} tries it again"]
     assert folder.record().rows == compared.rows
-    entry = folder.journal()[-1]
-    assert (entry.event, entry.reason) == ("row_changed", f"changed in the worklist: {what}")
+    last = folder.journal()[-1]
+    assert (last.event, last.reason) == ("row_changed", f"changed in the worklist: {what}")
     assert folder.status()["a"].state == "quarantined"
 
 
