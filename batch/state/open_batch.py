@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from wbcpipe.batch.records import WorklistRow
+    from wbcpipe.batch.records import CommandKind, WorklistRow
     from wbcpipe.batch.row_status import RowStatus
     from wbcpipe.batch.worklist import Worklist
 
@@ -156,28 +156,32 @@ def compare_with_batch(
     if refused:  # once is enough
         refused[-1] = Mistake(refused[-1].lines, f"{refused[-1].text} {_REMEDY}")
     warnings = []
+    freed = _pending(folder, "retry", "release")
     for row in worklist.rows:
         state = status[row.sample].state if row.sample in status else "waiting"
-        if (command := _FREES.get(state)) is not None and row.sample not in _pending(folder):
+        if (command := _FREES.get(state)) is not None and row.sample not in freed:
             text = (
                 f"{row.sample} is {state} in {batch} and is not scanned; `wbcpipe batch {command} "
                 f"{row.sample}` lets it start."
             )
             warnings.append(Mistake((row.line,), text))
-    if merge is not None and merge.removed:
-        warnings.append(Mistake((), f"{_removed(worklist, merge)}."))
+    if merge is not None and (text := _removed(folder, worklist, merge)):
+        warnings.append(Mistake((), f"{text}."))
     return tuple(refused), tuple(warnings)
 
 
-def _pending(folder: BatchFolder) -> set[str]:
-    """Return the samples that a command in the inbox lets start."""
-    return {one.sample for one in pending_commands(folder) if one.kind in _FREES.values()}
+def _pending(folder: BatchFolder, *kinds: CommandKind) -> set[str]:
+    """Return the samples for which a command of these kinds waits in the inbox."""
+    return {one.sample for one in pending_commands(folder) if one.kind in kinds}
 
 
-def _removed(worklist: Worklist, merge: Merge) -> str:
-    return (
-        f"no longer in {worklist.path.name}, but still in the batch: "
-        f"{', '.join(merge.removed)}; `wbcpipe batch skip` takes a sample out"
+def _removed(folder: BatchFolder, worklist: Worklist, merge: Merge) -> str:
+    """Return what to do about rows that are gone from the worklist; empty if there is nothing."""
+    skipped = _pending(folder, "skip")
+    names = ", ".join(sample for sample in merge.removed if sample not in skipped)
+    return names and (
+        f"no longer in {worklist.path.name}, but still in the batch: {names}; `wbcpipe batch skip` "
+        f"takes a sample out"
     )
 
 
@@ -223,10 +227,11 @@ def _merge(folder: BatchFolder, worklist: Worklist, say: Callable[[str], None]) 
             f"{worklist.path} differs from the worklist with which batch {folder.name!r} was "
             f"started:\n  " + "\n  ".join(map(str, merge.refused)) + f"\n{_REMEDY}"
         )
-    if merge.removed:
-        say(_removed(worklist, merge))
+    if text := _removed(folder, worklist, merge):
+        say(text)
+    retried = _pending(folder, "retry")
     for sample, what in merge.changed.items():
-        if status[sample].state in ("quarantined", "skipped") and sample not in _pending(folder):
+        if status[sample].state in ("quarantined", "skipped") and sample not in retried:
             say(
                 f"{sample}, which is {status[sample].state}, has changed: {what}; `wbcpipe batch "
                 f"retry {sample}` tries it again"

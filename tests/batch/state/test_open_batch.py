@@ -9,6 +9,7 @@ import pytest
 
 from wbcpipe.batch.records import JournalEntry
 from wbcpipe.batch.state.open_batch import compare_with_batch, open_batch, started_rows
+from wbcpipe.batch.state.posting import new_command
 from wbcpipe.batch.worklist import read_worklist
 from wbcpipe.errors import WorklistError
 
@@ -93,6 +94,9 @@ def test_a_quarantined_row_takes_another_target(
     refused, (warning,) = compare_with_batch(folder, compared)
     assert refused == ()
     assert f"a is quarantined in batch 'night' and is not scanned; {retried}" in warning.text
+    command = folder.post(new_command("retry", "a"))
+    assert compare_with_batch(folder, compared) == ((), ())
+    command.unlink()
     open_batch(path, None, data, "demo", said.append)
     assert said == [f"a, which is quarantined, has changed: {what}; {retried} tries it again"]
     assert folder.record().rows == compared.rows
@@ -121,6 +125,10 @@ def test_a_finished_row_keeps_its_target(tmp_path: Path) -> None:
         "no longer in night.csv, but still in the batch: b; `wbcpipe batch skip` takes a sample "
         "out."
     ]
+    command = folder.post(new_command("skip", "b"))
+    changed = read_worklist(path, data=data, scope="demo", started=started_rows(folder))
+    assert compare_with_batch(folder, changed) == (refused, ())
+    command.unlink()
     write(path, "b;B;3;0")  # a finished row can be left out: nothing is said, since nothing helps
     said = list[str]()
     open_batch(path, None, data, "demo", said.append)
