@@ -89,7 +89,7 @@ def release(options: _Target) -> None:
 def skip(options: _Target) -> None:
     """Leave samples out of the batch.
 
-    One that is being scanned is stopped, and its fields are kept. A quarantined one is taken out,
+    One that is being scanned is stopped, and its fields stay. A quarantined one is taken out,
     so that the batch can end with exit code 0; its data stay.
 
     `batch retry` brings a skipped sample back.
