@@ -5,13 +5,15 @@ Pure; for the operator's terminal and for the supervisor.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
+
+from wbcpipe.batch.row_status import RowState
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from wbcpipe.batch.records import CommandKind
-    from wbcpipe.batch.row_status import RowState, RowStatus
+    from wbcpipe.batch.row_status import RowStatus
 
 __all__ = ["addressed_by_all", "command_problem"]
 
@@ -19,18 +21,7 @@ __all__ = ["addressed_by_all", "command_problem"]
 _EFFECTIVE: Final[Mapping[CommandKind, frozenset[RowState]]] = {
     "hold": frozenset({"waiting", "scanned", "stained"}),
     "release": frozenset({"held"}),
-    "skip": frozenset(
-        {
-            "waiting",
-            "held",
-            "scanning",
-            "scanned",
-            "staining",
-            "stained",
-            "processing",
-            "quarantined",
-        }
-    ),
+    "skip": frozenset(get_args(RowState)) - {"finished", "skipped"},
     "retry": frozenset({"quarantined", "skipped"}),
 }
 #: What to do instead.
