@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, get_args
 
+from wbcpipe.acquire.simulation.specimen.plan import Preparation
 from wbcpipe.cli.options import deadline_time
 from wbcpipe.scan.targets import parse_target
 
@@ -17,6 +18,7 @@ __all__ = [
     "parse_deadline",
     "parse_flag",
     "parse_precision",
+    "parse_preparation",
     "parse_protocol",
     "parse_whole_number",
     "rounded_digits",
@@ -135,6 +137,14 @@ def parse_protocol(text: str) -> BatchProtocol:
             "last)"
         )
     return _PROTOCOLS[key]
+
+
+def parse_preparation(text: str) -> str:
+    """Return the preparation of a virtual specimen."""
+    allowed = get_args(Preparation)
+    if text not in allowed:
+        raise ValueError(f"{text[:40]!r} is no preparation; give {' or '.join(allowed)}")
+    return text
 
 
 def parse_precision(text: str) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from wbcpipe.batch.worklist.cells import (
     parse_deadline,
     parse_flag,
     parse_precision,
+    parse_preparation,
     parse_protocol,
     parse_whole_number,
     rounded_digits,
@@ -89,7 +90,7 @@ class RowParser:
             control=self._value(row, "control", parse_flag, False),
             notes=row.cells.get("notes", ""),
             specimen_seed=self._number(row, "specimen_seed", 0, 2**32 - 1),
-            specimen_preparation=row.cells.get("specimen_preparation"),
+            specimen_preparation=self._value(row, "specimen_preparation", parse_preparation, None),
         )
 
     def _value(

@@ -219,7 +219,10 @@ def test_all_mistakes_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
             "sample,slot,pass\nS1,A,triple\n",
             "line 2: protocol: 'triple' is no protocol; give one-pass, two-pass",
         ),
-        ("sample,slot,specimen_preparation\nS1,A,urine\n", "urine"),
+        (
+            "sample,slot,specimen_preparation\nS1,Z,urine\n",
+            "line 2: specimen_preparation: 'urine' is no preparation; give blood-film or ",
+        ),
         (
             "sample,slot,scope\nS1,Z,squid-daheng\n",
             "line 2: scope 'squid-daheng' has no slot 'Z'; its slots: ",
