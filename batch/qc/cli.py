@@ -457,6 +457,28 @@ def _append(scope_name: str, data: Path | None, entry: QcEntry) -> None:
     store = QcStore.of_scope(data_root(data), scope_name)
     store.append(entry)
     click.echo(f"noted in {store.path}")
+    _tell_if_unknown(store, entry)
+
+
+def _tell_if_unknown(store: QcStore, entry: QcEntry) -> None:
+    """Say so where an entry is of a figure, or of a control slide, that has no value yet."""
+    from wbcpipe.batch.qc.series import build_series
+
+    known = {(one.figure, one.material) for one in build_series(store.entries())}
+    if entry.kind == "note":
+        known |= {(figure, "") for figure, _ in known}
+    if not entry.figure or (entry.figure, entry.material) in known:
+        return
+    stem = entry.figure.partition(".")[0]
+    like = sorted(_named(*one) for one in known if one[0].partition(".")[0] == stem)
+    click.echo(
+        f"{_named(entry.figure, entry.material)} has no value yet on scope {store.scope_name!r}; "
+        f"those with values: {', '.join(like) or 'none'}."
+    )
+
+
+def _named(figure: str, material: str) -> str:
+    return f"{figure} of {material}" if material else figure
 
 
 def _now() -> datetime:

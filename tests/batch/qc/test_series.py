@@ -312,11 +312,18 @@ def test_since_leaves_out_old_values_but_not_their_baseline(weeks: Path) -> None
 
 
 def test_notes_and_targets_are_appended_with_who_gave_them(weeks: Path) -> None:
-    def run(*arguments: str) -> None:
-        CliRunner().invoke(qc, [*arguments, "--data", str(weeks)], catch_exceptions=False)
+    def run(*arguments: str) -> str:
+        return (
+            CliRunner()
+            .invoke(qc, [*arguments, "--data", str(weeks)], catch_exceptions=False)
+            .output
+        )
 
-    run("note", "--scope", "mylab", "new <lamp>", "--new-baseline", "--figure", "light.color1")
-    run(
+    known = run(
+        "note", "--scope", "mylab", "new <lamp>", "--new-baseline", "--figure", "light.color1"
+    )
+    assert "no value yet" not in known
+    told = run(
         "set-target",
         "--scope",
         "mylab",
@@ -328,6 +335,12 @@ def test_notes_and_targets_are_appended_with_who_gave_them(weeks: Path) -> None:
         "--sd",
         "2",
     )
+    assert "no value yet" not in told
+    wrong = ("percent.NEU", "--material", "LOT-8", "--mean", "62", "--sd", "2")
+    assert (
+        "percent.NEU of LOT-8 has no value yet on scope 'other'; those with values: none."
+        in run("set-target", "--scope", "other", *wrong)
+    )
     *_, note, target = QcStore.of_scope(weeks, "mylab").entries()
     assert (note.comment, note.new_baseline, note.figure) == ("new <lamp>", True, "light.color1")
     assert "@" in note.by
@@ -337,7 +350,9 @@ def test_notes_and_targets_are_appended_with_who_gave_them(weeks: Path) -> None:
         QcTarget(mean=62, sd=2),
     )
     run("--html", str(weeks / "qc.html"))
-    assert "new &lt;lamp&gt;" in (weeks / "qc.html").read_text(encoding="utf-8")
+    page = (weeks / "qc.html").read_text(encoding="utf-8")
+    assert "new &lt;lamp&gt;" in page
+    assert "target of percent.NEU, LOT-7: 62 ± 2" in page
     for wrong in (["--mean", "62"], ["--mean", "62", "--sd", "0"], ["--sd", "nan", "--mean", "1"]):
         with pytest.raises(ConfigError, match="needs --mean and --sd"):
             run("set-target", "--scope", "mylab", "percent.NEU", *wrong)
