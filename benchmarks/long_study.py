@@ -279,21 +279,24 @@ def evaluate(
 
 
 def make_cells(work: Path, names: list[str]) -> None:
-    """Import or scan the samples that are not there; raw fields of virtual slides are deleted."""
+    """Import or scan the samples that are not there, several processes side by side; raw fields of
+    virtual slides are deleted.
+    """
     from wbcpipe.pipeline import cli
 
     root = work / "cells"
     for name in names:
         for sample, commands in DATASETS[name].samples.items():
-            if (root / sample / "made").is_file():
-                continue
-            began_s = time.perf_counter()
-            for command in commands:
-                words = [word.format(real=REAL) for word in command.split()]
-                cli.main([*words, "--data", str(root)], standalone_mode=False)
-            shutil.rmtree(root / sample / "raw", ignore_errors=True)
-            (root / sample / "made").touch()
-            print(f"{sample} made in {time.perf_counter() - began_s:.0f} s", flush=True)
+            with try_lock(root / f"{sample}.claim") as held:
+                if not held or (root / sample / "made").is_file():
+                    continue
+                began_s = time.perf_counter()
+                for command in commands:
+                    words = [word.format(real=REAL) for word in command.split()]
+                    cli.main([*words, "--data", str(root)], standalone_mode=False)
+                shutil.rmtree(root / sample / "raw", ignore_errors=True)
+                (root / sample / "made").touch()
+                print(f"{sample} made in {time.perf_counter() - began_s:.0f} s", flush=True)
 
 
 def summarise(records: Path) -> None:
