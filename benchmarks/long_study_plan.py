@@ -95,9 +95,12 @@ DATASETS: Final = {
         samples={
             **{
                 f"long-film-{seed}": virtual_slide(f"long-film-{seed}", seed, "blood-film", 80)
-                for seed in range(5001, 5016)
+                for seed in range(5001, 5021)
             },
-            "long-coat-5101": virtual_slide("long-coat-5101", 5101, "buffy-coat", 20),
+            **{
+                f"long-coat-{seed}": virtual_slide(f"long-coat-{seed}", seed, "buffy-coat", 20)
+                for seed in (5101, 5102)
+            },
         },
         modalities=_FOUR,
         folds=3,
