@@ -1,7 +1,7 @@
 """Train on the smears of some laboratories and test on one that is left out, each in turn.
 
     python benchmarks/leave_one_laboratory.py [--work W] [--leave chula] [--learn pbc5 bccd]
-        [--set normalise=cell-stain] [--side 32] [--steps 300] [--name NAME] [--json]
+        [--set normalise=separate] [--side 32] [--steps 300] [--name NAME] [--json]
 
 Laboratories: `pbc5`, `chula` and `bccd` of `../shared/data`; their cells are imported into W once.
 Networks of the default size and length are a trial of the script: take `--side 112 --steps 2000`.

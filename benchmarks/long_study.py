@@ -179,7 +179,7 @@ class Trainer:
         self, run: Run, cells: CellSet, whole: Normalisation, split: Split
     ) -> tuple[CellSet, CellSet, CellSet, Normalisation]:
         training, calibration, test = (
-            select_modality(cells.subset(rows), run.recipe)
+            select_modality(cells.subset(rows), run.recipe, whole)
             for rows in (split.train, split.calibration, split.test)
         )
         if run.recipe.method == "single":

@@ -117,8 +117,9 @@ class Classifier:
         """
         starts = range(0, len(crops), self.batch_size)
         if self._crop_logits is not None:
-            small = resize(crops, self.bundle.info.side)
-            inputs = (small, *self.bundle.info.normalisation.affine(small))
+            normalisation = self.bundle.info.normalisation
+            small = normalisation.separate(resize(crops, self.bundle.info.side))
+            inputs = (small, *normalisation.affine(small))
             batches = (
                 tuple(values[start : start + self.batch_size] for values in inputs)
                 for start in starts

@@ -122,10 +122,10 @@ def onnx_metadata(info: BundleInfo) -> dict[str, str]:
             f"{info.crop_px} px at {info.pixel_um} "
             f"um per pixel, reduced by area averaging. Each plane of each cell is scaled by "
             "quantiles of about 28 x 28 of its pixels: "
-            "polarity bright: value / q90; stained: (value - q2) / (q90 - q2); cell-stained: the "
-            "same with the q5 of a disc in the middle, of 0.45 half sides in radius, in place of "
-            "q2; dark: (value - q10) / (q99 - q10), each divisor at least 64; fixed: value / "
-            "65535. Then (value - mean) / std, clipped to -8 and 8. See "
+            "polarity bright: value / q90; stained: (value - q2) / (q90 - q2); separated: as in "
+            "wbcpipe.classify.models.stain_separation, / 40000; dark: (value - q10) / (q99 - q10), "
+            "each divisor at least 64; fixed: value / 65535. Then (value - mean) / std, clipped to "
+            "-8 and 8. See "
             "wbcpipe.normalisation."
         ),
         "wbcpipe.output": (

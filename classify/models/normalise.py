@@ -10,10 +10,8 @@ its own values:
 - a *stained* plane is a bright one that is scaled between its darkest stain and its background. The
   result is the distribution of the stain, independent of its strength, which differs between
   laboratories.
-- a *cell-stained* plane is a stained one whose darkest stain is measured in the middle of the crop,
-  where the white cell is. Of a complete crop it may be the dark rim of a refracting red cell: the
-  nucleus then appears pale, and a lymphocyte is taken for a monocyte
-  (``docs/results/laboratory-shift.md``).
+- *separated* planes are red, green and blue ones of one photograph, brought to one colour of the
+  nucleus and one of the red cells (``stain_separation``).
 - a *dark* plane (fluorescence: dark background, bright cell) has its background subtracted and is
   divided by its bright level. The result is the pattern, independent of exposure and bleaching.
 
@@ -31,30 +29,45 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, model_validator
 
+from wbcpipe.classify.models.stain_separation import (
+    BACKGROUND_LEVEL,
+    separate_stain,
+)
+from wbcpipe.errors import TrainingDataError
 from wbcpipe.imaging.arrays import bin_2x2
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["CLIP", "Normalisation", "fit_normalisation", "resize", "row_scale", "scaled"]
+__all__ = [
+    "CLIP",
+    "Normalisation",
+    "Normalise",
+    "fit_normalisation",
+    "resize",
+    "row_scale",
+    "scaled",
+]
 
 BACKGROUND_BRIGHT: Final = 0.90
 """Quantile of the light background of a bright plane: red cells may cover most of a crop."""
 BACKGROUND_DARK: Final = 0.10
 STAIN: Final = 0.02
 """Quantile of the darkest stain of a stained plane."""
-CELL_STAIN: Final = 0.05
-"""The same of a cell-stained plane, in the middle of the crop."""
-MIDDLE: Final = 0.45
-"""Radius of the middle relative to half the side: 5 um of crops of 22.4 um."""
 SIGNAL_DARK: Final = 0.99
 GRID_PX: Final = 28
 """Quantiles are taken on about this many rows and columns of pixels, for speed."""
 MIN_RANGE: Final = 64.0
 """In grey levels; an empty plane divided by its own range would be amplified noise."""
 CLIP: Final = 8.0
+SEPARATED_PLANES: Final = 3
 CACHE_BYTES: Final = 1 << 18
 """Size that fits into a core's cache."""
+
+
+Normalise = Literal["cell", "stain", "separate", "fixed"]
+_LIGHT: Final = {"stain": "stained", "separate": "separated"}
+Polarity = Literal["bright", "stained", "separated", "dark", "fixed"]
 
 
 class Normalisation(BaseModel):
@@ -68,7 +81,7 @@ class Normalisation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    polarity: tuple[Literal["bright", "stained", "cell-stained", "dark", "fixed"], ...]
+    polarity: tuple[Polarity, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
@@ -80,12 +93,28 @@ class Normalisation(BaseModel):
             raise ValueError("std must be positive")
         return self
 
+    @property
+    def separates(self) -> bool:
+        """Whether the stain of the nucleus is separated before planes are scaled."""
+        return self.polarity.count("separated") == SEPARATED_PLANES
+
+    def separate(self, images: NDArray[np.uint16]) -> NDArray[np.uint16]:
+        """Return planes (N, M * c, side, side) whose stain is separated, or the same ones if this
+        normalisation does not separate it.
+        """
+        if not self.separates:
+            return images
+        planes = [index for index, name in enumerate(self.polarity) if name == "separated"]
+        found = images.copy()
+        found[:, planes] = separate_stain(images[:, planes], _grid_step(images.shape[-1]))
+        return found
+
     def affine(self, images: NDArray[np.uint16]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Return gain and offset (N, M * c) of each plane, so that ``image * gain + offset`` is
         normalised.
 
         Args:
-            images: (N, M * c, side, side) uint16.
+            images: (N, M * c, side, side) uint16, of `separate`.
         """
         scale, shift = row_scale(images, self.polarity)
         std = np.asarray(self.std, np.float32)
@@ -98,10 +127,11 @@ class Normalisation(BaseModel):
         """Return the normalised planes (N, M * c, side, side) float32 of raw ones, in ``out`` (C
         order) if given.
         """
-        return scaled(images, *self.affine(images), out)
+        separated = self.separate(images)
+        return scaled(separated, *self.affine(separated), out)
 
     def modality(self, index: int, planes: int) -> Normalisation:
-        """Return the normalisation of one modality of some planes."""
+        """Return the normalisation of one modality of some planes, of images that are separated."""
         part = slice(index * planes, (index + 1) * planes)
         return Normalisation(polarity=self.polarity[part], mean=self.mean[part], std=self.std[part])
 
@@ -142,48 +172,44 @@ def row_scale(
 
     Args:
         images: (N, C, side, side) uint16.
-        polarity: C entries, ``bright``, ``stained``, ``cell-stained``, ``dark`` or ``fixed``.
+        polarity: of the C planes.
     """
     count, channels, side, _ = images.shape
-    step = max(1, side // GRID_PX)
+    step = _grid_step(side)
     grid = np.sort(images[:, :, ::step, ::step].reshape(count, channels, -1), axis=-1)
     last = grid.shape[-1] - 1
     stained = np.array([name == "stained" for name in polarity])
-    cell_stained = np.array([name == "cell-stained" for name in polarity])
-    light = stained | cell_stained | np.array([name == "bright" for name in polarity])
+    light = stained | np.array([name == "bright" for name in polarity])
     low = np.where(light, 0.0, grid[..., round(BACKGROUND_DARK * last)]).astype(np.float32)
     low = np.where(stained, grid[..., round(STAIN * last)].astype(np.float32), low)
-    if cell_stained.any():
-        low[:, cell_stained] = _darkest_in_the_middle(images[:, cell_stained, ::step, ::step])
     high = np.where(
         light, grid[..., round(BACKGROUND_BRIGHT * last)], grid[..., round(SIGNAL_DARK * last)]
     )
     scale = 1.0 / np.maximum(high.astype(np.float32) - low, np.float32(MIN_RANGE))
     fixed = np.array([name == "fixed" for name in polarity])
     low, scale = np.where(fixed, np.float32(0), low), np.where(fixed, np.float32(1 / 65535), scale)
+    separated = np.array([name == "separated" for name in polarity])
+    low = np.where(separated, np.float32(0), low)
+    scale = np.where(separated, np.float32(1 / BACKGROUND_LEVEL), scale)
     return scale.astype(np.float32), (-low * scale).astype(np.float32)
 
 
-def _darkest_in_the_middle(images: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Return the `CELL_STAIN` quantile (N, C) of the middle of planes (N, C, side, side)."""
-    side = images.shape[-1]
-    y, x = np.mgrid[:side, :side] - (side - 1) / 2
-    middle = images[:, :, np.hypot(y, x) < MIDDLE * side / 2]  # (N, C, pixels)
-    rank = round(CELL_STAIN * (middle.shape[-1] - 1))
-    return np.partition(middle, rank, axis=-1)[..., rank].astype(np.float32)
+def _grid_step(side: int) -> int:
+    return max(1, side // GRID_PX)
 
 
-def fit_normalisation(
-    images: NDArray[np.uint16], how: Literal["cell", "stain", "cell-stain", "fixed"] = "cell"
-) -> Normalisation:
+def fit_normalisation(images: NDArray[np.uint16], how: Normalise = "cell") -> Normalisation:
     """Find each plane's polarity from the cells, then the mean and standard deviation of the scaled
     values.
 
     Args:
         images: (N, C, side, side) uint16, the training cells.
         how: ``cell`` scales each cell by its background and, where that is dark, its signal;
-            ``stain`` also scales light planes by their darkest stain, ``cell-stain`` by that in
-            the middle of the crop; ``fixed`` keeps grey levels.
+            ``stain`` also scales light planes by their darkest stain; ``separate`` separates the
+            stain of the nucleus in the planes red, green and blue; ``fixed`` keeps grey levels.
+
+    Raises:
+        TrainingDataError: ``separate``, and there are not three light planes.
     """
     side = images.shape[-1]
     rim = max(1, side // 16)
@@ -193,12 +219,19 @@ def fit_normalisation(
     edge[rim:-rim, rim:-rim] = False
     middle = slice(side // 3, side - side // 3)
     lighter = np.median(some[:, :, edge], axis=-1) >= some[:, :, middle, middle].mean(axis=(-2, -1))
-    light = {"stain": "stained", "cell-stain": "cell-stained"}.get(how, "bright")
+    light = _LIGHT.get(how, "bright")
     polarity = tuple(
         "fixed" if how == "fixed" else light if share >= 0.5 else "dark"
         for share in lighter.mean(axis=0)
     )
-    scale, shift = row_scale(images[::step], polarity)
+    found = Normalisation(polarity=polarity, mean=(0,) * len(polarity), std=(1,) * len(polarity))  # type: ignore[arg-type]
+    if how == "separate" and not found.separates:
+        raise TrainingDataError(
+            f"normalise 'separate' needs {SEPARATED_PLANES} light planes, red, green and blue, and "
+            f"these cells have {polarity.count('separated')}; take 'stain' or 'cell'."
+        )
+    some = found.separate(images[::step]).astype(np.float32)
+    scale, shift = row_scale(some.astype(np.uint16), polarity)
     values = some * scale[:, :, None, None] + shift[:, :, None, None]
     return Normalisation(
         polarity=polarity,  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ def run_job(job: Job, out: Path, study: StudyCells, options: TrainingOptions) ->
         else None
     )
     training, calibration, test = (
-        select_modality(part, recipe) for part in (training, calibration, test)
+        select_modality(part, recipe, normalisation) for part in (training, calibration, test)
     )
     if recipe.method == "single":
         index = study.cells.modalities.index(str(recipe.modality))

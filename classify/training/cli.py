@@ -119,9 +119,9 @@ class TrainRequest:
 )
 @click.option(
     "--normalise",
-    type=click.Choice(["cell", "stain", "fixed"]),
-    help="Against each cell's own light, also its own darkest stain (the default for stained "
-    "smears), or not at all.",
+    type=click.Choice(["cell", "stain", "separate", "fixed"]),
+    help="Against each cell's own light, also its own darkest stain, with the stain of its nucleus "
+    "separated (the default for stained smears), or not at all.",
 )
 @click.option(
     "--sampling",

@@ -99,6 +99,10 @@ class CellSet:
             classes=(*(self.classes[index] for index in kept), "rare"),
         )
 
+    def with_images(self, images: NDArray[np.uint16]) -> CellSet:
+        """Return the same cells with other images (N, M * c, side, side)."""
+        return replace(self, images=images)
+
     def modality(self, index: int) -> CellSet:
         """Return the same cells with the planes of one modality."""
         planes = slice(index * self.planes, (index + 1) * self.planes)

@@ -40,7 +40,7 @@ def init_from_keys(bundle: Bundle) -> RecipeKeys:
     There is no distillation: teachers would have to learn from the few cells alone.
     """
     info = bundle.info
-    normalise = {"fixed": "fixed", "stained": "stain", "cell-stained": "cell-stain"}
+    normalise = {"fixed": "fixed", "stained": "stain", "separated": "separate"}
     kinds = [normalise[one] for one in info.normalisation.polarity if one in normalise]
     return {
         "method": info.method.removesuffix("-kd"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from wbcpipe.classify.models.classes import Backbone, Method, Stem
+from wbcpipe.classify.models.normalise import Normalise
 from wbcpipe.classify.training.augment import Augmentation
 from wbcpipe.classify.training.data import Sampling
 from wbcpipe.classify.training.distill import Distillation
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from wbcpipe.samples.records import SampleKind
 
 __all__ = [
-    "Normalise",
     "Recipe",
     "RecipeKeys",
     "TrainingPrecision",
@@ -27,7 +27,6 @@ __all__ = [
     "with_defaults_for",
 ]
 
-Normalise = Literal["cell", "stain", "cell-stain", "fixed"]
 TrainingPrecision = Literal["auto", "float32", "bfloat16"]
 RecipeKeys = dict[str, Any]
 """Keys of a recipe as they were given: not complete, and not yet validated."""
@@ -37,9 +36,9 @@ _AUGMENTATIONS: Final[dict[str, dict[str, float]]] = {
     # Another laboratory's stain: more or less of it, mixed differently between the colours, on
     # cells of another size.
     "stain": {"stain": 0.25, "stain_mixing": 0.1, "restained": 1.0, "scale": 0.25},
-    # The same, and beside the cell what the darkest stain is no longer measured on.
-    "cell-stain": {
-        **{"stain": 0.25, "stain_mixing": 0.1, "restained": 1.0, "scale": 0.25},
+    # The same on separated colours, and what other microscopes show: dark rims and defocus.
+    "separate": {
+        **{"stain": 0.4, "stain_mixing": 0.2, "restained": 1.0, "scale": 0.25},
         **{"rims": 0.5, "defocus": 0.5},
     },
     # Where classes differ in the amount of light, nothing may change an amount: no gain, no size,
@@ -144,7 +143,8 @@ def with_defaults_for(content: RecipeKeys, source: SampleKind, cells: int) -> Re
         return dict(content)
     complete = {name: field.default for name, field in Recipe.model_fields.items()} | dict(content)
     photograph = source == "stained-rgb"
-    normalise = content.get("normalise", "stain" if photograph else "cell")
+    of_photographs = "stain" if complete["method"] == "single" else "separate"
+    normalise = content.get("normalise", of_photographs if photograph else "cell")
     found = {
         **merge_keys({"augmentation": _AUGMENTATIONS.get(normalise, {})}, content),
         "normalise": normalise,
@@ -190,9 +190,9 @@ class Recipe(BaseModel):
         single_modality_prob: probability that all inputs of MM-MIMO show one modality; the other
             heads learn to be uncertain.
         normalise: ``cell`` measures each cell against its own background and signal; ``stain`` also
-            against its darkest stain, for smears of other laboratories, ``cell-stain`` against
-            that in the middle of the crop; ``fixed`` keeps grey levels, for classes that differ in
-            the amount of light.
+            against its darkest stain; ``separate`` brings red, green and blue planes to one colour
+            of the nucleus, for smears of other laboratories; ``fixed`` keeps grey levels, for
+            classes that differ in the amount of light.
         sampling: how often rare classes are drawn.
         ema: decay of the exponential moving average of the weights, which is kept in the end; 0
             keeps the last weights.

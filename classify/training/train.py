@@ -194,10 +194,10 @@ def _batch(
 
     Input i of row b shows cell ``table[b, i]``.
     """
-    planes = run.cells.images.shape[1] // run.inputs
+    planes = run.images.shape[1] // run.inputs
     rows = np.repeat(table, planes, axis=1)  # (B, M * c)
     columns = np.arange(rows.shape[1])[None, :] if run.inputs > 1 else np.arange(planes)[None, :]
-    raw = torch.from_numpy(run.cells.images[rows, columns]).to(run.device)
+    raw = torch.from_numpy(run.images[rows, columns]).to(run.device)
     gain, offset = (torch.from_numpy(values[rows, columns]).to(run.device) for values in run.affine)
     values = raw.to(torch.float32).mul_(gain[:, :, None, None]).add_(offset[:, :, None, None])
     options = run.recipe.augmentation

@@ -108,8 +108,15 @@ class FoldTable(TypedDict):
     methods: dict[str, MethodScores]
 
 
-def select_modality(cells: CellSet, recipe: Recipe) -> CellSet:
+def select_modality(
+    cells: CellSet, recipe: Recipe, normalisation: Normalisation | None = None
+) -> CellSet:
     """Return the cells as the recipe's method reads them: one modality for ``single``, else all.
+
+    Args:
+        cells: of all modalities.
+        recipe: how to train.
+        normalisation: of all planes: what it separates is separated before a modality is taken.
 
     Raises:
         TrainingDataError: the cells have no such modality.
@@ -121,6 +128,8 @@ def select_modality(cells: CellSet, recipe: Recipe) -> CellSet:
             f"modality {recipe.modality!r} is not in these cells; 'single' reads one of "
             f"{list(cells.modalities)}."
         )
+    if normalisation is not None:
+        cells = cells.with_images(normalisation.separate(cells.images))
     return cells.modality(cells.modalities.index(recipe.modality))
 
 
@@ -198,6 +207,10 @@ def _train_teacher(
     if calibrated:
         learned, kept = holdout(training.labels, training.groups, recipe.holdout, recipe.seed)
         cells, held_out = training.subset(learned), training.subset(kept)
+    # A stain is separated in all planes of a cell, of which a teacher reads some.
+    cells = cells.with_images(normalisation.separate(cells.images))
+    if validation is not None:
+        validation = validation.with_images(normalisation.separate(validation.images))
     seeds = recipe.distillation.teacher_seeds if recipe.method.endswith("-kd") else 1
     networks: list[FusionNetwork] = []
     for number in range(seeds):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -35,6 +35,7 @@ from wbcpipe.classify.training.folds import holdout
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from wbcpipe.classify.models.bundle import Bundle
@@ -205,11 +206,16 @@ class TrainingRun:
         return self.patience is not None and self.patience.over
 
     @cached_property
-    def affine(
-        self,
-    ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], np.ndarray[Any, np.dtype[np.float32]]]:
-        """Gain and offset (N, M * c) that normalise the training cells."""
-        return self.task.normalisation.affine(self.cells.images)
+    def images(self) -> NDArray[np.uint16]:
+        """The training cells' planes (N, M * c, side, side), their stain separated if it is to
+        be.
+        """
+        return self.task.normalisation.separate(self.cells.images)
+
+    @cached_property
+    def affine(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Gain and offset (N, M * c) that normalise `images`."""
+        return self.task.normalisation.affine(self.images)
 
     @cached_property
     def light(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,9 +230,7 @@ class TrainingRun:
         return (
             mean,
             std,
-            torch.tensor(
-                [name in ("bright", "stained", "cell-stained") for name in normalisation.polarity]
-            ),
+            torch.tensor([name not in ("dark", "fixed") for name in normalisation.polarity]),
         )
 
     @cached_property

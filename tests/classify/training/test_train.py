@@ -412,7 +412,7 @@ def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
         with_defaults_for({"augmentation": {"stain": 0.1}}, "stained-rgb", 5000)
     )
     assert (smear.normalise, smear.augmentation.stain, smear.augmentation.stain_mixing) == (
-        "stain",
+        "separate",
         0.1,
         0.1,
     )
