@@ -336,10 +336,10 @@ def test_notes_and_targets_are_appended_with_who_gave_them(weeks: Path) -> None:
         "2",
     )
     assert "no value yet" not in told
-    wrong = ("percent.NEU", "--material", "LOT-8", "--mean", "62", "--sd", "2")
+    another = ("percent.NEU", "--material", "LOT-8", "--mean", "62", "--sd", "2")
     assert (
         "percent.NEU of LOT-8 has no value yet on scope 'other'; those with values: none."
-        in run("set-target", "--scope", "other", *wrong)
+        in run("set-target", "--scope", "other", *another)
     )
     *_, note, target = QcStore.of_scope(weeks, "mylab").entries()
     assert (note.comment, note.new_baseline, note.figure) == ("new <lamp>", True, "light.color1")
