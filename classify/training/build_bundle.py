@@ -11,23 +11,26 @@ from typing import TYPE_CHECKING, Final
 from wbcpipe.classify import metrics
 from wbcpipe.classify.models.bundle import Bundle, BundleInfo, write_bundle
 from wbcpipe.classify.models.bundle_info import BundleReference, Training, Validation
-from wbcpipe.classify.training.folds import holdout
+from wbcpipe.classify.training.folds import holdout, stratified_folds
 from wbcpipe.classify.training.held_out import (
     cross_validation_folds,
     improvement,
     keep_apart,
+    leave_out_parts,
     predict_by_folds,
 )
 from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.uncertainty.fusion import calibrate
-from wbcpipe.classify.uncertainty.probability_calibration import fused_probability
-from wbcpipe.classify.uncertainty.risk_control import CROSS_VALIDATED
+from wbcpipe.classify.uncertainty.probability_calibration import fused_probability, mean_probability
+from wbcpipe.classify.uncertainty.risk_control import CROSS_VALIDATED, LEFT_OUT
 from wbcpipe.errors import TrainingDataError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from wbcpipe.classify.metrics import Scores
     from wbcpipe.classify.training.data import CellSet
+    from wbcpipe.classify.training.held_out import HeldOut
     from wbcpipe.classify.training.recipe import Recipe
     from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 
@@ -41,7 +44,7 @@ wrong than right.
 
 def build_bundle(
     cells: CellSet,
-    validation: CellSet | None,
+    validation: CellSet | tuple[str, ...] | None,
     recipe: Recipe,
     *,
     name: str,
@@ -54,20 +57,27 @@ def build_bundle(
         cells: labelled cells.
         validation: cells to validate and calibrate on; by default a fraction of ``cells``, in
             complete fields, or all of them by cross-validation if a bundle is fine-tuned on few
-            cells.
+            cells. Or names of samples in ``cells``: each is predicted by a network that was
+            trained on the others, and the bundle's network is trained on all.
         recipe: how to train.
         name: of the bundle.
         out: work folder; training states in it are used again.
         options: how to run the training.
 
     Raises:
-        TrainingDataError: a field is both in ``cells`` and in ``validation``.
+        TrainingDataError: a field is both in ``cells`` and in ``validation``, or a sample cannot be
+            left out.
     """
     options = options or TrainingOptions()
     parent = options.init_from
-    folds = cross_validation_folds(cells, validation, recipe)
-    if folds:
-        found = predict_by_folds(cells, recipe, out, options, folds)
+    assumption = ""
+    if isinstance(validation, tuple):
+        assumption, parts = LEFT_OUT, leave_out_parts(cells, validation)
+        found = predict_by_folds(cells, recipe, out, options, parts)
+    elif folds := cross_validation_folds(cells, validation, recipe):
+        assumption = CROSS_VALIDATED
+        parts = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)
+        found = predict_by_folds(cells, recipe, out, options, parts)
     else:
         found = keep_apart(*_split(cells, validation, recipe), recipe, out, options)
     tested = found.cells
@@ -77,14 +87,18 @@ def build_bundle(
         "default_threshold": parent.info.calibration.threshold if parent else FALLBACK_THRESHOLD,
     }
     calibration, certified = calibrate(found.logits, tested.labels, **limits)
-    calibration = _with_assumption(calibration, folds)
+    calibration = _with_assumption(calibration, assumption)
     missing_modality = {
-        name: _with_assumption(calibrate(logits, tested.labels, **limits)[0], folds)
+        name: _with_assumption(calibrate(logits, tested.labels, **limits)[0], assumption)
         for name, logits in found.without.items()
     }
     fused = fused_probability(found.logits[certified], calibration)
     labels = tested.labels[certified]
-    scores = {**found.scores, "calibrated": metrics.scores(labels, fused, tested.classes)}
+    scores = {
+        **found.scores,
+        **(_scores_by_sample(found, validation) if isinstance(validation, tuple) else {}),
+        "calibrated": metrics.scores(labels, fused, tested.classes),
+    }
     info = BundleInfo(
         name=name,
         method=recipe.method,
@@ -114,12 +128,24 @@ def build_bundle(
     return write_bundle(out / name, info, found.network)
 
 
-def _with_assumption(calibration: ProbabilityCalibration, folds: int) -> ProbabilityCalibration:
-    """Return a calibration whose error bounds say that they were tested by cross-validation."""
+def _scores_by_sample(found: HeldOut, names: tuple[str, ...]) -> dict[str, Scores]:
+    """Return the scores of each sample that was left out, of the plain mean over heads."""
+    cells, probability = found.cells, mean_probability(found.logits)
+    rows = {name: cells.slides == cells.samples.index(name) for name in names}
+    return {
+        f"{name} left out": metrics.scores(cells.labels[part], probability[part], cells.classes)
+        for name, part in rows.items()
+    }
+
+
+def _with_assumption(
+    calibration: ProbabilityCalibration, assumption: str
+) -> ProbabilityCalibration:
+    """Return a calibration whose error bounds also say how they were tested."""
     bounds = calibration.risk_bounds
-    if not folds or bounds is None:
+    if not assumption or bounds is None:
         return calibration
-    told = bounds.model_copy(update={"assumption": bounds.assumption + CROSS_VALIDATED})
+    told = bounds.model_copy(update={"assumption": bounds.assumption + assumption})
     return calibration.model_copy(update={"risk_bounds": told})
 
 

@@ -44,6 +44,7 @@ class TrainRequest:
     out: Path
     name: str | None
     validation: tuple[str, ...]
+    leave_out: tuple[str, ...]
     folds: int | None
     fold: int | None
     recipe_path: Path | None
@@ -74,6 +75,11 @@ class TrainRequest:
             raise click.UsageError(
                 "--folds excludes --validation: folds validate on the samples themselves."
             )
+        if self.leave_out and (self.folds is not None or self.validation):
+            raise click.UsageError(
+                "--leave-out excludes --folds and --validation: it validates on the samples that "
+                "it names."
+            )
 
 
 @click.command()
@@ -97,6 +103,13 @@ class TrainRequest:
     multiple=True,
     metavar="SAMPLE",
     help="Sample to validate and calibrate on, not to train.",
+)
+@click.option(
+    "--leave-out",
+    multiple=True,
+    metavar="SAMPLE",
+    help="Validate and calibrate on this SAMPLE by a network trained on the others; the bundle "
+    "learns from all. Give each laboratory or slide that the error bound shall hold for.",
 )
 @click.option(
     "--folds", type=click.IntRange(min=2), help="Cross-validate with this number of folds."
@@ -165,6 +178,7 @@ def train(*, name: str | None, out: Path | None, **options: Any) -> None:
     \b
     Examples:
       wbcpipe train vs1 vs2 vs3 --validation vs4 --name my-scope
+      wbcpipe train lab1 lab2 --leave-out lab1 --leave-out lab2 --name smears
       wbcpipe train smears --folds 5 --side 112 --out studies/smears
       wbcpipe train smears --name s --set patience=8,distillation.weight=2
       wbcpipe train smears --name paper --published --epochs 100
@@ -200,7 +214,7 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
     from wbcpipe.classify.training.build_bundle import build_bundle
     from wbcpipe.classify.training.data import cell_sources, load_cells
     from wbcpipe.classify.training.folds import stratified_folds
-    from wbcpipe.classify.training.held_out import cross_validation_folds
+    from wbcpipe.classify.training.held_out import cross_validation_folds, leave_out_parts
     from wbcpipe.classify.training.progress import TrainingOptions
     from wbcpipe.classify.training.recipe import Recipe, with_defaults_for
     from wbcpipe.classify.training.train_and_validate import cross_validate, markdown_table
@@ -234,8 +248,13 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
     elif request.validation:
         sources = cell_sources(root, request.validation)
         validation = load_cells(sources, recipe.side, classes=cells.classes)
-    inner = cross_validation_folds(cells, validation, recipe)
-    if inner:
+    left_out = leave_out_parts(cells, request.leave_out)
+    inner = len(left_out) or cross_validation_folds(cells, validation, recipe)
+    if left_out:
+        reporter.say(
+            f"{', '.join(request.leave_out)}: each is predicted by a network trained on the others"
+        )
+    elif inner:
         reporter.say(
             f"few cells: each is predicted by a network trained on the others, in {inner} folds"
         )
@@ -243,7 +262,9 @@ def _train(request: TrainRequest, recipe_options: Mapping[str, Any], reporter: R
     options = TrainingOptions(init_from, request.device, shown.on_epoch, shown.on_step)
     name = name or out.resolve().name
     return _bundle_text(
-        build_bundle(cells, validation, recipe, name=name, out=out, options=options),
+        build_bundle(
+            cells, request.leave_out or validation, recipe, name=name, out=out, options=options
+        ),
         request.as_json,
     )
 

@@ -16,14 +16,15 @@ from wbcpipe.classify.inference.engine import TorchEngine, pick_device
 from wbcpipe.classify.inference.missing_modality import blank, typical_profiles
 from wbcpipe.classify.models.bundle import half_precision
 from wbcpipe.classify.models.bundle_info import Improvement
-from wbcpipe.classify.training.folds import stratified_folds
 from wbcpipe.classify.training.train import predict_logits
 from wbcpipe.classify.training.train_and_validate import select_modality, train_and_validate
 from wbcpipe.classify.uncertainty.paired_difference import paired_difference
 from wbcpipe.classify.uncertainty.probability_calibration import fused_probability, mean_probability
 from wbcpipe.classify.uncertainty.risk_control import MIN_CELLS
+from wbcpipe.errors import TrainingDataError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -36,7 +37,16 @@ if TYPE_CHECKING:
     from wbcpipe.classify.training.progress import TrainingOptions
     from wbcpipe.classify.training.recipe import Recipe
 
-__all__ = ["HeldOut", "cross_validation_folds", "improvement", "keep_apart", "predict_by_folds"]
+    Parts = Sequence[tuple[NDArray[np.int64], NDArray[np.int64]]]
+
+__all__ = [
+    "HeldOut",
+    "cross_validation_folds",
+    "improvement",
+    "keep_apart",
+    "leave_out_parts",
+    "predict_by_folds",
+]
 
 FOLDS: Final = 5
 
@@ -106,11 +116,41 @@ def keep_apart(
     )
 
 
+def leave_out_parts(cells: CellSet, names: Sequence[str]) -> Parts:
+    """Return the rows to train on and to test on for each sample that is left out in turn.
+
+    Raises:
+        TrainingDataError: a name is none of the samples, or no other sample is there to train on.
+    """
+    parts = []
+    for name in names:
+        if name not in cells.samples or cells.slides is None:
+            raise TrainingDataError(
+                f"sample {name!r} cannot be left out: the samples are {', '.join(cells.samples)}."
+            )
+        out = cells.slides == cells.samples.index(name)
+        if out.all() or not out.any():
+            raise TrainingDataError(
+                f"sample {name!r} cannot be left out: it has "
+                f"{'all' if out.all() else 'none'} of the {len(cells)} labelled cells."
+            )
+        parts.append((np.flatnonzero(~out), np.flatnonzero(out)))
+    return parts
+
+
 def predict_by_folds(
-    cells: CellSet, recipe: Recipe, work: Path, options: TrainingOptions, folds: int
+    cells: CellSet, recipe: Recipe, work: Path, options: TrainingOptions, parts: Parts
 ) -> HeldOut:
-    """Train on all cells, and predict each by a network that was trained on the other folds."""
-    parts = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)
+    """Train on all cells, and predict some by networks that were not trained on them.
+
+    Args:
+        cells: all.
+        recipe: how to train.
+        work: folder of the training states.
+        options: how to run the training.
+        parts: for each of these networks, the rows that it is trained on and those that it
+            predicts.
+    """
     found = []
     for number, (train, test) in enumerate(parts):
         folder = work / "cross-validation" / f"fold-{number}"
@@ -118,25 +158,26 @@ def predict_by_folds(
             cells.subset(train), cells.subset(test), recipe, folder, replace(options, fold=number)
         )
         found.append(part)
-    order = np.argsort(np.concatenate([test for _, test in parts]), kind="stable")
+    rows = np.concatenate([test for _, test in parts])
+    order = np.argsort(rows, kind="stable")
 
     def joined(logits: list[NDArray[np.float32]]) -> NDArray[np.float32]:
         return np.concatenate(logits)[order]
 
     result = train_and_validate(cells, None, recipe, work, options)
-    tested = select_modality(cells, recipe)
+    tested = select_modality(cells.subset(rows[order]), recipe)
     logits = joined([part.logits for part in found])
     name = str(recipe.modality) if recipe.method == "single" else recipe.method
     return HeldOut(
         network=half_precision(result.network),
         normalisation=result.normalisation,
-        typical=_typical_profiles(tested, result.normalisation, recipe),
+        typical=_typical_profiles(select_modality(cells, recipe), result.normalisation, recipe),
         training=cells,
         cells=tested,
         logits=logits,
         without={key: joined([part.without[key] for part in found]) for key in found[0].without},
         scores={name: metrics.scores(tested.labels, mean_probability(logits), tested.classes)},
-        folds=folds,
+        folds=len(parts),
     )
 
 

@@ -18,12 +18,12 @@ from wbcpipe.classify.models.bundle_info import Improvement
 from wbcpipe.classify.training.build_bundle import build_bundle
 from wbcpipe.classify.training.data import load_cells
 from wbcpipe.classify.training.finetune import init_from_keys
-from wbcpipe.classify.training.held_out import cross_validation_folds
+from wbcpipe.classify.training.held_out import cross_validation_folds, leave_out_parts
 from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.training.recipe import Recipe, with_defaults_for
 from wbcpipe.classify.uncertainty.fusion import calibrate
 from wbcpipe.classify.uncertainty.risk_control import CROSS_VALIDATED, cells_needed
-from wbcpipe.errors import BundleError
+from wbcpipe.errors import BundleError, TrainingDataError
 from wbcpipe.pipeline import cli
 
 if TYPE_CHECKING:
@@ -102,6 +102,39 @@ def test_cells_that_the_user_names_are_held_out_as_they_are(
     assert cross_validation_folds(cells.subset(np.zeros(900, np.int64)), None, recipe) == 0
     two = replace(cells, groups=np.arange(len(cells)) % 2)
     assert cross_validation_folds(two, None, recipe) == 2
+
+
+def test_each_named_sample_is_predicted_by_a_network_that_did_not_learn_from_it(
+    write_store: Callable[..., CellStore], tmp_path: Path
+) -> None:
+    for seed, name in enumerate(("a", "b", "c")):
+        write_store(name, 60, fields=6, seed=seed)
+    out = tmp_path / "out"
+    words = ["train", "a", "b", "c", "--data", str(tmp_path), "--out", str(out), "--name", "m"]
+    words += ["--method", "mm-mimo", "--side", "32", "--epochs", "1", "--batch-size", "16"]
+    words += ["--leave-out", "c", "--leave-out", "a", "--device", "cpu"]
+    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    info = load_bundle(out / "m").info
+    assert info.calibration.cells == 120, "a and c; b was left out by nobody"
+    assert sum(info.training.cells.values()) == 180
+    assert {"mm-mimo", "calibrated", "a left out", "c left out"} <= set(info.validation.rows)
+    assert "b left out" not in info.validation.rows
+    card = (out / "m" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "| c left out | 60 |" in card
+    cells = load_cells([(name, tmp_path / name / "cells.zarr") for name in ("a", "b", "c")], 32)
+    first, second = leave_out_parts(cells, ("c", "a"))
+    assert cells.slides is not None
+    assert set(cells.slides[first[0]]) == {0, 1}
+    assert set(cells.slides[first[1]]) == {2}
+    assert set(cells.slides[second[1]]) == {0}
+    for names, why in ((("d",), "the samples are a, b, c"), (("a",), "it has all of the 60")):
+        some = cells if names == ("d",) else cells.subset(np.flatnonzero(cells.slides == 0))
+        with pytest.raises(TrainingDataError, match=why):
+            leave_out_parts(some, names)
+    refused = CliRunner().invoke(cli, [*words, "--validation", "b"])
+    assert refused.exit_code == 2
+    assert "--leave-out excludes" in refused.output
 
 
 @pytest.mark.parametrize(("default", "target"), [(0.0, 0.99), (0.4, 0.99), (0.7, 0.9)])
