@@ -202,10 +202,19 @@ def check_bundle_name(name: str) -> None:
         )
 
 
+def _origin(info: BundleInfo) -> tuple[object, ...]:
+    """Return what a bundle was made from; two with the same weights may differ in it."""
+    training, validation = info.training, info.validation
+    return (
+        *(training.samples, training.cells, training.recipe),
+        *(validation.samples, sorted(validation.rows), info.calibration.cells),
+    )
+
+
 def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> Bundle:
     """Write a bundle to a temporary folder and rename it to ``directory``.
 
-    A bundle there with the same weights stays.
+    A bundle there with the same weights, trained and validated on the same, stays.
 
     Raises:
         BundleError: the name is not allowed, or ``directory`` holds another bundle.
@@ -227,6 +236,11 @@ def write_bundle(directory: Path, info: BundleInfo, network: FusionNetwork) -> B
             raise BundleError(
                 f"{directory}: another bundle is there (weights {bundle.info.sha256[:12]}, new "
                 f"{info.sha256[:12]}); give another --name or --out, or move it away."
+            )
+        if _origin(bundle.info) != _origin(info):
+            raise BundleError(
+                f"{directory}: a bundle with the same weights is there that was trained or "
+                f"validated in another way; give another --name or --out, or move it away."
             )
         return bundle
     aside = directory.with_name(f".{directory.name}.partial")

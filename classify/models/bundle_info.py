@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
@@ -12,7 +12,7 @@ from wbcpipe.classify.models.normalise import Normalisation
 from wbcpipe.classify.uncertainty.probability_calibration import ProbabilityCalibration
 from wbcpipe.samples.records import SampleKind
 
-__all__ = ["BundleInfo", "BundleReference", "Improvement", "Training", "Validation"]
+__all__ = ["LEFT_OUT", "BundleInfo", "BundleReference", "Improvement", "Training", "Validation"]
 
 
 class _Table(BaseModel):
@@ -67,12 +67,17 @@ class Improvement(_Table):
         return f"the bundle is {found}: keep {self.parent}, or label more cells and train again"
 
 
+LEFT_OUT: Final = " left out"
+"""End of the name of a row of scores: those of a sample that was left out of the training."""
+
+
 class Validation(_Table):
     """Scores on the validation cells.
 
     Attributes:
         samples: that the cells are from.
-        rows: scores by method; ``calibrated``: of the calibrated network on its test cells.
+        rows: scores by method; ``calibrated``: of the calibrated network on its test cells;
+            a sample's name with `LEFT_OUT`: of a network that was trained on the others.
         calibration_error: expected calibration error of the calibrated network.
         improvement: over the bundle that the training started from; ``None`` without one.
     """
@@ -81,6 +86,11 @@ class Validation(_Table):
     rows: dict[str, Scores] = {}
     calibration_error: float | None = None
     improvement: Improvement | None = None
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Names of the samples that were left out of the training in turn."""
+        return tuple(name.removesuffix(LEFT_OUT) for name in self.rows if name.endswith(LEFT_OUT))
 
 
 class BundleReference(_Table):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.classify import metrics
 from wbcpipe.classify.models.bundle import Bundle, BundleInfo, write_bundle
-from wbcpipe.classify.models.bundle_info import BundleReference, Training, Validation
+from wbcpipe.classify.models.bundle_info import LEFT_OUT, BundleReference, Training, Validation
 from wbcpipe.classify.training.folds import holdout, stratified_folds
 from wbcpipe.classify.training.held_out import (
     cross_validation_folds,
@@ -22,10 +22,11 @@ from wbcpipe.classify.training.held_out import (
 from wbcpipe.classify.training.progress import TrainingOptions
 from wbcpipe.classify.uncertainty.fusion import calibrate
 from wbcpipe.classify.uncertainty.probability_calibration import fused_probability, mean_probability
-from wbcpipe.classify.uncertainty.risk_control import CROSS_VALIDATED, LEFT_OUT
+from wbcpipe.classify.uncertainty.risk_control import CROSS_VALIDATED
 from wbcpipe.errors import TrainingDataError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from wbcpipe.classify.metrics import Scores
@@ -70,12 +71,12 @@ def build_bundle(
     """
     options = options or TrainingOptions()
     parent = options.init_from
-    assumption = ""
+    changes: Callable[[ProbabilityCalibration], ProbabilityCalibration] = _unchanged
     if isinstance(validation, tuple):
-        assumption, parts = LEFT_OUT, leave_out_parts(cells, validation)
+        changes, parts = _without_promises, leave_out_parts(cells, validation)
         found = predict_by_folds(cells, recipe, out, options, parts)
     elif folds := cross_validation_folds(cells, validation, recipe):
-        assumption = CROSS_VALIDATED
+        changes = _cross_validated
         parts = stratified_folds(cells.labels, cells.groups, folds, recipe.seed)
         found = predict_by_folds(cells, recipe, out, options, parts)
     else:
@@ -87,9 +88,9 @@ def build_bundle(
         "default_threshold": parent.info.calibration.threshold if parent else FALLBACK_THRESHOLD,
     }
     calibration, certified = calibrate(found.logits, tested.labels, **limits)
-    calibration = _with_assumption(calibration, assumption)
+    calibration = changes(calibration)
     missing_modality = {
-        name: _with_assumption(calibrate(logits, tested.labels, **limits)[0], assumption)
+        name: changes(calibrate(logits, tested.labels, **limits)[0])
         for name, logits in found.without.items()
     }
     fused = fused_probability(found.logits[certified], calibration)
@@ -133,20 +134,31 @@ def _scores_by_sample(found: HeldOut, names: tuple[str, ...]) -> dict[str, Score
     cells, probability = found.cells, mean_probability(found.logits)
     rows = {name: cells.slides == cells.samples.index(name) for name in names}
     return {
-        f"{name} left out": metrics.scores(cells.labels[part], probability[part], cells.classes)
+        f"{name}{LEFT_OUT}": metrics.scores(cells.labels[part], probability[part], cells.classes)
         for name, part in rows.items()
     }
 
 
-def _with_assumption(
-    calibration: ProbabilityCalibration, assumption: str
-) -> ProbabilityCalibration:
-    """Return a calibration whose error bounds also say how they were tested."""
+def _unchanged(calibration: ProbabilityCalibration) -> ProbabilityCalibration:
+    return calibration
+
+
+def _cross_validated(calibration: ProbabilityCalibration) -> ProbabilityCalibration:
+    """Return a calibration whose error bounds say that they were tested by cross-validation."""
     bounds = calibration.risk_bounds
-    if not assumption or bounds is None:
+    if bounds is None:
         return calibration
-    told = bounds.model_copy(update={"assumption": bounds.assumption + assumption})
+    told = bounds.model_copy(update={"assumption": bounds.assumption + CROSS_VALIDATED})
     return calibration.model_copy(update={"risk_bounds": told})
+
+
+def _without_promises(calibration: ProbabilityCalibration) -> ProbabilityCalibration:
+    """Return a calibration that bounds no error and corrects no percentage.
+
+    Samples that were left out tell what to expect of another one. Laboratories differ more than
+    cells, and a few of them bound nothing.
+    """
+    return calibration.model_copy(update={"risk_bounds": None, "correction": None})
 
 
 def _split(cells: CellSet, validation: CellSet | None, recipe: Recipe) -> tuple[CellSet, CellSet]:

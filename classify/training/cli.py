@@ -109,7 +109,8 @@ class TrainRequest:
     multiple=True,
     metavar="SAMPLE",
     help="Validate and calibrate on this SAMPLE by a network trained on the others; the bundle "
-    "learns from all. Give each laboratory or slide that the error bound shall hold for.",
+    "learns from all. Give several: they tell what to expect of another laboratory or slide, "
+    "and bound no error.",
 )
 @click.option(
     "--folds", type=click.IntRange(min=2), help="Cross-validate with this number of folds."
@@ -298,6 +299,15 @@ def _verdict(info: BundleInfo) -> list[str]:
         return [
             *lines,
             f"{threshold}: at most {100 * level.error_bound:.1f} % of the accepted calls are wrong",
+        ]
+    if info.validation.left_out:
+        return [
+            *lines,
+            f"{threshold}: {100 * (fitted.accepted_accuracy or 0):.1f} % of the accepted calls on "
+            f"samples left out are right, {100 * fitted.unidentified_fraction:.1f} % are "
+            f"unidentified",
+            "no error bound: what holds for the samples left out need not hold for another one. "
+            "Reports by this bundle do not pass their quality gates",
         ]
     numbers = {bound: 2 * max(MIN_CELLS, cells_needed(bound)) for bound in (0.1, 0.05, 0.02)}
     needs = ", ".join(f"{100 * bound:g} % needs {number}" for bound, number in numbers.items())

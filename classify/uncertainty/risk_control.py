@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "ASSUMPTION",
     "CROSS_VALIDATED",
-    "LEFT_OUT",
     "MIN_CELLS",
     "RiskBounds",
     "RiskLevel",
@@ -54,11 +53,6 @@ CROSS_VALIDATED: Final = (
     "cells, those that were tested each on a part"
 )
 """What is added to the assumption if no cell was kept from training."""
-LEFT_OUT: Final = (
-    "; tested on samples that were left out: the network in use was trained on all samples, each "
-    "of those that were tested was predicted by a network trained on the others"
-)
-"""What is added to it if samples were left out in turn."""
 
 
 class RiskLevel(BaseModel):

@@ -4,8 +4,8 @@
 #   pbc5   1,500 single-cell photographs, 300 of each class (Acevedo et al., Data in Brief 30 (2020) 105474, CC BY 4.0)
 #   chula  310 single-cell photographs (Chulalongkorn University WBC data set, MIT)
 #   bccd   the boxed white cells of 364 fields that show one class (BCCD, MIT)
-# chula and bccd are left out in turn for calibration, so that the error bound is that of a laboratory which the network
-# has not seen; the shipped network has learned from all three. Forty minutes on one core.
+# chula and bccd are left out in turn for calibration, so that the threshold is that of a laboratory which the network has
+# not seen; the shipped network has learned from all three. Forty minutes on one core.
 set -euo pipefail
 folder=${1:?"usage: smear-shufflenet.sh FOLDER_OF_THE_THREE OUT"}
 out=${2:?"usage: smear-shufflenet.sh FOLDER_OF_THE_THREE OUT"}

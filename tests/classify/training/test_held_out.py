@@ -112,16 +112,20 @@ def test_each_named_sample_is_predicted_by_a_network_that_did_not_learn_from_it(
     out = tmp_path / "out"
     words = ["train", "a", "b", "c", "--data", str(tmp_path), "--out", str(out), "--name", "m"]
     words += ["--method", "mm-mimo", "--side", "32", "--epochs", "1", "--batch-size", "16"]
-    words += ["--leave-out", "c", "--leave-out", "a", "--device", "cpu"]
-    done = CliRunner().invoke(cli, words, catch_exceptions=False)
+    words += ["--device", "cpu", "--leave-out", "c"]
+    done = CliRunner().invoke(cli, [*words, "--leave-out", "a"], catch_exceptions=False)
     assert done.exit_code == 0, done.output
     info = load_bundle(out / "m").info
     assert info.calibration.cells == 120, "a and c; b was left out by nobody"
+    assert info.calibration.risk_bounds is None, "two samples bound no error of a third"
+    assert info.calibration.correction is None
+    assert "no error bound: what holds for the samples left out need not" in done.output
     assert sum(info.training.cells.values()) == 180
     assert {"mm-mimo", "calibrated", "a left out", "c left out"} <= set(info.validation.rows)
     assert "b left out" not in info.validation.rows
     card = (out / "m" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "| c left out | 60 |" in card
+    assert "samples (c, a) was left out" in card
     cells = load_cells([(name, tmp_path / name / "cells.zarr") for name in ("a", "b", "c")], 32)
     first, second = leave_out_parts(cells, ("c", "a"))
     assert cells.slides is not None
@@ -132,6 +136,10 @@ def test_each_named_sample_is_predicted_by_a_network_that_did_not_learn_from_it(
         some = cells if names == ("d",) else cells.subset(np.flatnonzero(cells.slides == 0))
         with pytest.raises(TrainingDataError, match=why):
             leave_out_parts(some, names)
+    again = CliRunner().invoke(cli, [*words, "--leave-out", "a"], catch_exceptions=False)
+    assert again.exit_code == 0, again.output
+    with pytest.raises(BundleError, match="same weights is there that was trained or validated"):
+        CliRunner().invoke(cli, words, catch_exceptions=False)
     refused = CliRunner().invoke(cli, [*words, "--validation", "b"])
     assert refused.exit_code == 2
     assert "--leave-out excludes" in refused.output
