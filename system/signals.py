@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "STOP_SIGNALS",
     "StopRequested",
+    "defer_stop_signals",
     "end_at_next_signal",
     "ignore_stop_signals",
     "ignore_stop_signals_in_children",
@@ -190,7 +191,7 @@ def ignore_stop_signals_in_children() -> Iterator[None]:
 
     This process handles a signal that arrives in the block at the block's end.
     """
-    with _deferred():
+    with defer_stop_signals():
         if sys.platform == "win32":
             yield
             return
@@ -216,9 +217,11 @@ def _start_resource_tracker() -> None:
 
 
 @contextlib.contextmanager
-def _deferred() -> Iterator[None]:
-    """Defer the handlers until the block ends: a mask covers one thread only, and another may
-    receive the signal.
+def defer_stop_signals() -> Iterator[None]:
+    """Handle a stop signal that arrives in this block at its end.
+
+    The handlers are deferred, since a mask covers one thread only, and another may receive the
+    signal.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

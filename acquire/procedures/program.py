@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from wbcpipe.errors import ConfigError, HardwareError, InterruptedRunError
 from wbcpipe.system.parent_watch import end_program_with_parent
-from wbcpipe.system.signals import stop_reason
+from wbcpipe.system.signals import defer_stop_signals, stop_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,10 +82,36 @@ def run_program(
         InterruptedRunError: a stop signal arrived, and the program was ended.
     """
     begin()
+    process: subprocess.Popen[str] | None = None
+    try:
+        # A signal that arrives while the program starts would leave it without anybody who ends it.
+        with defer_stop_signals():
+            process = _start(program, withdraw)
+        printed, complained = process.communicate(timeout=program.timeout_s)
+    except subprocess.TimeoutExpired as error:
+        assert process is not None
+        how = _end(process)
+        raise HardwareError(
+            f"{program.title} did not end within {program.timeout_s:g} s and was ended; {how}."
+        ) from error
+    except KeyboardInterrupt as error:
+        if process is None:
+            raise
+        how = _end(process)
+        raise InterruptedRunError(f"{stop_reason()} while {program.title} ran; {how}.") from error
+    last = (complained or printed).strip().splitlines()[-1:] or ["it printed nothing"]
+    result = ProgramResult(process.returncode, (printed + complained)[-2000:], last[0])
+    ended(result)
+    if result.code not in program.accepted_codes:
+        raise HardwareError(f"{program.title} ended with code {result.code}: {result.last_line}.")
+    return result
+
+
+def _start(program: Program, withdraw: Callable[[], None]) -> subprocess.Popen[str]:
     try:
         # In a session of its own, the program gets SIGTERM from here, and not the terminal's Ctrl-C
         # as well.
-        process = subprocess.Popen(
+        return subprocess.Popen(
             program.command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -101,22 +127,6 @@ def run_program(
     except OSError as error:
         withdraw()
         raise ConfigError(f"{program.title} could not be started: {error}.") from error
-    try:
-        printed, complained = process.communicate(timeout=program.timeout_s)
-    except subprocess.TimeoutExpired as error:
-        how = _end(process)
-        raise HardwareError(
-            f"{program.title} did not end within {program.timeout_s:g} s and was ended; {how}."
-        ) from error
-    except KeyboardInterrupt as error:
-        how = _end(process)
-        raise InterruptedRunError(f"{stop_reason()} while {program.title} ran; {how}.") from error
-    last = (complained or printed).strip().splitlines()[-1:] or ["it printed nothing"]
-    result = ProgramResult(process.returncode, (printed + complained)[-2000:], last[0])
-    ended(result)
-    if result.code not in program.accepted_codes:
-        raise HardwareError(f"{program.title} ended with code {result.code}: {result.last_line}.")
-    return result
 
 
 def _end(process: subprocess.Popen[str]) -> str:

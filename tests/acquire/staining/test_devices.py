@@ -9,7 +9,9 @@ import json
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
+import time
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -215,6 +217,28 @@ def test_a_program_is_told_to_end_on_ctrl_c(
     ):
         stain(sample, with_staining(small_scope, policy), ask=refuse)
     assert valve.read_text(encoding="utf-8") == "closed"
+    assert staining_state(sample) == "started"
+
+
+def test_ctrl_c_while_a_program_starts_ends_the_program(
+    sample: Sample, small_scope: Scope, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[subprocess.Popen[str]] = []
+    real = subprocess.Popen
+
+    def start(*words: Any, **options: Any) -> subprocess.Popen[str]:
+        started.append(real(*words, **options))
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.05)
+        return started[0]
+
+    monkeypatch.setattr("wbcpipe.acquire.procedures.program.subprocess.Popen", start)
+    policy = Staining(
+        method="command", command=(sys.executable, "-c", "import time; time.sleep(60)")
+    )
+    with pytest.raises(InterruptedRunError, match="stopped by the operator"):
+        stain(sample, with_staining(small_scope, policy), ask=refuse)
+    assert started[0].poll() == -signal.SIGTERM
     assert staining_state(sample) == "started"
 
 
