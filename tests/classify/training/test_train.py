@@ -414,7 +414,7 @@ def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
     assert (smear.normalise, smear.augmentation.stain, smear.augmentation.stain_mixing) == (
         "separate",
         0.1,
-        0.1,
+        0.2,
     )
     amounts = Recipe.model_validate(
         with_defaults_for({"normalise": "fixed"}, "stained-rgb", 5000)
