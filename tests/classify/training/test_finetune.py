@@ -116,7 +116,7 @@ def test_the_keys_are_those_of_the_bundle(bundle: Bundle) -> None:
     assert (keys["method"], keys["side"], keys["normalise"]) == ("mm-mimo", 32, "cell")
     assert keys["init_from"] == bundle.info.sha256
     smears = init_from_keys(load_bundle("smear-shufflenet"))
-    assert (smears["method"], smears["side"], smears["normalise"]) == ("mm-mimo", 112, "stain")
+    assert (smears["method"], smears["side"], smears["normalise"]) == ("mm-mimo", 112, "separate")
     assert init_from_keys(load_bundle("virtual-shufflenet"))["method"] == "mm-mimo", (
         "without teachers"
     )
