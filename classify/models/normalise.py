@@ -230,9 +230,9 @@ def fit_normalisation(images: NDArray[np.uint16], how: Normalise = "cell") -> No
             f"normalise 'separate' needs {SEPARATED_PLANES} light planes, red, green and blue, and "
             f"these cells have {polarity.count('separated')}; take 'stain' or 'cell'."
         )
-    some = found.separate(images[::step]).astype(np.float32)
-    scale, shift = row_scale(some.astype(np.uint16), polarity)
-    values = some * scale[:, :, None, None] + shift[:, :, None, None]
+    separated = found.separate(images[::step])
+    scale, shift = row_scale(separated, polarity)
+    values = separated * scale[:, :, None, None] + shift[:, :, None, None]
     return Normalisation(
         polarity=polarity,  # type: ignore[arg-type]
         mean=tuple(round(float(value), 9) for value in values.mean(axis=(0, 2, 3))),
