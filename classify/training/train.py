@@ -259,7 +259,10 @@ def _step(run: TrainingRun, batch: _Batch, side: int) -> tuple[float, int, int]:
     run.optimizer.zero_grad(set_to_none=True)
     uninformative = dropout.uninformative_heads if dropout is not None and run.inputs > 1 else None
     # A teacher sees the complete cell.
-    taught = None if run.teacher is None else _teacher_logits(run, images)
+    taught = None
+    if run.teacher is not None:
+        with torch.no_grad(), autocast(run.device, recipe.precision):
+            taught = run.teacher.network(images).float()
     if images.shape[-1] != side:
         images = functional.interpolate(images, size=side, mode="bilinear", antialias=True)
     if dropout is not None:
@@ -291,13 +294,6 @@ def _step(run: TrainingRun, batch: _Batch, side: int) -> tuple[float, int, int]:
         hits &= ~uninformative
     asked = labels.numel() - (0 if uninformative is None else int(uninformative.sum()))
     return float(loss.detach()), int(hits.sum()), asked
-
-
-def _teacher_logits(run: TrainingRun, images: Tensor) -> Tensor:
-    assert run.teacher is not None
-    with torch.no_grad(), autocast(run.device, "bfloat16"):
-        logits: Tensor = run.teacher.network(images).float()
-    return logits
 
 
 def _target(run: TrainingRun, teacher: Teacher, logits: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from wbcpipe.classify.training.data import CellSet
+    from wbcpipe.classify.training.recipe import TrainingPrecision
 
 TINY = Recipe(side=32, start_side=32, batch_size=16, epochs=1, teacher_epochs=1)
 
@@ -85,6 +86,26 @@ def test_teacher_and_student_see_the_same_image(
     )
     assert len(teacher.shown) == len(seen) == 2
     assert all(torch.equal(*pair) for pair in zip(teacher.shown, seen, strict=True))
+
+
+@pytest.mark.parametrize(("precision", "mixed"), [("auto", False), ("bfloat16", True)])
+def test_a_teacher_computes_with_the_precision_of_the_training(
+    cells: CellSet,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    precision: TrainingPrecision,
+    mixed: bool,
+) -> None:
+    # bfloat16 takes ten times as long on a processor that has no instructions for it.
+    part = cells.subset(np.arange(16))
+    recipe = TINY.model_copy(update={"method": "mm-mimo-kd", "precision": precision})
+    teacher = Constant([[0.0] * 3] * 3, 3)
+    found = []
+    teacher.register_forward_hook(lambda *_: found.append(torch.is_autocast_enabled("cpu")))
+    monkeypatch.setattr(Teacher, "on", lambda self, _: self)
+    task = TrainingTask(part, fit_normalisation(part.images), recipe, "x", Teacher(teacher))
+    train_network(task, tmp_path)
+    assert set(found) == {mixed}
 
 
 def test_a_student_takes_over_what_its_teacher_says(cells: CellSet, tmp_path: Path) -> None:
