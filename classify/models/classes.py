@@ -31,12 +31,13 @@ PIXEL_TOLERANCE: Final = 0.02
 Method = Literal[
     "single", "early-fusion", "early-fusion-kd", "late-fusion", "mm-mimo", "mm-mimo-kd"
 ]
-Backbone = Literal["shufflenet_v2_x1_0", "resnet34"]
+Backbone = Literal["shufflenet_v2_x1_0", "shufflenet_v2_x0_5", "resnet34"]
 Stem = Literal["shared", "split", "block"]
 """First layers of a network with several modalities, see `networks.divide_stem`."""
 METHODS: Final[tuple[str, ...]] = get_args(Method)
 BACKBONE_NAMES: Final[dict[str, Backbone]] = {
     "shufflenet": "shufflenet_v2_x1_0",
+    "shufflenet-half": "shufflenet_v2_x0_5",
     "resnet34": "resnet34",
 }
 """Name on the command line to torchvision's name."""

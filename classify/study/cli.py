@@ -76,7 +76,7 @@ class StudyRequest:
     "--backbones",
     default="shufflenet",
     show_default=True,
-    help="shufflenet, resnet34, or shufflenet,resnet34.",
+    help="Names with commas between them: shufflenet, shufflenet-half, resnet34.",
 )
 @click.option(
     "--folds",

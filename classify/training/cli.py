@@ -91,7 +91,12 @@ class TrainRequest:
     "takes less than half the time; `wbcpipe study` compares both on your cells.",
 )
 @click.option("--modality", help="The one modality of method single.")
-@click.option("--backbone", type=click.Choice(tuple(BACKBONE_NAMES)), help="Default: shufflenet.")
+@click.option(
+    "--backbone",
+    type=click.Choice(tuple(BACKBONE_NAMES)),
+    help="Default: shufflenet. shufflenet-half has half the channels: late fusion of 3 or 4 "
+    "modalities at the cost of one shufflenet.",
+)
 @click.option("--name", help="Name of the bundle. Default: the name of the folder --out.")
 @click.option(
     "--out",
