@@ -13,7 +13,7 @@ from __future__ import annotations
 import copy
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ __all__ = [
 ]
 
 N = TypeVar("N", bound=nn.Module)
+_LEAST_SIDE: Final = 3
+"""Pixels of an input below which oneDNN has no fast gradient of a depthwise convolution."""
 
 
 @dataclass(frozen=True)
@@ -282,6 +284,48 @@ class _PointwiseConvolution(nn.Conv2d):
         return functional.linear(pixels, self.weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
+class _DepthwiseConvolution(nn.Conv2d):
+    """A convolution of 3 x 3 pixels with one filter for each channel, and a margin of 1.
+
+    Inputs of 1 or 2 pixels are filled up with zeros to 3: oneDNN takes twenty times as long for the
+    gradient of the filters on smaller ones.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (B, C, H', W') of (B, C, H, W)."""
+        height, width = input.shape[2:]
+        if not self.training or min(height, width) >= _LEAST_SIDE:
+            return super().forward(input)
+        add = (0, max(0, _LEAST_SIDE - width), 0, max(0, _LEAST_SIDE - height))
+        found = super().forward(functional.pad(input, add))
+        down, across = self.stride
+        asked = found[:, :, : (height - 1) // down + 1, : (width - 1) // across + 1]
+        return asked.contiguous(memory_format=torch.channels_last)
+
+
+class _Interleave(torch.autograd.Function):
+    """Two images (B, C, H, W) in channels-last memory as one (B, 2 * C, H, W), channels
+    alternating.
+
+    `torch.stack` does the same, and its gradients are views of every second number, which slow down
+    all that reads them.
+    """
+
+    @staticmethod
+    def forward(_ctx: Any, first: Tensor, second: Tensor) -> Tensor:
+        batch, channels, height, width = first.shape
+        joined = first.new_empty(batch, height, width, channels, 2)
+        for place, part in enumerate((first, second)):
+            joined[..., place] = part.permute(0, 2, 3, 1)
+        return joined.flatten(3).permute(0, 3, 1, 2)
+
+    @staticmethod
+    def backward(_ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        [gradient] = gradients
+        pairs = gradient.permute(0, 2, 3, 1).unflatten(3, (-1, 2))  # (B, H, W, C, 2)
+        return tuple(part.contiguous().permute(0, 3, 1, 2) for part in pairs.unbind(4))
+
+
 class _ShuffledBlock(nn.Module):
     """A block of ShuffleNet V2 that joins and shuffles its two branches in channels-last memory.
 
@@ -300,8 +344,8 @@ class _ShuffledBlock(nn.Module):
             first, images = images.chunk(2, dim=1)
         else:
             first = self.branch1(images)
-        parts = [part.permute(0, 2, 3, 1) for part in (first, self.branch2(images))]
-        return torch.stack(parts, dim=4).flatten(3).permute(0, 3, 1, 2)
+        joined: Tensor = _Interleave.apply(first, self.branch2(images))  # type: ignore[no-untyped-call]
+        return joined
 
 
 def keep_channels_last(network: N) -> N:
@@ -316,14 +360,29 @@ def keep_channels_last(network: N) -> N:
         for name, child in list(module.named_children()):
             if isinstance(child, torchvision.models.shufflenetv2.InvertedResidual):
                 setattr(module, name, _ShuffledBlock(child))
-            elif (
-                type(child) is nn.Conv2d
-                and (child.kernel_size, child.stride, child.padding) == ((1, 1), (1, 1), (0, 0))
-                and child.groups == 1
-            ):
-                new = _PointwiseConvolution(
-                    child.in_channels, child.out_channels, 1, bias=False, device="meta"
+            elif type(child) is nn.Conv2d and (kind := _faster_kind(child)) is not None:
+                new = kind(
+                    child.in_channels,
+                    child.out_channels,
+                    child.kernel_size,  # type: ignore[arg-type]
+                    child.stride,  # type: ignore[arg-type]
+                    child.padding,  # type: ignore[arg-type]
+                    groups=child.groups,
+                    bias=False,
+                    device="meta",
                 )
                 new.weight, new.bias = child.weight, child.bias
-                setattr(module, name, new)
+                setattr(module, name, new.train(child.training))
     return network
+
+
+def _faster_kind(layer: nn.Conv2d) -> type[nn.Conv2d] | None:
+    """Return the class that computes a convolution of these kinds faster, if there is one."""
+    if layer.dilation != (1, 1):
+        return None
+    shape = (layer.kernel_size, layer.padding)
+    if shape == ((1, 1), (0, 0)) and layer.stride == (1, 1) and layer.groups == 1:
+        return _PointwiseConvolution
+    if shape == ((3, 3), (1, 1)) and layer.groups == layer.in_channels == layer.out_channels:
+        return _DepthwiseConvolution
+    return None

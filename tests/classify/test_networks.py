@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -15,11 +16,13 @@ from wbcpipe.classify.networks import (
     fused_copy,
     keep_channels_last,
 )
+from wbcpipe.classify.study.runner import count_flops
 
 if TYPE_CHECKING:
     from wbcpipe.classify.models.classes import Backbone, Method, Stem
 
 SHUFFLE: Final = "shufflenet_v2_x1_0"
+HALF: Final = "shufflenet_v2_x0_5"
 RESNET: Final = "resnet34"
 #: The paper's Table 1: its four rows of single modalities are one network, distillation changes
 #: none.
@@ -55,15 +58,26 @@ def test_the_papers_table(
     assert count.total() / 1e6 == pytest.approx(mflops, abs=max(0.006, 1e-6 * mflops))
 
 
+@pytest.mark.parametrize("modalities", [3, 4])
+def test_late_fusion_of_half_as_many_channels_costs_what_mm_mimo_costs(modalities: int) -> None:
+    half = build_network("late-fusion", HALF, modalities, 1, 5)
+    mimo = build_network("mm-mimo", SHUFFLE, modalities, 1, 5)
+    flops = [count_flops(network, 64) for network in (half, mimo)]
+    assert flops[0] is not None
+    assert flops[1] is not None
+    assert 0.7 < flops[0] / flops[1] < 1.01
+
+
 @pytest.mark.parametrize("side", [32, 112, 100])
 @pytest.mark.parametrize(
     ("method", "heads"),
     [("single", 1), ("early-fusion", 1), ("late-fusion", 3), ("mm-mimo", 3)],
     ids=str,
 )
-def test_shapes(method: Method, heads: int, side: int) -> None:
+@pytest.mark.parametrize("backbone", [SHUFFLE, HALF])
+def test_shapes(method: Method, heads: int, side: int, backbone: Backbone) -> None:
     modalities = 1 if method == "single" else 3
-    network = build_network(method, SHUFFLE, modalities, 2, 7).eval()
+    network = build_network(method, backbone, modalities, 2, 7).eval()
     assert network(torch.zeros(2, modalities * 2, side, side)).shape == (2, heads, 7)
     assert network.heads == heads
 
@@ -195,29 +209,43 @@ def test_heads_are_told_which_inputs_are_missing() -> None:
     torch.testing.assert_close(after[1] - before[1], torch.arange(12.0).reshape(3, 4))
 
 
-@pytest.mark.parametrize("side", [32, 48])
-def test_channels_last_memory_changes_neither_logits_nor_gradients(side: int) -> None:
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("side", [32, 48, 64])
+def test_channels_last_memory_changes_neither_logits_nor_gradients(
+    side: int, training: bool
+) -> None:
     torch.manual_seed(0)
-    plain = build_network("mm-mimo", SHUFFLE, 3, 1, 4).double().eval()
+    plain = build_network("mm-mimo", SHUFFLE, 3, 1, 4).double().train(training)
     converted = keep_channels_last(copy.deepcopy(plain))
     assert converted.state_dict().keys() == plain.state_dict().keys()
     images = torch.randn(4, 3, side, side).double().contiguous(memory_format=torch.channels_last)
-    layouts = set()
-    for module in converted.modules():
-        module.register_forward_hook(
-            lambda _module, _images, found: layouts.add(
-                found.ndim == 4 and not found.is_contiguous(memory_format=torch.channels_last)
-            )
-        )
+    elsewhere = set()
+
+    def note(values: torch.Tensor, name: str) -> None:
+        if values.ndim == 4 and not values.is_contiguous(memory_format=torch.channels_last):
+            elsewhere.add(name)
+
+    def watch(name: str, _module: object, _images: object, found: torch.Tensor) -> None:
+        note(found, f"values of {name}")
+        found.register_hook(lambda gradient: note(gradient, f"gradient of {name}"))
+
+    hooks = [
+        module.register_forward_hook(functools.partial(watch, name))
+        for name, module in converted.named_modules()
+    ]
     found, expected = converted(images), plain(images)
-    assert layouts == {False}
     assert torch.allclose(found, expected, rtol=1e-9, atol=1e-12)
     for network, logits in ((converted, found), (plain, expected)):
         logits.square().sum().backward()
         assert all(one.grad is not None for one in network.parameters())
+    for hook in hooks:
+        hook.remove()
+    # The mean over pixels, which follows them, spreads its gradient in the other order.
+    assert elsewhere <= {"gradient of backbone.conv5", "gradient of backbone.conv5.2"}
     for one, other in zip(converted.parameters(), plain.parameters(), strict=True):
         assert one.grad is not None
         assert other.grad is not None
         assert one.grad.shape == one.shape
         assert torch.allclose(one.grad, other.grad, rtol=1e-6, atol=1e-9)
+    expected = plain.eval()(images)
     assert torch.allclose(fused_copy(converted)(images), expected, rtol=1e-6, atol=1e-9)
