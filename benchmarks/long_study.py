@@ -328,6 +328,16 @@ def summarise(records: Path) -> None:
     print(f"{path} written")
 
 
+def choose(runs: list[Run], only: list[str]) -> list[Run]:
+    """The runs whose names begin with one of some texts, in the order of these; without texts, all
+    runs that need not be named.
+    """
+    if not only:
+        return [run for run in runs if not DATASETS[run.dataset].named_only]
+    found = {run.name: run for text in only for run in runs if run.name.startswith(text)}
+    return list(found.values())
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -338,18 +348,12 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("long-study-work"))
     parser.add_argument("--minutes", type=float, default=1e6, help="end after this time")
     parser.add_argument(
-        "--only", nargs="*", default=[], metavar="TEXT", help="runs whose names begin so"
+        "--only", nargs="*", default=[], metavar="TEXT", help="runs whose names begin so, in order"
     )
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
     options = parser.parse_args()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    runs = plan()
-    chosen = [
-        run
-        for run in runs
-        if run.name.startswith(tuple(options.only))
-        or (not options.only and not DATASETS[run.dataset].named_only)
-    ]
+    chosen = choose(plan(), options.only)
     if options.command == "summary":
         summarise(options.records)
         return 0
@@ -361,9 +365,13 @@ def main() -> int:
         for run in chosen:
             print(f"{'done' if trainer.is_done(run) else '    '} {run.name}")
         return 0
-    needed = {one.name for run in chosen for part in run.teacher_runs() for one in part}
+    needed = {
+        one.name: one
+        for run in chosen
+        for one in (*(teacher for part in run.teacher_runs() for teacher in part), run)
+    }
     try:
-        trainer.run_all([run for run in runs if run in chosen or run.name in needed])
+        trainer.run_all(list(needed.values()))
     except OutOfTimeError:
         print("out of time; the same command goes on")
     return 0
