@@ -15,7 +15,7 @@ from wbcpipe.classify.uncertainty.fusion import stacking_helps
 from wbcpipe.classify.uncertainty.probability_calibration import fit_calibration, fused_probability
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from wbcpipe.classify.metrics import Scores
     from wbcpipe.classify.study.long_runs import RunRecord
@@ -23,7 +23,19 @@ if TYPE_CHECKING:
 __all__ = ["calibrated_scores", "chosen_on_held_out", "curve_plot", "dataset_tables"]
 
 FLAT_WITHIN: Final = 0.01
+_BEST: Final = "best modality"
+_PLAIN_LATE: Final = "late-fusion, plain mean"
 _OWN_CLAIMS: Final = (
+    ("early-fusion", _BEST, "early fusion beats the best modality alone"),
+    ("late-fusion", _BEST, "late fusion beats the best modality alone"),
+    ("late-fusion", "early-fusion", "late fusion beats early fusion"),
+    ("late-fusion", _PLAIN_LATE, "held-out cells fuse late fusion better than the plain mean"),
+    ("late-fusion-half", _BEST, "late fusion of half the channels beats the best modality alone"),
+    ("late-fusion-half", "early-fusion", "late fusion of half the channels beats early fusion"),
+    ("late-fusion-half", "late-fusion", "late fusion of half the channels reaches late fusion"),
+    ("late-fusion-half", _PLAIN_LATE, "late fusion of half the channels beats the plain mean"),
+    ("late-fusion-half", "repeated", "late fusion of half the channels beats MM-MIMO"),
+    ("early-fusion-kd-fused", "early-fusion", "the calibrated teacher helps early fusion"),
     ("repeated", "early-fusion", "MM-MIMO with repetition beats early fusion"),
     ("repeated", "late-fusion", "MM-MIMO with repetition reaches late fusion"),
     ("repeated-kd", "repeated", "distillation helps MM-MIMO with repetition"),
@@ -67,15 +79,8 @@ def _length_part(length: int, rows: _Rows) -> str:
         (*header, "F1, heads fused by held-out cells", "flat from", "FLOPs", "CPU min"),
         [_row(name, folds) for name, folds in rows.items()],
     )
-    claims = [
-        _claim(rows, *claim)
-        for claim in (*CLAIMS, *_OWN_CLAIMS)
-        if rows.get(claim[0]) and rows.get(claim[1])
-    ]
-    if claims:
-        lines += ["", "Differences of F1 in points, paired over folds:", ""]
-        claim_header = ("claim", "steps", "folds", "difference", "95 %", "p", "by fold")
-        lines += metrics.table_lines(claim_header, claims)
+    for heads, scores in (("plain mean", _plain), ("fused by held-out cells", calibrated_scores)):
+        lines += _claims_part(rows, heads, scores)
     return "\n".join([*lines, ""])
 
 
@@ -105,22 +110,58 @@ def _curve(record: RunRecord) -> tuple[list[int], list[float]]:
     return [one.step for one in record.curve], [one.test_f1 for one in record.curve]
 
 
-def _claim(rows: _Rows, name: str, other: str, words: str) -> list[str]:
-    both = sorted(set(rows[name]) & set(rows[other]))
-    if not both:
-        return [words, "-", "0", "-", "-", "-", "-"]
-    f1 = [[rows[row][fold].scores["f1_weighted"] for fold in both] for row in (name, other)]
-    cells = rows[name][both[0]].cells
-    found = paired_difference(f1[0], f1[1], cells.train, cells.test)
+def _plain(record: RunRecord) -> Scores:
+    return record.scores
+
+
+def _claims_part(rows: _Rows, heads: str, scores: Callable[[RunRecord], Scores]) -> list[str]:
+    """Return the table of the claims whose rows are there; the heads are fused as the scores
+    say.
+    """
+    f1 = {
+        name: {fold: scores(one)["f1_weighted"] for fold, one in folds.items()}
+        for name, folds in rows.items()
+    }
+    if best := _best_modality(rows):
+        f1[_BEST] = f1[best]
+    if scores is not _plain and "late-fusion" in rows:
+        f1[_PLAIN_LATE] = {
+            fold: one.scores["f1_weighted"] for fold, one in rows["late-fusion"].items()
+        }
+    claims = []
+    for name, other, words in (*CLAIMS, *_OWN_CLAIMS):
+        if both := sorted(f1.get(name, {}).keys() & f1.get(other, {}).keys()):
+            values = [[f1[row][fold] for fold in both] for row in (name, other)]
+            claims.append(_claim(rows[name][both[0]], words, *values))
+    if not claims:
+        return []
+    header = ("claim", "steps", "folds", "difference", "95 %", "p", "by fold")
+    named = "" if best is None else f"; the best modality by held-out cells is {best}"
+    title = f"Differences of F1 in points, paired over folds; heads: {heads}{named}:"
+    return ["", title, "", *metrics.table_lines(header, claims)]
+
+
+def _best_modality(rows: _Rows) -> str | None:
+    """Return the member of late fusion with the highest mean F1 on the calibration cells."""
+    members = {name for one in rows.get("late-fusion", {}).values() for name in one.teachers}
+    held_out = {
+        name: np.mean([one.curve[-1].calibration_f1 for one in rows[name].values()])
+        for name in sorted(members & rows.keys())
+    }
+    return max(held_out, key=lambda name: held_out[name]) if held_out else None
+
+
+def _claim(record: RunRecord, words: str, first: list[float], second: list[float]) -> list[str]:
+    found = paired_difference(first, second, record.cells.train, record.cells.test)
     low, high, p = found["low"], found["high"], found["p"]
     return [
         words,
-        str(rows[name][both[0]].length),
-        str(len(both)),
+        str(record.length),
+        str(len(first)),
         f"{100 * found['mean']:+.2f}",
         "-" if low is None or high is None else f"{100 * low:+.2f} to {100 * high:+.2f}",
         "-" if p is None else f"{p:.3f}",
-        ", ".join(f"{100 * (one - two):+.1f}" for one, two in zip(*f1, strict=True)),
+        ", ".join(f"{100 * (one - two):+.1f}" for one, two in zip(first, second, strict=True)),
     ]
 
 

@@ -118,7 +118,7 @@ def test_the_tables_show_lengths_claims_and_folds() -> None:
         for fold, right in enumerate(folds)
     ]
     text = dataset_tables(records, {})
-    [claim] = [line for line in text.splitlines() if "MM-MIMO beats early fusion" in line]
+    claim, _ = (line for line in text.splitlines() if "MM-MIMO beats early fusion" in line)
     cells = [cell.strip() for cell in claim.strip("|").split("|")]
     differences = [
         100 * (records[fold].scores["f1_weighted"] - records[3 + fold].scores["f1_weighted"])
@@ -130,6 +130,32 @@ def test_the_tables_show_lengths_claims_and_folds() -> None:
     assert "| 178 | 3 of 3 |" in row
     assert "not flat" in row
     assert curve_plot(records, "smears").axes[0].get_legend() is not None
+
+
+def test_claims_are_tested_with_plain_and_with_fused_heads() -> None:
+    # The second modality is the better one on held-out cells, the first one on test cells.
+    shares = {"color1": (0.9, 0.5), "color2": (0.6, 0.8), "late-fusion": (0.8, 0.7)}
+    records = [
+        record(name, fold, right=right - 0.1 * fold, held_out=held_out, teachers=teachers)
+        for name, (right, held_out) in shares.items()
+        for teachers in [("color1", "color2") if name == "late-fusion" else ()]
+        for fold in range(2)
+    ]
+    plain, fused = dataset_tables(records, {}).split("heads: fused by held-out cells")
+    late, second = records[4:], records[2:4]
+    for text, score in ((plain, lambda run: run.scores), (fused, calibrated_scores)):
+        assert "; the best modality by held-out cells is color2:" in text
+        [claim] = [line for line in text.splitlines() if "late fusion beats the best" in line]
+        differences = [
+            100 * (score(one)["f1_weighted"] - score(other)["f1_weighted"])
+            for one, other in zip(late, second, strict=True)
+        ]
+        assert f"| {np.mean(differences):+.2f} |" in claim
+    [claim] = [line for line in fused.splitlines() if "better than the plain mean" in line]
+    gains = [
+        100 * (calibrated_scores(one)["f1_weighted"] - one.scores["f1_weighted"]) for one in late
+    ]
+    assert f"| {np.mean(gains):+.2f} |" in claim
 
 
 def test_held_out_cells_choose_and_test_cells_do_not() -> None:
