@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
@@ -10,11 +11,6 @@ from wbcpipe.classify.training.recipe import Recipe, merge_keys, with_defaults_f
 
 PERIOD: Final = 250
 """Optimiser steps between two points of a curve, and between two checkpoints."""
-LENGTHS: Final = (1_000, 2_500, 10_000)
-"""Optimiser steps. A curve under a falling learning rate always ends flat: whether a network is
-trained out is told by the ends of runs of different lengths.
-"""
-_LONG: Final = LENGTHS[1:]
 #: The paper's class frequencies (section 3.1), of 5,000 cells.
 PAPER_COUNTS: Final = {"NEU": 3224, "LYM": 1491, "EOS": 227, "MO": 42, "BAS": 16}
 
@@ -28,22 +24,21 @@ class Dataset:
             `{real}` is the folder of real data. Raw fields are deleted afterwards.
         modalities: M names.
         folds: number of folds.
-        lengths: those of `LENGTHS` that are run.
+        rows: names of rows by optimiser steps. A curve under a falling learning rate always ends
+            flat: whether a network is trained out is told by the ends of runs of different lengths.
         keys: recipe keys of all rows.
         min_class_size: classes of fewer cells are merged.
         counts: cells of each class to draw; empty: all cells.
-        beyond: the rows beyond the published ones that are run too; None: all.
         named_only: its runs are left out unless `--only` names them.
     """
 
     samples: dict[str, tuple[str, ...]]
     modalities: tuple[str, ...]
     folds: int
-    lengths: tuple[int, ...]
+    rows: dict[int, tuple[str, ...]]
     keys: dict[str, Any] = field(default_factory=dict)
     min_class_size: int = 0
     counts: dict[str, int] = field(default_factory=dict)
-    beyond: tuple[str, ...] | None = None
     named_only: bool = False
 
 
@@ -64,6 +59,45 @@ _PLAIN: Final = {
     "temperature": 2.0,
 }
 _RANDAUGMENT: Final = {"randaugment": {"operations": 2, "magnitude": 18}, "normalise": "cell"}
+#: Distillation of the network that wins without it, one change at a time. The fused teacher is
+#: calibrated on cells held out for it.
+_FUSED: Final = {"fused_weight": 1.0, "teacher_fusion": "calibrated"}
+_TAUGHT: Final[dict[str, dict[str, Any]]] = {
+    "repeated-kd": {},
+    "repeated-kd-fused": {"distillation": _FUSED},
+    "repeated-kd-fused-alone": {"distillation": {**_FUSED, "weight": 0.0}},
+    "repeated-kd-two-seeds": {"distillation": {**_FUSED, "teacher_seeds": 2}},
+    "repeated-kd-t1": {"temperature": 1.0, "distillation": _FUSED},
+    "repeated-kd-t4": {"temperature": 4.0, "distillation": _FUSED},
+    "repeated-kd-quarter": {"distillation": {**_FUSED, "weight": 0.25, "fused_weight": 0.25}},
+}
+#: Rows of which the one with the highest F1 on the calibration cells is chosen, fold by fold.
+CHOSEN_FROM: Final = {"repeated-kd, chosen": tuple(_TAUGHT)}
+_REPEATED: Final = {"method": "mm-mimo", "input_repetition_prob": 0.5}
+_PUBLISHED: Final[dict[str, dict[str, Any]]] = {
+    "mm-mimo": {"method": "mm-mimo"},
+    "early-fusion": {"method": "early-fusion"},
+    "late-fusion": {"method": "late-fusion"},
+    "mm-mimo-kd": {"method": "mm-mimo-kd"},
+    "early-fusion-kd": {"method": "early-fusion-kd"},
+    "repeated": _REPEATED,
+}
+_BEYOND: Final[dict[str, dict[str, Any]]] = {
+    # One network a modality, all together at the cost of MM-MIMO.
+    "late-fusion-half": {"method": "late-fusion", "backbone": "shufflenet_v2_x0_5"},
+    "early-fusion-kd-fused": {
+        "method": "early-fusion-kd",
+        "distillation": {"teacher_fusion": "calibrated"},
+    },
+    **{name: {**_REPEATED, "method": "mm-mimo-kd", **keys} for name, keys in _TAUGHT.items()},
+    "split": {**_REPEATED, "stem": "split"},
+    "block": {**_REPEATED, "stem": "block"},
+    "mm-mimo-block": {"method": "mm-mimo", "stem": "block"},
+    "typical": {**_REPEATED, "modality_dropout": 0.1},
+    "told": {**_REPEATED, "modality_dropout": 0.1, "missing_input": "told"},
+}
+_ROWS: Final = _PUBLISHED | _BEYOND
+_COMPARED: Final = (*_PUBLISHED, "late-fusion-half")
 _FOUR: Final = ("color1", "color2", "color3", "fluorescence")
 DATASETS: Final = {
     "pbc5": Dataset(
@@ -72,7 +106,7 @@ DATASETS: Final = {
         },
         modalities=_FOUR,
         folds=3,
-        lengths=LENGTHS,
+        rows={1_000: tuple(_PUBLISHED), 2_500: tuple(_ROWS), 10_000: _COMPARED},
         keys={**_RANDAUGMENT, "side": 32, "batch_size": 32},
     ),
     # The phase of a cell is in how much DNA it has: amounts are kept, so no RandAugment.
@@ -86,7 +120,10 @@ DATASETS: Final = {
         },
         modalities=("bright_field", "dark_field", "dna"),
         folds=5,
-        lengths=(2_500,),
+        rows={
+            2_500: tuple(_ROWS),
+            5_000: ("early-fusion", "late-fusion", "late-fusion-half", "repeated"),
+        },
         keys={"normalise": "fixed", "side": 64, "batch_size": 32},
         min_class_size=100,
     ),
@@ -104,8 +141,7 @@ DATASETS: Final = {
         },
         modalities=_FOUR,
         folds=3,
-        lengths=_LONG,
-        beyond=("late-fusion-half",),
+        rows={2_500: _COMPARED, 10_000: _COMPARED},
         keys={**_RANDAUGMENT, "side": 32, "batch_size": 32},
         counts=PAPER_COUNTS,
     ),
@@ -116,7 +152,7 @@ DATASETS: Final = {
         },
         modalities=_FOUR,
         folds=3,
-        lengths=_LONG,
+        rows={2_500: tuple(_ROWS), 10_000: tuple(_ROWS)},
         keys={**_RANDAUGMENT, "side": 64, "batch_size": 64},
         named_only=True,
     ),
@@ -163,44 +199,6 @@ class Run:
 
 _HALF: Final = "-half"
 """Ending of the name of a modality whose network has half the channels."""
-#: Distillation of the network that wins without it, one change at a time. The fused teacher is
-#: calibrated on cells held out for it.
-_FUSED: Final = {"fused_weight": 1.0, "teacher_fusion": "calibrated"}
-_TAUGHT: Final[dict[str, dict[str, Any]]] = {
-    "repeated-kd": {},
-    "repeated-kd-fused": {"distillation": _FUSED},
-    "repeated-kd-fused-alone": {"distillation": {**_FUSED, "weight": 0.0}},
-    "repeated-kd-two-seeds": {"distillation": {**_FUSED, "teacher_seeds": 2}},
-    "repeated-kd-t1": {"temperature": 1.0, "distillation": _FUSED},
-    "repeated-kd-t4": {"temperature": 4.0, "distillation": _FUSED},
-    "repeated-kd-quarter": {"distillation": {**_FUSED, "weight": 0.25, "fused_weight": 0.25}},
-}
-#: Rows of which the one with the highest F1 on the calibration cells is chosen, fold by fold.
-CHOSEN_FROM: Final = {"repeated-kd, chosen": tuple(_TAUGHT)}
-_REPEATED: Final = {"method": "mm-mimo", "input_repetition_prob": 0.5}
-_PUBLISHED: Final[dict[str, dict[str, Any]]] = {
-    "mm-mimo": {"method": "mm-mimo"},
-    "early-fusion": {"method": "early-fusion"},
-    "late-fusion": {"method": "late-fusion"},
-    "mm-mimo-kd": {"method": "mm-mimo-kd"},
-    "early-fusion-kd": {"method": "early-fusion-kd"},
-    "repeated": _REPEATED,
-}
-_BEYOND: Final[dict[str, dict[str, Any]]] = {
-    # One network a modality, all together at the cost of MM-MIMO.
-    "late-fusion-half": {"method": "late-fusion", "backbone": "shufflenet_v2_x0_5"},
-    "early-fusion-kd-fused": {
-        "method": "early-fusion-kd",
-        "distillation": {"teacher_fusion": "calibrated"},
-    },
-    **{name: {**_REPEATED, "method": "mm-mimo-kd", **keys} for name, keys in _TAUGHT.items()},
-    "split": {**_REPEATED, "stem": "split"},
-    "block": {**_REPEATED, "stem": "block"},
-    "mm-mimo-block": {"method": "mm-mimo", "stem": "block"},
-    "typical": {**_REPEATED, "modality_dropout": 0.1},
-    "told": {**_REPEATED, "modality_dropout": 0.1, "missing_input": "told"},
-}
-_ROWS: Final = _PUBLISHED | _BEYOND
 _WITH_TEACHERS: Final = ("late-fusion", "mm-mimo-kd", "early-fusion-kd")
 
 
@@ -231,18 +229,13 @@ def plan() -> list[Run]:
     Teachers come before their students.
     """
     runs: dict[str, Run] = {}
-    for rows, lengths in ((_PUBLISHED, LENGTHS), (_BEYOND, _LONG)):
-        for length in lengths:
-            for fold in range(max(dataset.folds for dataset in DATASETS.values())):
-                for name, dataset in DATASETS.items():
-                    if fold >= dataset.folds or length not in dataset.lengths:
-                        continue
-                    for variant in rows:
-                        if rows is _BEYOND and variant not in (dataset.beyond or _BEYOND):
-                            continue
-                        run = make_run(name, variant, length, fold, 0)
-                        teachers = [one for part in run.teacher_runs() for one in part]
-                        runs.update(
-                            {one.name: one for one in (*teachers, run) if one.name not in runs}
-                        )
+    lengths = sorted({length for dataset in DATASETS.values() for length in dataset.rows})
+    folds = range(max(dataset.folds for dataset in DATASETS.values()))
+    for rows, length, fold in itertools.product((_PUBLISHED, _BEYOND), lengths, folds):
+        for name, dataset in DATASETS.items():
+            chosen = dataset.rows.get(length, ()) if fold < dataset.folds else ()
+            for variant in (one for one in chosen if one in rows):
+                run = make_run(name, variant, length, fold, 0)
+                for one in (*(one for part in run.teacher_runs() for one in part), run):
+                    runs.setdefault(one.name, one)
     return list(runs.values())
