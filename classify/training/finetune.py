@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Final
 import torch
 
 from wbcpipe.classify.models.classes import PIXEL_TOLERANCE
+from wbcpipe.classify.networks import LateFusion
 from wbcpipe.errors import ConfigError, TrainingDataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import nn
 
     from wbcpipe.classify.models.bundle import Bundle
     from wbcpipe.classify.models.bundle_info import BundleInfo
@@ -58,6 +61,8 @@ def init_from_keys(bundle: Bundle) -> RecipeKeys:
 def check_init_from(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> None:
     """Check that a recipe's network can be initialised from a bundle, if the recipe names one.
 
+    A network of a single modality may start from the member of late fusion that reads it.
+
     Args:
         recipe: the recipe.
         bundle: the bundle; None without one.
@@ -77,20 +82,20 @@ def check_init_from(recipe: Recipe, bundle: Bundle | None, cells: CellSet) -> No
     if bundle is None:
         return
     info = bundle.info
-    if info.method == "late-fusion" or recipe.method == "late-fusion":
-        raise ConfigError(
-            f"late fusion has a network for each modality and cannot start from a bundle, here "
-            f"{info.name!r}; choose another --method."
-        )
+    modalities = info.modalities
     own, other = _network_of(info), _network_of(recipe)
+    one = str(recipe.modality)
+    if (info.method, recipe.method) == ("late-fusion", "single") and one in modalities:
+        modalities = (one,)
+        own = own.replace(info.method, recipe.method)
     if own != other:
         raise ConfigError(
             f"bundle {info.name!r} is {own}, the recipe {other}: weights of one do not fit the "
             f"other; omit --method, --backbone and `stem`."
         )
-    if (info.modalities, info.planes) != (cells.modalities, cells.planes):
+    if (modalities, info.planes) != (cells.modalities, cells.planes):
         raise TrainingDataError(
-            f"bundle {info.name!r} was trained on modalities {list(info.modalities)} of "
+            f"bundle {info.name!r} was trained on modalities {list(modalities)} of "
             f"{info.planes} plane(s), these cells have {list(cells.modalities)} of {cells.planes}; "
             f"choose another bundle."
         )
@@ -111,17 +116,24 @@ def _network_of(record: Recipe | BundleInfo) -> str:
     return f"{record.method.removesuffix('-kd')} on {record.backbone}{stem}"
 
 
-def load_pretrained_weights(network: FusionNetwork, bundle: Bundle, classes: Sequence[str]) -> None:
+def load_pretrained_weights(
+    network: FusionNetwork, bundle: Bundle, classes: Sequence[str], modality: str | None = None
+) -> None:
     """Copy a bundle's weights into a network.
 
     In the last layer, those of the classes that both have.
 
     Args:
-        network: of the bundle's method and backbone, for ``classes``.
+        network: of the bundle's method and backbone, or of the backbone of its members, for
+            ``classes``.
         bundle: the source of the weights.
         classes: K names, in the network's order.
+        modality: the one that the network reads, if it reads one.
     """
-    before = bundle.network().state_dict()
+    source: nn.Module = bundle.network()
+    if isinstance(source, LateFusion):
+        source = source.members[bundle.info.modalities.index(str(modality))]
+    before = source.state_dict()
     known = bundle.info.classes
     with torch.no_grad():
         for name, values in network.state_dict().items():

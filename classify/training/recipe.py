@@ -173,8 +173,9 @@ class Recipe(BaseModel):
         side: input side in pixels.
         start_side: side of the first epochs. It grows to ``side`` over the first two thirds: small
             images teach coarse features at a fraction of the cost.
-        epochs: passes over the cells; those of the student if there are teachers.
-        teacher_epochs: passes of each teacher; null: as many as the student.
+        epochs: passes over the cells; those of the student if there are teachers, those of each
+            member of late fusion.
+        teacher_epochs: passes of each teacher of a student; null: as many as the student.
         min_steps: minimum number of optimiser steps, for teachers too; if the epochs make fewer,
             each epoch draws cells repeatedly.
         batch_size: cells per step.
@@ -270,12 +271,14 @@ class Recipe(BaseModel):
 
     @property
     def epochs_of_teachers(self) -> int:
-        """Passes of each teacher."""
-        return self.epochs if self.teacher_epochs is None else self.teacher_epochs
+        """Passes of each teacher, or of each member of late fusion."""
+        if self.teacher_epochs is None or self.method == "late-fusion":
+            return self.epochs
+        return self.teacher_epochs
 
     def for_teacher(self, modality: str, number: int = 0) -> Recipe:
-        """Return the recipe of one modality's teacher, with keys that concern the student alone at
-        their defaults.
+        """Return the recipe of one modality's teacher, or of its member of late fusion, with keys
+        that concern the student alone at their defaults.
 
         Teachers of one modality differ in the seed, by their ``number`` from 0.
 
@@ -289,6 +292,8 @@ class Recipe(BaseModel):
             }
         )
         kept |= {"seed": self.seed + number, "epochs": self.epochs_of_teachers}
+        if self.method == "late-fusion":
+            kept |= {"init_from": self.init_from}
         return Recipe(**kept, method="single", modality=modality)
 
     @classmethod

@@ -200,8 +200,12 @@ def _train_teacher(
 ) -> Teacher:
     """Train one network a modality, or several with other seeds.
 
-    If their fusion is calibrated, they are trained without the cells that it is fitted on.
+    If their fusion is calibrated, they are trained without the cells that it is fitted on. The
+    members of late fusion start from a bundle's, if one is given; teachers learn from random
+    weights.
     """
+    if recipe.method != "late-fusion":
+        options = replace(options, init_from=None)
     calibrated = recipe.distillation.teacher_fusion == "calibrated"
     cells, held_out = training, training
     if calibrated:
@@ -225,7 +229,7 @@ def _train_teacher(
             )
             suffix = (f"-{number}" if number else "") + ("-held-out" if calibrated else "")
             folder = work / f"teacher-{name}{suffix}"
-            members.append(train_network(task, folder, replace(options, init_from=None)))
+            members.append(train_network(task, folder, options))
         networks.append(late_fusion_of(members, recipe.backbone))
     network = networks[0] if seeds == 1 else MeanOfNetworks(networks)
     if not calibrated:

@@ -167,7 +167,7 @@ class TrainingRun:
                 InputLayers(recipe.stem, recipe.missing_input == "told"),
             )
         if init_from is not None:
-            load_pretrained_weights(network, init_from, cells.classes)
+            load_pretrained_weights(network, init_from, cells.classes, recipe.modality)
         # On a 2-core processor, batches of 32 at 112 px: channels last 126/s per core, else 105;
         # bfloat16 no faster.
         network = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -49,24 +49,35 @@ TINY = {
 
 
 @pytest.fixture(scope="module")
-def taught() -> list[Bundle]:
-    """Room for the bundle that all tests here start from."""
-    return []
+def taught() -> dict[str, Bundle]:
+    """Room for the bundles that the tests here start from."""
+    return {}
+
+
+def _learned(
+    taught: dict[str, Bundle], method: str, cells: CellSet, temporary: pytest.TempPathFactory
+) -> Bundle:
+    if method not in taught:
+        recipe = Recipe.model_validate({**TINY, "method": method})
+        out = temporary.mktemp("taught")
+        taught[method] = build_bundle(cells, None, recipe, name="taught", out=out, options=CPU)
+    return taught[method]
 
 
 @pytest.fixture
 def bundle(
-    taught: list[Bundle], cells: CellSet, tmp_path_factory: pytest.TempPathFactory
+    taught: dict[str, Bundle], cells: CellSet, tmp_path_factory: pytest.TempPathFactory
 ) -> Bundle:
     """MM-MIMO that has learned the synthetic cells."""
-    if not taught:
-        out = tmp_path_factory.mktemp("taught")
-        taught.append(
-            build_bundle(
-                cells, None, Recipe.model_validate(TINY), name="taught", out=out, options=CPU
-            )
-        )
-    return taught[0]
+    return _learned(taught, "mm-mimo", cells, tmp_path_factory)
+
+
+@pytest.fixture
+def late(
+    taught: dict[str, Bundle], cells: CellSet, tmp_path_factory: pytest.TempPathFactory
+) -> Bundle:
+    """Late fusion that has learned the synthetic cells."""
+    return _learned(taught, "late-fusion", cells, tmp_path_factory)
 
 
 def starting(bundle: Bundle, **changes: Any) -> Recipe:
@@ -90,6 +101,32 @@ def test_few_cells_and_steps_do_after_a_start(
         few, rest, recipe.model_copy(update={"init_from": ""}), tmp_path / "b", CPU
     )
     assert alone.scores["mm-mimo"]["f1_weighted"] < 0.7
+
+
+def test_each_member_of_late_fusion_starts_from_the_bundles(
+    late: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
+) -> None:
+    store = write_store("other", 120, fields=60, seed=9)
+    other = load_cells([("other", store.path)], 32)
+    few, rest = other.subset(np.arange(24)), other.subset(np.arange(24, 120))
+    options = replace(CPU, init_from=late)
+    recipe = starting(late, epochs=1)
+    found = train_and_validate(few, rest, recipe, tmp_path / "a", options)
+    alone = train_and_validate(
+        few, rest, recipe.model_copy(update={"init_from": ""}), tmp_path / "b", CPU
+    )
+    assert found.scores["late-fusion"]["f1_weighted"] > 0.8
+    assert alone.scores["late-fusion"]["f1_weighted"] < 0.7
+    # One modality alone is trained as the member that reads it.
+    single = starting(late, epochs=1, method="single", modality="color2")
+    by_itself = train_and_validate(few, rest, single, tmp_path / "c", options)
+    np.testing.assert_allclose(by_itself.logits[:, 0], found.logits[:, 1], atol=0.02)
+
+
+def test_late_fusion_takes_the_epochs_of_its_recipe() -> None:
+    recipe = Recipe(method="late-fusion", epochs=7, teacher_epochs=3)
+    assert recipe.for_teacher("color1").epochs == 7
+    assert Recipe(epochs=7, teacher_epochs=3).for_teacher("color1").epochs == 3
 
 
 def test_the_last_layer_keeps_the_classes_that_both_know(bundle: Bundle) -> None:
@@ -137,7 +174,12 @@ def test_the_keys_are_those_of_the_bundle(bundle: Bundle) -> None:
             "'taught' is mm-mimo on shufflenet_v2_x1_0, the recipe mm-mimo on res",
         ),
         ({"method": "early-fusion"}, ConfigError, "the recipe early-fusion on shufflenet"),
-        ({"method": "late-fusion"}, ConfigError, "late fusion has a network for each modality"),
+        ({"method": "late-fusion"}, ConfigError, "the recipe late-fusion on shufflenet"),
+        (
+            {"method": "single", "modality": "color1"},
+            ConfigError,
+            "the recipe single on shufflenet",
+        ),
     ],
 )
 def test_a_recipe_that_does_not_fit_is_refused(
