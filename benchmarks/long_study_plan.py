@@ -97,6 +97,7 @@ _BEYOND: Final[dict[str, dict[str, Any]]] = {
     "told": {**_REPEATED, "modality_dropout": 0.1, "missing_input": "told"},
 }
 _ROWS: Final = _PUBLISHED | _BEYOND
+_AT_BEST: Final = ("early-fusion", "late-fusion", "late-fusion-half", "early-fusion-kd-fused")
 _COMPARED: Final = (*_PUBLISHED, "late-fusion-half")
 _FOUR: Final = ("color1", "color2", "color3", "fluorescence")
 DATASETS: Final = {
@@ -122,7 +123,7 @@ DATASETS: Final = {
         folds=5,
         rows={
             2_500: tuple(_ROWS),
-            5_000: ("early-fusion", "late-fusion", "late-fusion-half", "repeated"),
+            5_000: (*_AT_BEST, "repeated"),
         },
         keys={"normalise": "fixed", "side": 64, "batch_size": 32},
         min_class_size=100,
