@@ -322,7 +322,8 @@ class _Interleave(torch.autograd.Function):
     @staticmethod
     def backward(_ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         [gradient] = gradients
-        pairs = gradient.permute(0, 2, 3, 1).unflatten(3, (-1, 2))  # (B, H, W, C, 2)
+        batch, channels, height, width = gradient.shape
+        pairs = gradient.permute(0, 2, 3, 1).reshape(batch, height, width, channels // 2, 2)
         return tuple(part.contiguous().permute(0, 3, 1, 2) for part in pairs.unbind(4))
 
 
@@ -344,7 +345,7 @@ class _ShuffledBlock(nn.Module):
             first, images = images.chunk(2, dim=1)
         else:
             first = self.branch1(images)
-        joined: Tensor = _Interleave.apply(first, self.branch2(images))  # type: ignore[no-untyped-call]
+        joined: Tensor = _Interleave.apply(first, self.branch2(images))
         return joined
 
 

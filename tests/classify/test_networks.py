@@ -227,7 +227,9 @@ def test_channels_last_memory_changes_neither_logits_nor_gradients(
 
     def watch(name: str, _module: object, _images: object, found: torch.Tensor) -> None:
         note(found, f"values of {name}")
-        found.register_hook(lambda gradient: note(gradient, f"gradient of {name}"))
+        found.register_hook(  # type: ignore[no-untyped-call]
+            lambda gradient: note(gradient, f"gradient of {name}")
+        )
 
     hooks = [
         module.register_forward_hook(functools.partial(watch, name))
