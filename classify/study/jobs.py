@@ -153,6 +153,7 @@ def _check_variant(name: str, keys: RecipeKeys, modalities: Sequence[str]) -> No
 
 def _recipe(keys: RecipeKeys, backbone: str, settings: RecipeKeys, cells: CellSet) -> Recipe:
     content = merge_keys(settings, {**keys, "backbone": BACKBONE_NAMES[backbone]})
+    content.setdefault("method", _method(keys))
     content.setdefault("teacher_epochs", content.get("epochs", Recipe().epochs))
     try:
         return Recipe.model_validate(with_defaults_for(content, cells.source, len(cells)))

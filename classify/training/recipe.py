@@ -22,6 +22,8 @@ __all__ = [
     "Recipe",
     "RecipeKeys",
     "TrainingPrecision",
+    "default_method",
+    "keys_without_effect",
     "merge_keys",
     "parse_settings",
     "with_defaults_for",
@@ -69,6 +71,8 @@ FINETUNE_MIN_STEPS: Final = 100
 The smaller number holds. 50 cells: 86 % of the others right after 100, 82 % after 300 steps; 125
 cells: 91 and 90 % (docs/results/own-model.md).
 """
+_KEYS_OF_HEADS: Final = ("input_repetition_prob", "single_modality_prob")
+_KEYS_OF_TEACHERS: Final = ("teacher_epochs", "temperature", "distillation")
 _INPUT_DROPOUT: Final = {"single_modality_prob": 0.05, "modality_dropout": 0.1}
 """For MM-MIMO on modalities that can fail one by one. Measured in docs/results/study-jurkat.md."""
 
@@ -119,11 +123,42 @@ def parse_settings(text: str) -> RecipeKeys:
     return found
 
 
+def default_method(source: SampleKind) -> tuple[Method, str]:
+    """Return the method that cells of a kind are trained with by default, and why.
+
+    >>> default_method("stained-rgb")[0], default_method("scope")[0]
+    ('early-fusion', 'mm-mimo-kd')
+    """
+    if source == "stained-rgb":
+        return "early-fusion", (
+            "the planes of one photograph show the same pixels: it was right most often in our "
+            "studies of smears (docs/results/long-study.md, other-laboratories.md)"
+        )
+    return "mm-mimo-kd", (
+        "the published method; for modalities that are taken one by one our study is not finished "
+        "(docs/results/long-study.md)"
+    )
+
+
+def keys_without_effect(content: RecipeKeys, method: Method) -> list[str]:
+    """Return the given keys that a method does not read.
+
+    >>> keys_without_effect({"temperature": 2, "side": 64}, "early-fusion")
+    ['temperature']
+    """
+    known: tuple[str, ...] = ()
+    if not method.startswith("mm-mimo"):
+        known += _KEYS_OF_HEADS
+    if not method.endswith("-kd"):
+        known += _KEYS_OF_TEACHERS
+    return [key for key in content if key in known]
+
+
 def with_defaults_for(content: RecipeKeys, source: SampleKind, cells: int) -> RecipeKeys:
     """Return a recipe's keys, completed by those that fit the cells.
 
-    They are normalisation, augmentation, dropout of inputs, and, if no epochs are given, enough
-    steps for few cells. A recipe with the paper's augmentation stays as it is.
+    They are method, normalisation, augmentation, dropout of inputs, and, if no epochs are given,
+    enough steps for few cells. A recipe with the paper's augmentation stays as it is.
 
     Args:
         content: keys of a recipe.
@@ -141,7 +176,8 @@ def with_defaults_for(content: RecipeKeys, source: SampleKind, cells: int) -> Re
     """
     if content.get("randaugment") is not None:
         return dict(content)
-    complete = {name: field.default for name, field in Recipe.model_fields.items()} | dict(content)
+    content = {"method": default_method(source)[0], **content}
+    complete = {name: field.default for name, field in Recipe.model_fields.items()} | content
     photograph = source == "stained-rgb"
     of_photographs = "stain" if complete["method"] == "single" else "separate"
     normalise = content.get("normalise", of_photographs if photograph else "cell")

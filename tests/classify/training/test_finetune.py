@@ -153,7 +153,11 @@ def test_the_keys_are_those_of_the_bundle(bundle: Bundle) -> None:
     assert (keys["method"], keys["side"], keys["normalise"]) == ("mm-mimo", 32, "cell")
     assert keys["init_from"] == bundle.info.sha256
     smears = init_from_keys(load_bundle("smear-shufflenet"))
-    assert (smears["method"], smears["side"], smears["normalise"]) == ("mm-mimo", 112, "separate")
+    assert (smears["method"], smears["side"], smears["normalise"]) == (
+        "early-fusion",
+        112,
+        "separate",
+    )
     assert init_from_keys(load_bundle("virtual-shufflenet"))["method"] == "mm-mimo", (
         "without teachers"
     )

@@ -429,6 +429,7 @@ def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
     assert Recipe.model_validate(
         with_defaults_for({"method": "early-fusion"}, "scope", 5000)
     ) == Recipe(method="early-fusion")
+    assert (smear.method, Recipe.published().method) == ("early-fusion", "mm-mimo-kd")
     lamps = Recipe.model_validate(
         with_defaults_for({"single_modality_prob": 0.0}, "scope", 5000)
     )  # these fail one by one, colours do not
@@ -436,6 +437,35 @@ def test_normalisation_and_augmentation_suit_the_cells_unless_told() -> None:
     assert (smear.single_modality_prob, smear.modality_dropout) == (0.0, 0.0)
     paper = {"randaugment": {"operations": 2}, "normalise": "cell"}
     assert with_defaults_for(paper, "stained-rgb", 5000) == paper
+
+
+@pytest.mark.parametrize(
+    ("words", "refused"),
+    [
+        ([], ""),
+        (
+            ["--set", "temperature=2,input_repetition_prob=0.2"],
+            "temperature, input_repetition_prob",
+        ),
+        (["--method", "mm-mimo", "--set", "input_repetition_prob=0.2"], ""),
+    ],
+)
+def test_the_method_of_photographs_is_said_with_its_reason(
+    write_store: Callable[..., CellStore], tmp_path: Path, words: list[str], refused: str
+) -> None:
+    store = str(write_store(count=48, attributes={"kind": "stained-rgb"}).path)
+    quick = ["--side", "32", "--epochs", "1", "--normalise", "stain", "--folds", "2"]
+    quick += ["--fold", "0", "--json"]
+    out = str(tmp_path / "out")
+    done = CliRunner().invoke(cli, ["train", store, *quick, "--out", out, *words])
+    if refused:
+        assert isinstance(done.exception, ConfigError)
+        assert f"{refused}: without effect on method early-fusion" in str(done.exception)
+        return
+    assert done.exit_code == 0, done.output
+    method = json.loads(done.stdout)["recipe"]["method"]
+    assert method == ("mm-mimo" if words else "early-fusion")
+    assert ("the planes of one photograph show the same pixels" in done.stderr) == (not words)
 
 
 def test_pictures_keep_their_amounts_where_amounts_tell(
