@@ -31,5 +31,5 @@ for row in csv.DictReader((folder / "labels.csv").open(newline="")):
             print(row["file"], row["label"].strip(), *corners, sep=",")
 END
 wbcpipe labels import "$boxes" --sample bccd
-wbcpipe train pbc5 chula bccd --leave-out chula --leave-out bccd --method mm-mimo --side 112 --epochs 60 --threads 1 \
+wbcpipe train pbc5 chula bccd --leave-out chula --leave-out bccd --method early-fusion --side 112 --epochs 60 --threads 1 \
     --set target_accuracy=0.9,max_unidentified_fraction=0.5 --out "$out" --name smear-shufflenet
