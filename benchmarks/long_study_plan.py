@@ -25,7 +25,7 @@ class Dataset:
         modalities: M names.
         folds: number of folds.
         rows: names of rows by optimiser steps. A curve under a falling learning rate always ends
-            flat: whether a network is trained out is told by the ends of runs of different lengths.
+            flat: the ends of runs of different lengths show whether a network is trained out.
         keys: recipe keys of all rows.
         min_class_size: classes of fewer cells are merged.
         counts: cells of each class to draw; empty: all cells.
