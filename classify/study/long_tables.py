@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from matplotlib.colors import TABLEAU_COLORS
 from matplotlib.figure import Figure
 
 from wbcpipe.classify import metrics
@@ -217,6 +218,9 @@ def curve_plot(records: Sequence[RunRecord], title: str) -> Figure:
     """
     figure = Figure(figsize=(7.5, 4.2))
     axes = figure.subplots()
+    # More rows than the ten colours.
+    styles = [style for style in ("-", "--", ":") for _ in TABLEAU_COLORS]
+    axes.set_prop_cycle(color=3 * list(TABLEAU_COLORS), linestyle=styles)
     by_row: dict[str, dict[int, list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
     for one in records:
         if one.seed == 0 and len(one.curve) > 1:
