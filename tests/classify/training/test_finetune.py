@@ -86,12 +86,17 @@ def starting(bundle: Bundle, **changes: Any) -> Recipe:
     )
 
 
+def few_and_rest(write_store: Callable[..., CellStore]) -> tuple[CellSet, CellSet]:
+    """Return 24 cells of another slide, and its 96 others."""
+    store = write_store("other", 120, fields=60, seed=9)
+    other = load_cells([("other", store.path)], 32)
+    return other.subset(np.arange(24)), other.subset(np.arange(24, 120))
+
+
 def test_few_cells_and_steps_do_after_a_start(
     bundle: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
 ) -> None:
-    store = write_store("other", 120, fields=60, seed=9)
-    other = load_cells([("other", store.path)], 32)
-    few, rest = other.subset(np.arange(24)), other.subset(np.arange(24, 120))
+    few, rest = few_and_rest(write_store)
     recipe = starting(bundle, epochs=1)
     found = train_and_validate(few, rest, recipe, tmp_path / "a", replace(CPU, init_from=bundle))
     assert found.scores["mm-mimo"]["f1_weighted"] > 0.85
@@ -106,9 +111,7 @@ def test_few_cells_and_steps_do_after_a_start(
 def test_each_member_of_late_fusion_starts_from_the_bundles(
     late: Bundle, write_store: Callable[..., CellStore], tmp_path: Path
 ) -> None:
-    store = write_store("other", 120, fields=60, seed=9)
-    other = load_cells([("other", store.path)], 32)
-    few, rest = other.subset(np.arange(24)), other.subset(np.arange(24, 120))
+    few, rest = few_and_rest(write_store)
     options = replace(CPU, init_from=late)
     recipe = starting(late, epochs=1)
     found = train_and_validate(few, rest, recipe, tmp_path / "a", options)
